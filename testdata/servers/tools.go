@@ -1,0 +1,10 @@
+//go:build tools
+
+// Package servers pins the commands that the tests build and run.
+package servers
+
+import (
+	_ "github.com/fsouza/fake-gcs-server"
+	_ "github.com/versity/versitygw/cmd/versitygw"
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+)
