@@ -1,0 +1,79 @@
+package discovery
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Document is an OpenID provider configuration. It keeps the bytes it was
+// parsed from; a rewrite changes nothing but the value it names.
+type Document struct {
+	raw     []byte
+	issuer  string
+	jwksURI string
+}
+
+// ParseDocument reads a provider configuration and reports every fault that
+// makes it unfit for publication, joined into one error: not one strict JSON
+// object of at most MaxSize bytes, no usable issuer, no jwks_uri, or private
+// key material anywhere in it.
+func ParseDocument(data []byte) (Document, error) {
+	members, err := parseObject(data)
+	if err != nil {
+		return Document{}, fmt.Errorf("discovery document %w", err)
+	}
+	var faults []error
+	d := Document{raw: append([]byte(nil), data...)}
+	if d.issuer, err = stringMember(data, members, "issuer"); err != nil {
+		faults = append(faults, fmt.Errorf("discovery document %w", err))
+	} else if _, err := ParseIssuer(d.issuer); err != nil {
+		faults = append(faults, fmt.Errorf("discovery document: %w", err))
+	}
+	if d.jwksURI, err = stringMember(data, members, "jwks_uri"); err != nil {
+		faults = append(faults, fmt.Errorf("discovery document %w", err))
+	}
+	if containsPrivateKey(data) {
+		faults = append(faults, errors.New("discovery document holds private key material"))
+	}
+	if len(faults) > 0 {
+		return Document{}, errors.Join(faults...)
+	}
+	return d, nil
+}
+
+// Issuer is the document's own issuer, exactly as written.
+func (d Document) Issuer() Issuer { return Issuer(d.issuer) }
+
+// JWKSURI is where the document says the keys are.
+func (d Document) JWKSURI() string { return d.jwksURI }
+
+// Bytes returns the document as it was parsed or last rewritten.
+func (d Document) Bytes() []byte { return append([]byte(nil), d.raw...) }
+
+// WithJWKSURI returns the document with another jwks_uri. All other bytes,
+// unknown members included, stay as they are.
+func (d Document) WithJWKSURI(uri string) Document {
+	d.raw = d.rewrite("jwks_uri", uri)
+	d.jwksURI = uri
+	return d
+}
+
+// WithIssuer returns the document with another issuer, for publication ahead
+// of an issuer change. The cluster's present tokens do not verify against it.
+func (d Document) WithIssuer(issuer Issuer) Document {
+	d.raw = d.rewrite("issuer", string(issuer))
+	d.issuer = string(issuer)
+	return d
+}
+
+func (d Document) rewrite(name, value string) []byte {
+	members, err := parseObject(d.raw)
+	if err != nil {
+		return nil // the zero Document: there is nothing to rewrite
+	}
+	m, ok := find(members, name)
+	if !ok {
+		return nil
+	}
+	return splice(d.raw, m, quote(value))
+}
