@@ -1,0 +1,106 @@
+package verify
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"oidc-publisher/internal/httpx"
+)
+
+// unreachable explains why no answer came from a host, and what to do.
+func unreachable(f httpx.Failure, err error, host string) (cause, cure string) {
+	switch f {
+	case httpx.NoSuchHost:
+		return fmt.Sprintf("the name %q does not exist in DNS", clip(host)),
+			"correct the issuer, or create the DNS record"
+	case httpx.LookupFailed:
+		return fmt.Sprintf("the name %q could not be looked up", clip(host)),
+			"check the resolver of this machine, and the name's servers"
+	case httpx.Refused:
+		return "the connection was refused", "start the server, open its port, or correct the port in the issuer"
+	case httpx.NoRoute:
+		return "there is no route to the host", "check this machine's network, HTTPS_PROXY and NO_PROXY"
+	case httpx.TimedOut:
+		return "no answer came in time", "check firewalls, the proxy (HTTPS_PROXY, NO_PROXY) and the server's load"
+	case httpx.Canceled:
+		return "the request was canceled", "run it again"
+	case httpx.Broken:
+		return "the connection broke, or the answer was not HTTP", "check the server's log and what stands in front of it"
+	default:
+		return badTLS(f, err)
+	}
+}
+
+func badTLS(f httpx.Failure, err error) (cause, cure string) {
+	switch f {
+	case httpx.CertificateExpired:
+		return "the certificate has expired or is not valid yet", "renew the certificate, and check the clocks of both machines"
+	case httpx.CertificateName:
+		return "the certificate is for another host name", "get a certificate that lists the issuer's host; on S3, a bucket name with dots breaks the wildcard certificate"
+	case httpx.CertificateUnknown:
+		return unknownAuthority(err)
+	case httpx.CertificateInvalid:
+		return "the certificate is not valid for this use", "get a server certificate from a public certificate authority"
+	default:
+		return "the TLS handshake failed", "check that the server speaks TLS 1.2 or later on this port"
+	}
+}
+
+// unknownAuthority tells a self-signed certificate, a chain that lacks its
+// middle and a private authority apart.
+func unknownAuthority(err error) (cause, cure string) {
+	chain := sentChain(err)
+	switch {
+	case len(chain) == 1 && chain[0].Subject.String() == chain[0].Issuer.String():
+		return "the certificate is self-signed", "get one from a public certificate authority: relying parties in the cloud can't be told to trust it"
+	case len(chain) == 1:
+		return "the server sends no intermediate certificate, or its authority is a private one",
+			"serve the full chain (fullchain.pem, not cert.pem); if the authority is private, get a public certificate, or set SSL_CERT_FILE here and the same at every relying party"
+	default:
+		return "the certificate authority is not among the trusted ones",
+			"get a certificate from a public authority; where relying parties trust a private one, set SSL_CERT_FILE to it for this check"
+	}
+}
+
+func sentChain(err error) []*x509.Certificate {
+	var failed *tls.CertificateVerificationError
+	if errors.As(err, &failed) {
+		return failed.UnverifiedCertificates
+	}
+	return nil
+}
+
+// badStatus explains an answer that is neither 200 nor a redirect.
+func badStatus(code int, host string) (cause, cure string) {
+	switch {
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return "the object is not public", notPublicCure(host)
+	case code == http.StatusNotFound, code == http.StatusGone:
+		return "nothing is published at this address", "publish to the place that the issuer leads to: bucket, prefix and path must agree with it"
+	case code == http.StatusTooManyRequests:
+		return "the server throttles", "lift the limit for these two documents: relying parties fetch them whenever they please"
+	case code >= 500:
+		return "the server or the store behind it failed", "check its log and its origin, then try again"
+	default:
+		return "relying parties expect 200", "serve the document itself to an anonymous GET"
+	}
+}
+
+func notPublicCure(host string) string {
+	const (
+		gcs = "grant roles/storage.objectViewer on the bucket to allUsers (gcloud storage buckets add-iam-policy-binding gs://BUCKET --member=allUsers --role=roles/storage.objectViewer)"
+		s3  = `add a bucket policy that allows s3:GetObject to Principal "*" on the two objects, and lift the Block Public Access setting for policies; S3 answers 403 for an absent object too`
+	)
+	switch {
+	case host == "storage.googleapis.com" || strings.HasSuffix(host, ".storage.googleapis.com"):
+		return gcs
+	case strings.HasSuffix(host, ".amazonaws.com") || strings.HasSuffix(host, ".amazonaws.com.cn"):
+		return s3
+	default:
+		return "allow anonymous reading. GCS: " + gcs + ". S3: " + s3
+	}
+}

@@ -1,0 +1,102 @@
+package verify
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
+)
+
+// defaultTimeout bounds one request. It is above the 5 s that AWS STS waits,
+// so that a slow server can be told from a silent one.
+const defaultTimeout = 10 * time.Second
+
+// answer is one HTTP answer, read whole.
+type answer struct {
+	url    string
+	status int
+	header http.Header
+	body   []byte
+	// tls is nil over plain http.
+	tls *tls.ConnectionState
+	// took is the time from the request to the last byte of the body, and
+	// received the wall clock at that moment.
+	took     time.Duration
+	received time.Time
+}
+
+// get sends one anonymous request as go-oidc does, without an Accept header.
+// With noCache it asks caches on the way to revalidate, by request header: an
+// extra query would break signed and strict URLs. The error is *UnreachableError
+// or wraps httpx.ErrTooLarge.
+func get(ctx context.Context, client *http.Client, target string, noCache bool) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return answer{}, fmt.Errorf("%q is not a URL", clip(target))
+	}
+	req.Header.Set("User-Agent", httpx.UserAgent)
+	req.Close = true
+	if noCache {
+		req.Header.Set("Cache-Control", "no-cache")
+	}
+	start := time.Now()
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, &UnreachableError{URL: target, Failure: httpx.FailureOf(err), Err: err}
+	}
+	a := answer{url: target, status: resp.StatusCode, header: resp.Header, tls: resp.TLS}
+	a.body, err = httpx.ReadBody(resp, discovery.MaxSize)
+	a.took, a.received = time.Since(start), time.Now()
+	switch {
+	case errors.Is(err, httpx.ErrTooLarge):
+		return a, fmt.Errorf("%s: %w", target, err)
+	case err != nil:
+		return answer{}, &UnreachableError{URL: target, Failure: httpx.FailureOf(err), Err: err}
+	}
+	return a, nil
+}
+
+// strict returns the client with what makes it anonymous restored.
+func strict(client *http.Client) *http.Client {
+	if client == nil {
+		return httpx.Anonymous(nil, defaultTimeout)
+	}
+	own := httpx.Anonymous(client.Transport, client.Timeout)
+	if own.Timeout == 0 {
+		own.Timeout = defaultTimeout
+	}
+	return own
+}
+
+func (a answer) redirect() bool {
+	return a.status >= 300 && a.status < 400 && a.status != http.StatusNotModified
+}
+
+// redirectHost names where a redirect leads.
+func (a answer) redirectHost() string {
+	to, err := url.Parse(a.header.Get("Location"))
+	if err != nil || a.header.Get("Location") == "" {
+		return "nowhere"
+	}
+	if from, err := url.Parse(a.url); err == nil {
+		to = from.ResolveReference(to)
+	}
+	return clip(to.Scheme + "://" + to.Host)
+}
+
+// clip keeps what strangers wrote short. It is always printed quoted or passes
+// a renderer that escapes control characters.
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}

@@ -1,0 +1,184 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
+)
+
+// Published proves that exactly these two documents are public: it reads the
+// issuer's document, and the keys where wantDocument says they are, anonymously
+// and without following redirects, and compares bytes. The keys are looked at
+// first, as they are published first.
+//
+// A nil client is an anonymous one with a timeout of 10 s per request; of any
+// other only its transport and timeout are used. At most four requests are sent.
+//
+// The error is *UnreachableError, *StatusError, *RedirectError, *StaleError or
+// *DifferentError; Temporary tells whether to ask again. A wantDocument that
+// discovery.ParseDocument refuses is any other error.
+func Published(ctx context.Context, client *http.Client, issuer discovery.Issuer, wantDocument, wantKeys []byte) error {
+	document, err := discovery.ParseDocument(wantDocument)
+	if err != nil {
+		return fmt.Errorf("proof of publication: %w", err)
+	}
+	client = strict(client)
+	if err := proveBody(ctx, client, document.JWKSURI(), wantKeys); err != nil {
+		return err
+	}
+	return proveBody(ctx, client, issuer.ConfigurationURL(), wantDocument)
+}
+
+// Temporary reports whether an error of Published may go away by waiting:
+// object stores grant public access with a delay, and caches hold old copies.
+func Temporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+func proveBody(ctx context.Context, client *http.Client, target string, want []byte) error {
+	a, err := getOK(ctx, client, target, false)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(a.body, want) {
+		return nil
+	}
+	f := freshnessOf(a.header)
+	if f.age > 0 && f.remaining() > 0 || fresherExists(ctx, client, target, want) {
+		return &StaleError{URL: target, FreshIn: f.remaining()}
+	}
+	return &DifferentError{URL: target, FreshIn: f.remaining()}
+}
+
+// getOK is get with every answer but 200 turned into its error.
+func getOK(ctx context.Context, client *http.Client, target string, noCache bool) (answer, error) {
+	a, err := get(ctx, client, target, noCache)
+	switch {
+	case errors.Is(err, httpx.ErrTooLarge) && a.status == http.StatusOK:
+		return a, &DifferentError{URL: target}
+	case err != nil && !errors.Is(err, httpx.ErrTooLarge):
+		return a, err
+	case a.redirect():
+		return a, &RedirectError{URL: target, Host: a.redirectHost()}
+	case a.status != http.StatusOK:
+		return a, &StatusError{URL: target, Code: a.status}
+	}
+	return a, nil
+}
+
+// fresherExists asks past the caches, those that let themselves be asked: GCS
+// ignores the request header.
+func fresherExists(ctx context.Context, client *http.Client, target string, want []byte) bool {
+	a, err := getOK(ctx, client, target, true)
+	return err == nil && bytes.Equal(a.body, want)
+}
+
+// UnreachableError says that no answer came.
+type UnreachableError struct {
+	URL     string
+	Failure httpx.Failure
+	// Err is what the HTTP client said. Its text may quote the remote side,
+	// so Error leaves it out.
+	Err error
+}
+
+func (e *UnreachableError) Error() string {
+	cause, cure := unreachable(e.Failure, e.Err, hostOf(e.URL))
+	return fmt.Sprintf("%s is not reachable: %s: %s", clip(e.URL), cause, cure)
+}
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// Temporary is true for network trouble and false for a certificate that is
+// not valid or a caller that gave up.
+func (e *UnreachableError) Temporary() bool {
+	return !e.Failure.TLS() && e.Failure != httpx.Canceled
+}
+
+// StatusError says that the answer was neither 200 nor a redirect.
+type StatusError struct {
+	URL string
+	// Code is the HTTP status.
+	Code int
+}
+
+func (e *StatusError) Error() string {
+	cause, cure := badStatus(e.Code, hostOf(e.URL))
+	return fmt.Sprintf("%s answers %d: %s: %s", clip(e.URL), e.Code, cause, cure)
+}
+
+// NotPublic reports whether the server refuses strangers.
+func (e *StatusError) NotPublic() bool {
+	return e.Code == http.StatusUnauthorized || e.Code == http.StatusForbidden
+}
+
+// NotThere reports whether nothing is published at the address.
+func (e *StatusError) NotThere() bool {
+	return e.Code == http.StatusNotFound || e.Code == http.StatusGone
+}
+
+// Temporary is true where the status is known to change by itself: public
+// access and new objects appear with a delay, and overload passes.
+func (e *StatusError) Temporary() bool {
+	return e.NotPublic() || e.NotThere() || e.Code == http.StatusTooManyRequests || e.Code >= 500
+}
+
+// RedirectError says that the address redirects, which relying parties do not
+// follow, AWS STS among them.
+type RedirectError struct {
+	URL string
+	// Host is the scheme and host that the redirect leads to.
+	Host string
+}
+
+func (e *RedirectError) Error() string {
+	return fmt.Sprintf("%s redirects to %q and relying parties do not follow: publish under the address that answers itself, and make it the issuer", clip(e.URL), e.Host)
+}
+
+// StaleError says that a cache still hands out an older copy.
+type StaleError struct {
+	URL string
+	// FreshIn is how long that copy may still be handed out, 0 where the
+	// cache does not keep to its own lifetime.
+	FreshIn time.Duration
+}
+
+func (e *StaleError) Error() string {
+	return fmt.Sprintf("%s: a cache still answers with an older copy, which stays fresh for another %v: wait, and set a short Cache-Control for the next time", clip(e.URL), e.FreshIn)
+}
+
+// Temporary is always true: the copy grows old by itself.
+func (e *StaleError) Temporary() bool { return true }
+
+// DifferentError says that other content is public, without a sign that a
+// cache is the reason.
+type DifferentError struct {
+	URL string
+	// FreshIn is the lifetime that the answer announces: a cache that hides
+	// itself may be the reason for that long. 0 if it announces none.
+	FreshIn time.Duration
+}
+
+func (e *DifferentError) Error() string {
+	return fmt.Sprintf("%s answers with other content than what was published: does the issuer lead to this target, and does nobody else write there?", clip(e.URL))
+}
+
+// Temporary is true while a cache can be the reason.
+func (e *DifferentError) Temporary() bool { return e.FreshIn > 0 }
+
+func hostOf(target string) string {
+	u, err := url.Parse(target)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
+}

@@ -1,0 +1,136 @@
+package httpx
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+)
+
+// UserAgent is what every request of this tool calls itself.
+const UserAgent = "oidc-publisher"
+
+// maxHeaderBytes bounds the header of an answer; real ones are below 4 KiB.
+const maxHeaderBytes = 64 << 10
+
+// Anonymous returns a client that is nobody in particular: no cookies, no
+// credentials, no redirect followed (the 3xx answer itself is returned), and
+// no exchange longer than timeout. A nil transport is a copy of
+// http.DefaultTransport without kept connections, so that HTTPS_PROXY,
+// NO_PROXY and SSL_CERT_FILE work as everywhere.
+func Anonymous(transport http.RoundTripper, timeout time.Duration) *http.Client {
+	if transport == nil {
+		transport = freshTransport()
+	}
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Timeout:       timeout,
+	}
+}
+
+func freshTransport() *http.Transport {
+	t := &http.Transport{Proxy: http.ProxyFromEnvironment}
+	if d, ok := http.DefaultTransport.(*http.Transport); ok {
+		t = d.Clone()
+	}
+	t.DisableKeepAlives = true
+	t.MaxResponseHeaderBytes = maxHeaderBytes
+	return t
+}
+
+// Failure is the kind of reason for which no answer came.
+type Failure string
+
+// The kinds that people mend in different ways.
+const (
+	NoSuchHost         Failure = "no such host"
+	LookupFailed       Failure = "name lookup failed"
+	Refused            Failure = "connection refused"
+	NoRoute            Failure = "no route to the host"
+	TimedOut           Failure = "no answer in time"
+	Canceled           Failure = "canceled"
+	CertificateExpired Failure = "certificate expired or not yet valid"
+	CertificateName    Failure = "certificate is for another name"
+	CertificateUnknown Failure = "certificate authority not trusted"
+	CertificateInvalid Failure = "certificate invalid"
+	NoTLS              Failure = "TLS handshake failed"
+	Broken             Failure = "connection broke or the answer is not HTTP"
+)
+
+// TLS reports whether the connection stood and only TLS failed.
+func (f Failure) TLS() bool {
+	switch f {
+	case CertificateExpired, CertificateName, CertificateUnknown, CertificateInvalid, NoTLS:
+		return true
+	default:
+		return false
+	}
+}
+
+// FailureOf tells the kind of an error of http.Client.Do or of reading a body.
+// The error's own text may quote the remote side: show the kind instead.
+func FailureOf(err error) Failure {
+	if f := certificateFailure(err); f != "" {
+		return f
+	}
+	var dns *net.DNSError
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, context.Canceled):
+		return Canceled
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return NoSuchHost
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return TimedOut
+	case errors.As(err, &dns):
+		return LookupFailed
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return Refused
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return NoRoute
+	default:
+		return Broken
+	}
+}
+
+func certificateFailure(err error) Failure {
+	var (
+		invalid  x509.CertificateInvalidError
+		name     x509.HostnameError
+		unknown  x509.UnknownAuthorityError
+		roots    x509.SystemRootsError
+		record   tls.RecordHeaderError
+		alert    tls.AlertError
+		verified *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return CertificateExpired
+	case errors.As(err, &name):
+		return CertificateName
+	case errors.As(err, &unknown), errors.As(err, &roots):
+		return CertificateUnknown
+	case errors.As(err, &verified):
+		return CertificateInvalid
+	case errors.As(err, &record), errors.As(err, &alert), serverSpokeHTTP(err):
+		return NoTLS
+	default:
+		return ""
+	}
+}
+
+// serverSpokeHTTP recognises net/http's own rewording of a TLS record error;
+// it is exported by no type.
+func serverSpokeHTTP(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if err.Error() == "http: server gave HTTP response to HTTPS client" {
+			return true
+		}
+	}
+	return false
+}
