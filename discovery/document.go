@@ -5,6 +5,16 @@ import (
 	"fmt"
 )
 
+// UnfitError reports all faults that make a well-formed document unfit for
+// publication. Bytes that are not one strict JSON object are a plain error: they
+// are an answer that went wrong rather than a document.
+type UnfitError struct{ Faults []error }
+
+func (e *UnfitError) Error() string { return errors.Join(e.Faults...).Error() }
+
+// Unwrap returns the faults.
+func (e *UnfitError) Unwrap() []error { return e.Faults }
+
 // Document is an OpenID provider configuration. It keeps the bytes it was
 // parsed from; a rewrite changes nothing but the value it names.
 type Document struct {
@@ -14,9 +24,9 @@ type Document struct {
 }
 
 // ParseDocument reads a provider configuration and reports every fault that
-// makes it unfit for publication, joined into one error: not one strict JSON
-// object of at most MaxSize bytes, no usable issuer, no jwks_uri, or private
-// key material anywhere in it.
+// makes it unfit for publication as one *UnfitError: no usable issuer, no
+// jwks_uri, private key material anywhere in it. Data that is not one strict
+// JSON object of at most MaxSize bytes is a plain error.
 func ParseDocument(data []byte) (Document, error) {
 	members, err := parseObject(data)
 	if err != nil {
@@ -36,7 +46,7 @@ func ParseDocument(data []byte) (Document, error) {
 		faults = append(faults, errors.New("discovery document holds private key material"))
 	}
 	if len(faults) > 0 {
-		return Document{}, errors.Join(faults...)
+		return Document{}, &UnfitError{faults}
 	}
 	return d, nil
 }

@@ -31,14 +31,14 @@ func ParseKeySet(data []byte) (KeySet, error) {
 	}
 	m, ok := find(members, "keys")
 	if !ok {
-		return KeySet{}, errors.New(`JWKS has no member "keys"`)
+		return KeySet{}, &UnfitError{[]error{errors.New(`JWKS has no member "keys"`)}}
 	}
 	var raws []json.RawMessage
 	if err := json.Unmarshal(data[m.start:m.end], &raws); err != nil || raws == nil {
-		return KeySet{}, errors.New(`JWKS member "keys" is not an array`)
+		return KeySet{}, &UnfitError{[]error{errors.New(`JWKS member "keys" is not an array`)}}
 	}
 	if len(raws) > MaxKeys {
-		return KeySet{}, fmt.Errorf("JWKS has %d keys, and relying parties take at most %d", len(raws), MaxKeys)
+		return KeySet{}, &UnfitError{[]error{fmt.Errorf("JWKS has %d keys, and relying parties take at most %d", len(raws), MaxKeys)}}
 	}
 	s := KeySet{
 		before: bytes.Clone(data[:m.start]),
@@ -54,7 +54,7 @@ func ParseKeySet(data []byte) (KeySet, error) {
 		faults = append(faults, errors.New("JWKS has no usable key"))
 	}
 	if len(faults) > 0 {
-		return KeySet{}, errors.Join(faults...)
+		return KeySet{}, &UnfitError{faults}
 	}
 	return s, nil
 }
@@ -166,7 +166,7 @@ func Union(sets ...KeySet) (KeySet, error) {
 		}
 	}
 	if len(faults) > 0 {
-		return KeySet{}, errors.Join(faults...)
+		return KeySet{}, &UnfitError{faults}
 	}
 	keys := make([]Key, 0, len(byID))
 	for _, k := range byID {

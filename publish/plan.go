@@ -1,0 +1,453 @@
+package publish
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"oidc-publisher/discovery"
+)
+
+// Cache lifetimes of the public documents. The keys' is short because an
+// object store left to its default hides a new key for an hour (Cloud Storage:
+// public objects without Cache-Control are served with max-age=3600).
+const (
+	keysCacheControl     = "public, max-age=60"
+	documentCacheControl = "public, max-age=300"
+)
+
+// Content types as kube-apiserver sends them; the JWKS type is registered by
+// RFC 7517 section 8.5.
+const (
+	keysContentType     = "application/jwk-set+json"
+	documentContentType = "application/json"
+)
+
+// DefaultGrace is how long a retired key stays public: the longest lifetime
+// that clouds accept for a service account token is 24 hours.
+const DefaultGrace = 24 * time.Hour
+
+// Policy is what the user decided.
+type Policy struct {
+	// Issuer is the public issuer, or empty for the cluster's own.
+	Issuer discovery.Issuer
+	// Owner names who publishes here, or empty for the cluster's own names.
+	Owner string
+	// Grace is how long a key stays public after the cluster stopped listing
+	// it. 0 drops it at once.
+	Grace time.Duration
+	// Revoke are key IDs that must not be public from now on, whoever lists them.
+	Revoke []string
+	// TakeOver allows replacing what another owner published.
+	TakeOver bool
+	// AheadOfIssuerChange allows Issuer to differ from the cluster's own.
+	AheadOfIssuerChange bool
+}
+
+// Held is what a backend has, nil for an absent object.
+type Held struct {
+	State, Keys, Document *Object
+}
+
+// Write is one step of a plan.
+type Write struct {
+	Object       Object
+	Precondition Precondition
+}
+
+// KeyChanges are the key IDs that a plan is about, each list sorted.
+type KeyChanges struct {
+	// Published is the whole set that will be public.
+	Published []string
+	// Added are not public yet.
+	Added []string
+	// Retired are no longer listed by the cluster and stay public until
+	// their grace ends.
+	Retired []string
+	// Dropped are public now and will not be any more.
+	Dropped []string
+}
+
+// Plan is what one pass does to one target.
+type Plan struct {
+	Issuer discovery.Issuer
+	// Document and Keys are the public objects as they shall be.
+	Document, Keys Object
+	// Writes are what must be done for it, in order: memory, keys, document.
+	Writes []Write
+	// Changes says what that means for each key.
+	Changes KeyChanges
+	// GraceEnds tells when each retired key will be dropped.
+	GraceEnds map[string]time.Time
+	// Refusals are the rules that forbid this publication. A plan with
+	// refusals has no writes.
+	Refusals []error
+	// Warnings are for people and stop nothing.
+	Warnings []string
+
+	// unproved says that the store must first show that it honours
+	// preconditions.
+	unproved bool
+	state    state
+}
+
+// Refused returns nil, or an error that wraps ErrRefused and every refusal.
+func (p Plan) Refused() error {
+	if len(p.Refusals) == 0 {
+		return nil
+	}
+	return &RefusedError{Reasons: p.Refusals}
+}
+
+// ErrRefused is wrapped by the error of a publication that a rule forbids.
+var ErrRefused = errors.New("refused")
+
+// RefusedError says which rules forbid a publication. It wraps ErrRefused.
+type RefusedError struct{ Reasons []error }
+
+func (e *RefusedError) Error() string { return errors.Join(e.Reasons...).Error() }
+
+// Unwrap makes ErrRefused and the reasons visible to errors.Is.
+func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.Reasons...) }
+
+// NewPlan compares what a target holds with what the cluster says and decides,
+// by the rules of publication, what to write. It is pure: now is the only clock.
+func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
+	p := planner{held: held, fetched: fetched, policy: policy, now: now.UTC().Truncate(time.Second)}
+	p.judgeIssuer()
+	p.readHeld()
+	p.judgeOwner()
+	p.judgeMaterial()
+	keys := p.liveKeys()
+	p.judgeSet(keys)
+	p.judgeCanary(keys)
+	if len(p.plan.Refusals) > 0 {
+		return p.plan
+	}
+	p.write(keys)
+	return p.plan
+}
+
+// planner carries one NewPlan from step to step.
+type planner struct {
+	held    Held
+	fetched discovery.Snapshot
+	policy  Policy
+	now     time.Time
+
+	known  *state           // nil where the target has no memory
+	public discovery.KeySet // what is public and well-formed
+	memory map[string]keyMemory
+	plan   Plan
+}
+
+func (p *planner) refuse(format string, args ...any) {
+	p.plan.Refusals = append(p.plan.Refusals, fmt.Errorf(format, args...))
+}
+
+func (p *planner) warn(format string, args ...any) {
+	p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(format, args...))
+}
+
+// judgeIssuer is rule 2: the issuer is exact.
+func (p *planner) judgeIssuer() {
+	own := p.fetched.Document.Issuer()
+	p.plan.Issuer = p.policy.Issuer
+	if p.plan.Issuer == "" {
+		p.plan.Issuer = own
+	}
+	if p.plan.Issuer == own || p.policy.AheadOfIssuerChange {
+		return
+	}
+	p.refuse("the cluster's issuer is %q and not %q: relying parties compare them byte for byte, so every token would be refused. "+
+		"Start the API server with --service-account-issuer=%s, or publish what it says without --issuer; "+
+		"to publish before that change, add --ahead-of-issuer-change", own, p.policy.Issuer, p.policy.Issuer)
+}
+
+func (p *planner) readHeld() {
+	p.plan.unproved = p.held.State == nil
+	if p.held.Keys != nil {
+		public, err := discovery.ParseKeySet(p.held.Keys.Body)
+		if err != nil {
+			p.warn("the public %s is damaged and will be replaced: %v", discovery.JWKSPath, err)
+		}
+		p.public = public
+	}
+	if p.held.State != nil {
+		known, err := parseState(p.held.State.Body)
+		switch {
+		case err == nil:
+			p.known = known
+			p.plan.unproved = known.Probe != ""
+		case p.policy.TakeOver:
+			p.plan.unproved = true
+			p.warn("%v; starting anew", err)
+		default:
+			p.refuse("%w. To start anew from the public keys, delete it or use --take-over", err)
+		}
+	}
+	if p.known != nil && p.known.Issuer != p.plan.Issuer && !p.policy.TakeOver {
+		p.refuse("this target publishes the issuer %q: replacing it with %q would cut off its relying parties. "+
+			"Give each issuer its own target, or use --take-over", p.known.Issuer, p.plan.Issuer)
+	}
+	p.memory = memory(p.known, p.public, p.now)
+}
+
+// judgeOwner is rule 5: nobody is overwritten.
+func (p *planner) judgeOwner() {
+	switch {
+	case p.policy.TakeOver, p.held.Keys == nil && p.known == nil, p.sameOwner():
+		return
+	case p.known == nil:
+		p.refuse("%s already holds keys of somebody else (%s), and none of this cluster's. "+
+			"If they are yours to replace, use --take-over", discovery.JWKSPath, list(p.public.IDs()))
+	default:
+		p.refuse("this target belongs to %q, and this is %s. Check the kubeconfig context and the target; "+
+			"if the target is yours to replace, use --take-over", p.known.Owner, p.claim())
+	}
+}
+
+func (p *planner) claim() string {
+	if p.policy.Owner != "" {
+		return fmt.Sprintf("%q", p.policy.Owner)
+	}
+	if len(p.fetched.Cluster) > 0 {
+		return fmt.Sprintf("%q", p.fetched.Cluster[0])
+	}
+	return "a source without a name (see --owner)"
+}
+
+// sameOwner weighs, in this order: names given by the user, the UID and then
+// the CA of the cluster, and, where those can't tell, a key in common.
+func (p *planner) sameOwner() bool {
+	if p.known == nil {
+		return p.keysInCommon()
+	}
+	if p.policy.Owner != "" && p.known.ownerGiven() {
+		return p.policy.Owner == p.known.Owner
+	}
+	now, then := uid(p.fetched.Cluster), uid(p.known.Cluster)
+	if now != "" && then != "" {
+		return now == then
+	}
+	return slices.ContainsFunc(p.fetched.Cluster, p.known.hasName) || p.keysInCommon()
+}
+
+func uid(names []string) string {
+	for _, name := range names {
+		if strings.HasPrefix(name, "uid:") {
+			return name
+		}
+	}
+	return ""
+}
+
+func (s *state) hasName(name string) bool { return slices.Contains(s.Cluster, name) }
+
+// ownerGiven tells a name that the user chose from one of the cluster's own.
+func (s *state) ownerGiven() bool {
+	return s.Owner != "" && !slices.Contains(s.Cluster, s.Owner) && !strings.HasPrefix(s.Owner, "uid:") && !strings.HasPrefix(s.Owner, "ca:")
+}
+
+func (p *planner) keysInCommon() bool {
+	for _, key := range p.fetched.Keys.Keys() {
+		if p.memory[key.ID].Thumbprint == key.Thumbprint {
+			return true
+		}
+	}
+	return false
+}
+
+// judgeMaterial is the part of rule 1 that needs memory: a key ID never
+// changes its key.
+func (p *planner) judgeMaterial() {
+	for _, key := range p.fetched.Keys.Keys() {
+		seen, ok := p.memory[key.ID]
+		switch {
+		case !ok || seen.Thumbprint == key.Thumbprint:
+		case p.policy.TakeOver:
+			p.memory[key.ID] = remember(key, p.now)
+		default:
+			p.refuse("key %q: was seen with other key material on %s. Somebody replaced the key under its name: "+
+				"find out who, and --revoke it if the old key leaked", key.ID, seen.FirstSeen.Format(time.DateOnly))
+		}
+	}
+	for _, left := range p.fetched.Keys.LeftOut() {
+		p.warn("%v: left out, tokens signed with it can't be verified by anyone", left)
+	}
+}
+
+// liveKeys is rule 4: it moves every key along its life and returns those that
+// shall be public.
+func (p *planner) liveKeys() []discovery.Key {
+	p.plan.GraceEnds = map[string]time.Time{}
+	live := p.currentKeys()
+	for _, id := range slices.Sorted(maps.Keys(p.memory)) {
+		if _, listed := p.fetched.Keys.Lookup(id); listed {
+			continue
+		}
+		if key, ok := p.retiredKey(id); ok {
+			live = append(live, key)
+		}
+	}
+	p.forgetRevoked()
+	return live
+}
+
+func (p *planner) currentKeys() []discovery.Key {
+	var live []discovery.Key
+	for _, key := range p.fetched.Keys.Keys() {
+		m, seen := p.memory[key.ID]
+		if p.revoked(key.ID, m) {
+			p.warn("key %q is revoked and the cluster still lists it: tokens signed with it are refused by relying parties", key.ID)
+			if !seen {
+				p.memory[key.ID] = remember(key, p.now)
+			}
+			continue
+		}
+		if !seen || m.JWK == nil {
+			m = remember(key, p.now)
+		}
+		m.Retired, m.Dropped, m.JWK = nil, nil, key.Bytes()
+		p.memory[key.ID] = m
+		live = append(live, key)
+	}
+	return live
+}
+
+// retiredKey returns a key that the cluster no longer lists while its grace lasts.
+func (p *planner) retiredKey(id string) (discovery.Key, bool) {
+	m := p.memory[id]
+	if m.JWK == nil || p.revoked(id, m) {
+		return discovery.Key{}, false
+	}
+	if m.Retired == nil {
+		m.Retired = &p.now
+	}
+	ends := m.Retired.Add(p.policy.Grace)
+	if !p.now.Before(ends) {
+		m.Dropped, m.JWK = &p.now, nil
+		p.memory[id] = m
+		return discovery.Key{}, false
+	}
+	key, err := discovery.ParseKey(m.JWK)
+	if err != nil {
+		return discovery.Key{}, false // parseState accepted it
+	}
+	p.memory[id] = m
+	p.plan.GraceEnds[id] = ends
+	p.plan.Changes.Retired = append(p.plan.Changes.Retired, id)
+	return key, true
+}
+
+func (p *planner) revoked(id string, m keyMemory) bool {
+	return m.Revoked != nil || slices.Contains(p.policy.Revoke, id)
+}
+
+func (p *planner) forgetRevoked() {
+	for _, id := range p.policy.Revoke {
+		m, known := p.memory[id]
+		if !known {
+			p.refuse("can't revoke key %q: it is neither public nor listed by the cluster. Public are %s", id, list(p.public.IDs()))
+			continue
+		}
+		if m.Revoked == nil {
+			m.Revoked = &p.now
+		}
+		m.JWK = nil
+		p.memory[id] = m
+	}
+}
+
+func (p *planner) judgeSet(live []discovery.Key) {
+	if len(live) == 0 {
+		p.refuse("no key would be left: an empty key set cuts off every relying party")
+	}
+	if len(live) > discovery.MaxKeys {
+		p.refuse("%d keys would be public, and relying parties take at most %d: shorten --grace or --revoke retired keys", len(live), discovery.MaxKeys)
+	}
+}
+
+// judgeCanary is rule 10: what the API server signs with must be public.
+func (p *planner) judgeCanary(live []discovery.Key) {
+	canary := p.fetched.Canary
+	if canary == nil {
+		return
+	}
+	public := slices.ContainsFunc(live, func(k discovery.Key) bool { return k.ID == canary.KeyID })
+	if !public && !p.revoked(canary.KeyID, p.memory[canary.KeyID]) {
+		p.refuse("the API server signs tokens with key %q, which it does not list among its public keys: every new token would be refused. "+
+			"Add the public half of its --service-account-signing-key-file to --service-account-key-file and restart it", canary.KeyID)
+	}
+	if discovery.Issuer(canary.Issuer) != p.plan.Issuer && !p.policy.AheadOfIssuerChange {
+		p.refuse("a new token says its issuer is %q, and the discovery document says %q: give --service-account-issuer=%s first on every API server",
+			canary.Issuer, p.plan.Issuer, p.plan.Issuer)
+	}
+}
+
+// write turns the decision into objects and, where they differ from what is
+// held, into writes: rules 3 and 6.
+func (p *planner) write(live []discovery.Key) {
+	set := p.fetched.Keys.WithKeys(live)
+	document := p.fetched.Document.WithJWKSURI(p.plan.Issuer.JWKSURI())
+	if document.Issuer() != p.plan.Issuer {
+		document = document.WithIssuer(p.plan.Issuer)
+	}
+	p.plan.Keys = Object{Name: discovery.JWKSPath, Body: set.Bytes(), ContentType: keysContentType, CacheControl: keysCacheControl}
+	p.plan.Document = Object{Name: discovery.ConfigurationPath, Body: document.Bytes(), ContentType: documentContentType, CacheControl: documentCacheControl}
+	p.plan.state = p.nextState()
+	p.diff(set)
+
+	p.step(p.plan.state.object(), p.held.State)
+	p.step(p.plan.Keys, p.held.Keys)
+	p.step(p.plan.Document, p.held.Document)
+}
+
+func (p *planner) step(wanted Object, held *Object) {
+	switch {
+	case held == nil:
+		p.plan.Writes = append(p.plan.Writes, Write{wanted, IfAbsent()})
+	case !wanted.Same(*held):
+		p.plan.Writes = append(p.plan.Writes, Write{wanted, IfVersion(held.Version)})
+	}
+}
+
+func (p *planner) nextState() state {
+	next := state{Issuer: p.plan.Issuer, Owner: p.policy.Owner, Cluster: p.fetched.Cluster, Keys: sortedKeys(p.memory)}
+	if p.known != nil && p.sameOwner() {
+		next.Cluster = mergeCluster(p.known.Cluster, p.fetched.Cluster)
+		if next.Owner == "" {
+			next.Owner = p.known.Owner
+		}
+	}
+	if next.Owner == "" && len(next.Cluster) > 0 {
+		next.Owner = next.Cluster[0]
+	}
+	return next
+}
+
+func (p *planner) diff(set discovery.KeySet) {
+	changes := &p.plan.Changes
+	changes.Published = set.IDs()
+	for _, id := range changes.Published {
+		if _, public := p.public.Lookup(id); !public {
+			changes.Added = append(changes.Added, id)
+		}
+	}
+	for _, id := range p.public.IDs() {
+		if _, kept := set.Lookup(id); !kept {
+			changes.Dropped = append(changes.Dropped, id)
+		}
+	}
+	slices.Sort(changes.Dropped)
+}
+
+func list(ids []string) string {
+	if len(ids) == 0 {
+		return "none"
+	}
+	return strings.Join(ids, ", ")
+}

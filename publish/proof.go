@@ -1,0 +1,89 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"oidc-publisher/discovery/verify"
+)
+
+// Between two tries of the first proof. Object stores grant public access with
+// a delay of up to minutes (Cloud Storage: IAM is eventually consistent).
+const (
+	firstProofPause   = 500 * time.Millisecond
+	longestProofPause = 5 * time.Second
+)
+
+// Proof is what reading the public issuer back, anonymously, said (rule 8).
+type Proof struct {
+	// Read is set once the issuer was asked.
+	Read bool
+	// FreshIn is how long a cache may still hand out an older copy; 0 if
+	// what was published is what is read.
+	FreshIn time.Duration
+	// Err says why the issuer does not answer with what was published. It is
+	// one of the errors of verify.Published.
+	Err error
+	// Expected is set where the answer has to be right: something other than
+	// a local directory was published to.
+	Expected bool
+}
+
+// Failed reports whether publication can't count as done.
+func (p Proof) Failed() bool { return p.Expected && p.Err != nil }
+
+// prove reads the public issuer and compares it with what the targets hold
+// now. What was just written may take a while to be public, so it is then
+// asked for again until the pass runs out of time.
+func (p *Publisher) prove(ctx context.Context, report Report) Proof {
+	done := done(report.Targets)
+	if p.NoVerify || p.DryRun || len(done) == 0 {
+		return Proof{}
+	}
+	proof := Proof{Read: true}
+	for _, t := range done {
+		proof.Expected = proof.Expected || !t.Target.Local
+	}
+	wait := firstProofPause
+	for {
+		proof.Err = p.readBack(ctx, report, done)
+		if !report.Changed() || !proof.Expected || !verify.Temporary(proof.Err) || !sleep(ctx, wait) {
+			break
+		}
+		wait = min(2*wait, longestProofPause)
+	}
+	if stale := new(verify.StaleError); errors.As(proof.Err, &stale) {
+		proof.Err, proof.FreshIn = nil, max(stale.FreshIn, time.Second)
+	}
+	return proof
+}
+
+// readBack succeeds if the issuer answers with what one of the targets holds:
+// which of them it leads to is not known here.
+func (p *Publisher) readBack(ctx context.Context, report Report, done []TargetReport) error {
+	var err error
+	for i, t := range done {
+		if i > 0 && bytes.Equal(t.Plan.Keys.Body, done[i-1].Plan.Keys.Body) {
+			continue
+		}
+		ctx, cancel := p.operation(ctx)
+		err = verify.Published(ctx, p.Client, report.Issuer, t.Plan.Document.Body, t.Plan.Keys.Body)
+		cancel()
+		if err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func done(targets []TargetReport) []TargetReport {
+	var done []TargetReport
+	for _, t := range targets {
+		if t.Err == nil {
+			done = append(done, t)
+		}
+	}
+	return done
+}

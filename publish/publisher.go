@@ -1,0 +1,338 @@
+package publish
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"oidc-publisher/discovery"
+)
+
+// Source is where a cluster's documents come from.
+type Source interface {
+	// Fetch reads and judges both documents once. On error nothing that is
+	// public may be changed.
+	Fetch(ctx context.Context) (discovery.Snapshot, error)
+}
+
+// Target is one place to publish to.
+type Target struct {
+	// Name is the target as the user wrote it.
+	Name    string
+	Backend Backend
+	// Local is set for a directory: who serves it, and whether it is served
+	// yet, can't be known.
+	Local bool
+	// CheckIssuer returns an error for an issuer that can't be read from this
+	// target; nil where any can.
+	CheckIssuer func(discovery.Issuer) error
+}
+
+// ErrUnconditional is wrapped by the error of a target whose store accepts
+// writes whose precondition does not hold.
+var ErrUnconditional = errors.New("the store ignores the conditions of a write")
+
+const (
+	// maxRaces bounds how often a pass plans anew after losing a race.
+	maxRaces = 50
+	// operations is how many steps the deadline of a run is divided into: one
+	// silent operation must leave time to say so.
+	operations = 3
+)
+
+// Publisher publishes a cluster's documents.
+type Publisher struct {
+	Source  Source
+	Targets []Target
+	Policy  Policy
+	// Timeout bounds one pass, and a third of it each operation.
+	Timeout time.Duration
+	// DryRun plans and writes nothing.
+	DryRun bool
+	// NoVerify leaves the public issuer unread after a pass.
+	NoVerify bool
+	// Client reads the public issuer back; nil is an anonymous one.
+	Client *http.Client
+	// Now is the clock; nil is the system's.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Report is what one pass did.
+type Report struct {
+	Issuer   discovery.Issuer
+	Warnings []string
+	Targets  []TargetReport
+	// Proof is what reading the public issuer back said.
+	Proof Proof
+}
+
+// TargetReport is what one pass did to one target.
+type TargetReport struct {
+	Target Target
+	Plan   Plan
+	// Written are the names of the objects written, in order.
+	Written []string
+	// Err wraps ErrRefused, ErrUnconditional or the backend's own error.
+	Err error
+}
+
+func (t *TargetReport) wrote(name string) {
+	if !slices.Contains(t.Written, name) {
+		t.Written = append(t.Written, name)
+	}
+}
+
+// Changed reports whether anything was written, or would be.
+func (r Report) Changed() bool {
+	for _, t := range r.Targets {
+		if len(t.Written) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Publish is one pass: fetch, and for each target plan and write, then read
+// the public issuer back. Every target is tried; their errors are in the
+// report. The error returned is that of the fetch alone.
+func (p *Publisher) Publish(ctx context.Context) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	snapshot, err := p.Source.Fetch(ctx)
+	if err != nil {
+		return Report{}, refuseUnfit(err)
+	}
+	report := Report{
+		Issuer:   cmp.Or(p.Policy.Issuer, snapshot.Document.Issuer()),
+		Warnings: snapshot.Warnings,
+		Targets:  make([]TargetReport, len(p.Targets)),
+	}
+	var all sync.WaitGroup
+	for i, target := range p.Targets {
+		all.Go(func() { report.Targets[i] = p.publishTo(ctx, target, snapshot) })
+	}
+	all.Wait()
+	report.Proof = p.prove(ctx, report)
+	return report, nil
+}
+
+// publishTo plans and writes until no other writer comes between.
+func (p *Publisher) publishTo(ctx context.Context, target Target, snapshot discovery.Snapshot) TargetReport {
+	report := TargetReport{Target: target}
+	if report.Err = p.checkIssuer(target, snapshot); report.Err != nil {
+		return report
+	}
+	for race := range maxRaces {
+		held, err := p.read(ctx, target.Backend)
+		if err != nil {
+			report.Err = err
+			return report
+		}
+		report.Plan = NewPlan(held, snapshot, p.Policy, p.now())
+		if report.Err = report.Plan.Refused(); report.Err != nil {
+			return report
+		}
+		if p.DryRun {
+			report.Written = names(report.Plan.Writes)
+			return report
+		}
+		report.Err = p.carryOut(ctx, target.Backend, held, &report)
+		if !errors.Is(report.Err, errAgain) && !errors.Is(report.Err, ErrPrecondition) {
+			return report
+		}
+		p.log().DebugContext(ctx, "planning again", "target", target.Name, "cause", report.Err)
+		if errors.Is(report.Err, ErrPrecondition) && !pause(ctx, race) {
+			break
+		}
+	}
+	report.Err = fmt.Errorf("other writers were faster every time: %w", report.Err)
+	return report
+}
+
+// refuseUnfit tells a document that must not be published (rule 1) from a look
+// that went wrong.
+func refuseUnfit(err error) error {
+	if unfit := new(discovery.UnfitError); errors.As(err, &unfit) {
+		return &RefusedError{Reasons: []error{err}}
+	}
+	return err
+}
+
+func (p *Publisher) checkIssuer(target Target, snapshot discovery.Snapshot) error {
+	if target.CheckIssuer == nil {
+		return nil
+	}
+	if err := target.CheckIssuer(cmp.Or(p.Policy.Issuer, snapshot.Document.Issuer())); err != nil {
+		return &RefusedError{Reasons: []error{err}}
+	}
+	return nil
+}
+
+// errAgain asks for another look after the store was found sound.
+var errAgain = errors.New("the store was probed")
+
+func (p *Publisher) carryOut(ctx context.Context, backend Backend, held Held, report *TargetReport) error {
+	if report.Plan.unproved {
+		if err := p.probe(ctx, backend, held.State, report.Plan.state); err != nil {
+			return err
+		}
+		report.wrote(StateName)
+		return errAgain
+	}
+	for _, write := range report.Plan.Writes {
+		if err := p.put(ctx, backend, write); err != nil {
+			return err
+		}
+		report.wrote(write.Object.Name)
+	}
+	return nil
+}
+
+func (p *Publisher) read(ctx context.Context, backend Backend) (Held, error) {
+	var held Held
+	for _, object := range []struct {
+		name string
+		into **Object
+	}{
+		{StateName, &held.State},
+		{discovery.JWKSPath, &held.Keys},
+		{discovery.ConfigurationPath, &held.Document},
+	} {
+		got, err := p.get(ctx, backend, object.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Held{}, err
+		}
+		*object.into = &got
+	}
+	return held, nil
+}
+
+func (p *Publisher) get(ctx context.Context, backend Backend, name string) (Object, error) {
+	ctx, cancel := p.operation(ctx)
+	defer cancel()
+	return backend.Get(ctx, name)
+}
+
+// put writes, and where the answer is an error looks whether the object is
+// there all the same: a lost acknowledgement looks like a lost race on S3 and
+// like a broken connection on Cloud Storage (rule 9).
+func (p *Publisher) put(ctx context.Context, backend Backend, write Write) error {
+	err := p.tryPut(ctx, backend, write)
+	if err == nil {
+		return nil
+	}
+	got, readErr := p.get(ctx, backend, write.Object.Name)
+	if readErr == nil && got.Same(write.Object) {
+		p.log().DebugContext(ctx, "the write was done though its answer was an error", "object", write.Object.Name, "error", err)
+		return nil
+	}
+	return err
+}
+
+func (p *Publisher) tryPut(ctx context.Context, backend Backend, write Write) error {
+	ctx, cancel := p.operation(ctx)
+	defer cancel()
+	return backend.Put(ctx, write.Object, write.Precondition)
+}
+
+// probe finds out, once per target, whether the store honours preconditions:
+// some S3 clones accept them and write regardless, and then two publishers
+// overwrite each other's keys. The state object says that the question is open
+// until both kinds of condition were seen to be refused, so a probe that was
+// cut short is done again.
+func (p *Publisher) probe(ctx context.Context, backend Backend, held *Object, s state) error {
+	first := IfAbsent()
+	if held != nil {
+		first = IfVersion(held.Version)
+	}
+	s.Probe = rand.Text()
+	if err := p.put(ctx, backend, Write{s.object(), first}); err != nil {
+		return err
+	}
+	stale, err := p.get(ctx, backend, StateName)
+	if err != nil {
+		return err
+	}
+	s.Probe = rand.Text()
+	if err := p.put(ctx, backend, Write{s.object(), IfVersion(stale.Version)}); err != nil {
+		return err
+	}
+	for _, unmet := range []Precondition{IfAbsent(), IfVersion(stale.Version)} {
+		err := p.tryPut(ctx, backend, Write{s.object(), unmet})
+		if err == nil {
+			return fmt.Errorf("%w: two publishers would overwrite each other's keys, so nothing was published. Use a store with conditional writes", ErrUnconditional)
+		}
+		if !errors.Is(err, ErrPrecondition) {
+			return err
+		}
+	}
+	return p.proved(ctx, backend, s)
+}
+
+// proved closes the question that probe opened.
+func (p *Publisher) proved(ctx context.Context, backend Backend, s state) error {
+	open, err := p.get(ctx, backend, StateName)
+	if err != nil {
+		return err
+	}
+	s.Probe = ""
+	return p.put(ctx, backend, Write{s.object(), IfVersion(open.Version)})
+}
+
+func (p *Publisher) operation(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, p.Timeout/operations)
+}
+
+func (p *Publisher) now() time.Time {
+	if p.Now != nil {
+		return p.Now()
+	}
+	return time.Now()
+}
+
+func (p *Publisher) log() *slog.Logger {
+	if p.Log != nil {
+		return p.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func names(writes []Write) []string {
+	var names []string
+	for _, w := range writes {
+		names = append(names, w.Object.Name)
+	}
+	return names
+}
+
+// pause waits a random time that grows with each lost race, up to a second,
+// and reports whether there is time for another try.
+func pause(ctx context.Context, race int) bool {
+	longest := min(time.Second, 10*time.Millisecond<<min(race, 7))
+	return sleep(ctx, time.Duration(mathrand.Int64N(int64(longest))))
+}
+
+// sleep reports whether it was not cut short.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
