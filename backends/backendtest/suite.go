@@ -1,0 +1,596 @@
+// Package backendtest says what a publish.Backend is: Run puts any
+// implementation through the same behaviour, and Memory is the smallest one
+// that passes, with faults to inject for the tests of its users.
+package backendtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"oidc-publisher/publish"
+)
+
+// increments is how many contended read-modify-write cycles must all survive.
+const increments = 1000
+
+// patience bounds each subtest: a backend that hangs fails, it doesn't stall.
+const patience = 2 * time.Minute
+
+// Harness hooks a backend up to the suite.
+type Harness struct {
+	// NewStore makes an empty store; it is called once per subtest.
+	NewStore func(t testing.TB) Store
+	// BytesOnly says that the store keeps no metadata.
+	BytesOnly bool
+}
+
+// Store is one empty place. A hook may be nil only where the real server can't
+// do it; say why beside the hookup.
+type Store struct {
+	// Open returns a fresh handle on the store. The suite closes it.
+	Open func(t testing.TB) publish.Backend
+	// Place stores an object behind the backend's back.
+	Place func(t testing.TB, name string, body []byte)
+	// Remove deletes an object behind the backend's back.
+	Remove func(t testing.TB, name string)
+	// Forbidden returns a handle on the store that may not write, and perhaps
+	// may not read either.
+	Forbidden func(t testing.TB) publish.Backend
+	// ForbiddenCure is what the error of a forbidden Put must say.
+	ForbiddenCure string
+	// Missing returns a handle on a store that doesn't exist.
+	Missing func(t testing.TB) publish.Backend
+	// MissingCure is what the error of a missing store must say.
+	MissingCure string
+	// Strays lists what exists around the store, outside the names that the
+	// backend may write.
+	Strays func(t testing.TB) []string
+}
+
+// Run tests a backend. Every subtest has a store of its own.
+func Run(t *testing.T, h Harness) {
+	for _, test := range []struct {
+		name string
+		run  func(*scene)
+	}{
+		{"absent", absent},
+		{"round trip", roundTrip},
+		{"empty body", emptyBody},
+		{"largest body", largestBody},
+		{"overwrite", overwrite},
+		{"metadata alone", metadataAlone},
+		{"create only", createOnly},
+		{"version lost", versionLost},
+		{"version deleted", versionDeleted},
+		{"version of nothing", versionOfNothing},
+		{"no lost update", noLostUpdate},
+		{"racing creators", racingCreators},
+		{"no torn read", noTornRead},
+		{"hostile names", hostileNames},
+		{"long component", longComponent},
+		{"odd names", oddNames},
+		{"cancelled before", cancelledBefore},
+		{"cancelled during", cancelledDuring},
+		{"oversize put", oversizePut},
+		{"oversize get", oversizeGet},
+		{"forbidden", forbidden},
+		{"missing store", missingStore},
+		{"closed", closed},
+	} {
+		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			test.run(&scene{T: t, ctx: ctx, harness: h, store: h.NewStore(t)})
+		})
+	}
+}
+
+// scene is what one subtest works with.
+type scene struct {
+	*testing.T
+	ctx     context.Context
+	harness Harness
+	store   Store
+}
+
+func (s *scene) open() publish.Backend {
+	s.Helper()
+	return s.keep(s.store.Open(s))
+}
+
+func (s *scene) keep(b publish.Backend) publish.Backend {
+	s.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			s.Errorf("Close: %v", err)
+		}
+	})
+	return b
+}
+
+func (s *scene) put(b publish.Backend, o publish.Object, p publish.Precondition) {
+	s.Helper()
+	if err := b.Put(s.ctx, o, p); err != nil {
+		s.Fatalf("Put %q: %v", o.Name, err)
+	}
+}
+
+func (s *scene) get(b publish.Backend, name string) publish.Object {
+	s.Helper()
+	o, err := b.Get(s.ctx, name)
+	if err != nil {
+		s.Fatalf("Get %q: %v", name, err)
+	}
+	return o
+}
+
+// expect fails unless the store holds this very object.
+func (s *scene) expect(b publish.Backend, want publish.Object) publish.Object {
+	s.Helper()
+	got := s.get(b, want.Name)
+	if got.BytesOnly != s.harness.BytesOnly {
+		s.Errorf("BytesOnly is %v", got.BytesOnly)
+	}
+	if got.Version == "" {
+		s.Errorf("Get %q: no version", want.Name)
+	}
+	if !got.Same(want) {
+		s.Fatalf("Get %q: got %s, want %s", want.Name, describe(got), describe(want))
+	}
+	return got
+}
+
+func describe(o publish.Object) string {
+	return fmt.Sprintf("%q with %d bytes %.40q, content type %q, cache control %q",
+		o.Name, len(o.Body), o.Body, o.ContentType, o.CacheControl)
+}
+
+func (s *scene) wantError(what string, err, want error) {
+	s.Helper()
+	if !errors.Is(err, want) {
+		s.Errorf("%s: got error %v, want %v", what, err, want)
+	}
+}
+
+// wantOther fails unless the error is none of those that the publisher acts
+// on, and says what a user should do.
+func (s *scene) wantOther(what string, err error, cure string) {
+	s.Helper()
+	if err == nil {
+		s.Errorf("%s: no error", what)
+		return
+	}
+	s.Logf("%s: %v", what, err)
+	for _, special := range []error{
+		fs.ErrNotExist, publish.ErrPrecondition, publish.ErrClosed, publish.ErrInvalidName, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, special) {
+			s.Errorf("%s: the error passes for %q: %v", what, special, err)
+		}
+	}
+	if !strings.Contains(err.Error(), cure) {
+		s.Errorf("%s: the error doesn't say %q: %v", what, cure, err)
+	}
+}
+
+const jwks = "openid/v1/jwks"
+
+func object(name, body string) publish.Object {
+	return publish.Object{
+		Name:         name,
+		Body:         []byte(body),
+		ContentType:  "application/jwk-set+json",
+		CacheControl: "public, max-age=60",
+	}
+}
+
+func absent(s *scene) {
+	b := s.open()
+	_, err := b.Get(s.ctx, jwks)
+	s.wantError("Get", err, fs.ErrNotExist)
+	s.put(b, object(jwks, "keys"), publish.IfAbsent())
+	_, err = b.Get(s.ctx, "openid/v1/other")
+	s.wantError("Get beside an object", err, fs.ErrNotExist)
+}
+
+func roundTrip(s *scene) {
+	b := s.open()
+	put := object(jwks, "keys")
+	put.Version = "to be ignored"
+	s.put(b, put, publish.IfAbsent())
+	put.Body[0] = 'K'
+	want := object(jwks, "keys")
+	got := s.expect(b, want)
+	got.Body[0] = 'K'
+	s.expect(b, want)
+	again := s.expect(s.open(), want)
+	if again.Version != got.Version {
+		s.Errorf("version %q from one handle, %q from another", got.Version, again.Version)
+	}
+}
+
+func emptyBody(s *scene) {
+	b := s.open()
+	s.put(b, object(jwks, ""), publish.IfAbsent())
+	got := s.expect(b, object(jwks, ""))
+	s.wantError("create again", b.Put(s.ctx, object(jwks, "x"), publish.IfAbsent()), publish.ErrPrecondition)
+	s.put(b, object(jwks, "keys"), publish.IfVersion(got.Version))
+	s.expect(b, object(jwks, "keys"))
+}
+
+func largestBody(s *scene) {
+	b, want := s.open(), object(jwks, strings.Repeat("k", publish.MaxObjectSize))
+	s.put(b, want, publish.IfAbsent())
+	s.expect(b, want)
+}
+
+func overwrite(s *scene) {
+	b := s.open()
+	s.put(b, object(jwks, "a much longer first body"), publish.IfAbsent())
+	first := s.get(b, jwks)
+	want := publish.Object{Name: jwks, Body: []byte("second"), ContentType: "application/json", CacheControl: "no-store"}
+	s.put(b, want, publish.IfVersion(first.Version))
+	second := s.expect(b, want)
+	if second.Version == first.Version {
+		s.Errorf("two bodies have the version %q", first.Version)
+	}
+	s.expect(s.open(), want)
+}
+
+func metadataAlone(s *scene) {
+	b := s.open()
+	s.put(b, object(jwks, "keys"), publish.IfAbsent())
+	want := object(jwks, "keys")
+	want.ContentType, want.CacheControl = "application/json", "public, max-age=5"
+	s.put(b, want, publish.IfVersion(s.get(b, jwks).Version))
+	s.expect(b, want)
+}
+
+func createOnly(s *scene) {
+	b, other := s.open(), s.open()
+	s.put(b, object(jwks, "mine"), publish.IfAbsent())
+	s.wantError("Put", other.Put(s.ctx, object(jwks, "theirs"), publish.IfAbsent()), publish.ErrPrecondition)
+	s.wantError("Put of the same", other.Put(s.ctx, object(jwks, "mine"), publish.IfAbsent()), publish.ErrPrecondition)
+	s.expect(b, object(jwks, "mine"))
+}
+
+func versionLost(s *scene) {
+	b, other := s.open(), s.open()
+	s.put(b, object(jwks, "first"), publish.IfAbsent())
+	stale := s.get(b, jwks)
+	s.put(other, object(jwks, "theirs"), publish.IfVersion(stale.Version))
+	s.wantError("Put", b.Put(s.ctx, object(jwks, "mine"), publish.IfVersion(stale.Version)), publish.ErrPrecondition)
+	s.expect(b, object(jwks, "theirs"))
+}
+
+func versionDeleted(s *scene) {
+	if s.store.Remove == nil {
+		s.Log("this store can't delete")
+		return
+	}
+	b := s.open()
+	s.put(b, object(jwks, "first"), publish.IfAbsent())
+	stale := s.get(b, jwks)
+	s.store.Remove(s, jwks)
+	s.wantError("Put", b.Put(s.ctx, object(jwks, "mine"), publish.IfVersion(stale.Version)), publish.ErrPrecondition)
+	_, err := b.Get(s.ctx, jwks)
+	s.wantError("Get", err, fs.ErrNotExist)
+	s.put(b, object(jwks, "again"), publish.IfAbsent())
+	s.expect(b, object(jwks, "again"))
+}
+
+func versionOfNothing(s *scene) {
+	b := s.open()
+	s.wantError("Put", b.Put(s.ctx, object(jwks, "x"), publish.IfVersion("12345")), publish.ErrPrecondition)
+	s.put(b, object(jwks, "keys"), publish.IfAbsent())
+	s.wantError("Put", b.Put(s.ctx, object(jwks, "x"), publish.IfVersion("not a version")), publish.ErrPrecondition)
+	s.expect(b, object(jwks, "keys"))
+}
+
+// noLostUpdate counts to increments from several goroutines on two handles.
+// An update that overwrote another shows as more successes than the counter.
+func noLostUpdate(s *scene) {
+	handles := []publish.Backend{s.open(), s.open()}
+	s.put(handles[0], object(jwks, "0"), publish.IfAbsent())
+	var successes, conflicts atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			for s.increment(handles[i%len(handles)], &successes, &conflicts) {
+			}
+		})
+	}
+	wg.Wait()
+	s.Logf("%d successes, %d conflicts", successes.Load(), conflicts.Load())
+	if value := string(s.get(handles[0], jwks).Body); value != strconv.Itoa(increments) || successes.Load() != increments {
+		s.Errorf("%d successful increments made %s of 0, want %d", successes.Load(), value, increments)
+	}
+	if conflicts.Load() == 0 {
+		s.Error("no write was ever contended")
+	}
+}
+
+func (s *scene) increment(b publish.Backend, successes, conflicts *atomic.Int64) bool {
+	current, err := b.Get(s.ctx, jwks)
+	if err != nil {
+		s.Errorf("Get: %v", err)
+		return false
+	}
+	value, err := strconv.Atoi(string(current.Body))
+	if err != nil || value >= increments {
+		return false
+	}
+	runtime.Gosched() // lets another writer in, even where both calls are instant
+	err = b.Put(s.ctx, object(jwks, strconv.Itoa(value+1)), publish.IfVersion(current.Version))
+	switch {
+	case err == nil:
+		successes.Add(1)
+	case errors.Is(err, publish.ErrPrecondition):
+		conflicts.Add(1)
+	default:
+		s.Errorf("Put: %v", err)
+	}
+	// Each success must have counted one: more of them than there are to make
+	// prove a lost update, and the counter might never get there.
+	return successes.Load() <= increments && !s.Failed()
+}
+
+func racingCreators(s *scene) {
+	handles := []publish.Backend{s.open(), s.open()}
+	var winners atomic.Int64
+	var winner atomic.Pointer[publish.Object]
+	var wg sync.WaitGroup
+	start := make(chan struct{})
+	for i := range 40 {
+		wg.Go(func() {
+			mine := object(jwks, fmt.Sprintf("creator %d", i))
+			<-start
+			err := handles[i%len(handles)].Put(s.ctx, mine, publish.IfAbsent())
+			if err == nil {
+				winners.Add(1)
+				winner.Store(&mine)
+			} else if !errors.Is(err, publish.ErrPrecondition) {
+				s.Errorf("creator %d: %v", i, err)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	if winners.Load() != 1 {
+		s.Fatalf("%d of 40 creators won, want 1", winners.Load())
+	}
+	s.expect(handles[0], *winner.Load())
+}
+
+// noTornRead reads while objects are replaced whose body and metadata all say
+// the same letter.
+func noTornRead(s *scene) {
+	writer, reader := s.open(), s.open()
+	s.put(writer, lettered(0), publish.IfAbsent())
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	var reads atomic.Int64
+	for range 3 {
+		wg.Go(func() {
+			for !isClosed(done) && !s.Failed() {
+				s.checkLettered(reader)
+				reads.Add(1)
+			}
+		})
+	}
+	for i := range 60 {
+		s.replace(writer, lettered(i))
+	}
+	close(done)
+	wg.Wait()
+	s.Logf("%d reads during 60 writes", reads.Load())
+}
+
+func lettered(i int) publish.Object {
+	letter := string(rune('a' + i%26))
+	return publish.Object{
+		Name:         jwks,
+		Body:         bytes.Repeat([]byte(letter), 100_000+1000*(i%7)),
+		ContentType:  "text/" + letter,
+		CacheControl: "public, max-age=" + strconv.Itoa(i%26),
+	}
+}
+
+func (s *scene) checkLettered(b publish.Backend) {
+	got, err := b.Get(s.ctx, jwks)
+	if err != nil {
+		s.Errorf("Get during writes: %v", err)
+		return
+	}
+	if len(got.Body) < 100_000 {
+		s.Errorf("torn read: %d bytes", len(got.Body))
+		return
+	}
+	letter := got.Body[0]
+	if bytes.Count(got.Body, []byte{letter}) != len(got.Body) {
+		s.Error("torn read: the body is a mix of two versions")
+	}
+	if !got.BytesOnly && (got.ContentType != "text/"+string(letter) ||
+		got.CacheControl != "public, max-age="+strconv.Itoa(int(letter-'a'))) {
+		s.Errorf("torn read: body of %q with metadata %q, %q", letter, got.ContentType, got.CacheControl)
+	}
+}
+
+// replace overwrites whatever is there, as often as another write, perhaps one
+// that was cancelled and arrives late, is faster.
+func (s *scene) replace(b publish.Backend, o publish.Object) {
+	s.Helper()
+	for range 100 {
+		err := b.Put(s.ctx, o, publish.IfVersion(s.get(b, o.Name).Version))
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, publish.ErrPrecondition) {
+			s.Fatalf("Put: %v", err)
+		}
+	}
+	s.Fatal("Put: lost the race 100 times with no other writer left")
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func hostileNames(s *scene) {
+	b := s.open()
+	for _, name := range []string{
+		"", ".", "..", "../x", "../../x", "a/../../x", "a/..", "a/../x", "/", "/etc/x", "//x", "a//b", "a/", "./a", "a/./b",
+		`a\b`, `..\x`, "a\x00b", "a\nb", "a\x7fb", "\xff", strings.Repeat("a/", 1000) + "x",
+	} {
+		_, err := b.Get(s.ctx, name)
+		s.wantError(fmt.Sprintf("Get %.40q", name), err, publish.ErrInvalidName)
+		err = b.Put(s.ctx, object(name, "hostile"), publish.IfAbsent())
+		s.wantError(fmt.Sprintf("Put %.40q", name), err, publish.ErrInvalidName)
+	}
+	s.put(b, object(jwks, "keys"), publish.IfAbsent())
+	if s.store.Strays != nil {
+		if strays := s.store.Strays(s); len(strays) > 0 {
+			s.Errorf("written outside the store: %q", strays)
+		}
+	}
+}
+
+// longComponent is a name that object stores take and file systems don't.
+func longComponent(s *scene) {
+	b, want := s.open(), object("a/"+strings.Repeat("n", 300), "long")
+	if err := b.Put(s.ctx, want, publish.IfAbsent()); err != nil {
+		s.wantOther("Put", err, "")
+		return
+	}
+	s.expect(b, want)
+}
+
+func oddNames(s *scene) {
+	b := s.open()
+	names := []string{
+		".well-known/openid-configuration", "with space", "a/b", "a%2Fb", "a%2fb", "%", "%zz", "plus+and&amp;=", "?q=1", "#f", "x?y#z",
+		"ünï/ключ/鍵", "..a", "a..", "...", "~", "semi;colon:", "'quote\"", "UPPER", "upper", "-dash", "*", "@", "<tag>",
+	}
+	for _, name := range names {
+		s.put(b, object(name, "body of "+name), publish.IfAbsent())
+	}
+	for _, name := range names {
+		s.expect(b, object(name, "body of "+name))
+	}
+}
+
+func cancelledBefore(s *scene) {
+	b := s.open()
+	s.put(b, object(jwks, "old"), publish.IfAbsent())
+	old := s.get(b, jwks)
+	ctx, cancel := context.WithCancel(s.ctx)
+	cancel()
+	_, err := b.Get(ctx, jwks)
+	s.wantError("Get", err, context.Canceled)
+	s.wantError("Put", b.Put(ctx, object(jwks, "new"), publish.IfVersion(old.Version)), context.Canceled)
+	s.expect(b, object(jwks, "old"))
+}
+
+// cancelledDuring cancels writes at many moments. The old or the new object
+// must then be there, whole; where Put succeeded it must be the new one.
+func cancelledDuring(s *scene) {
+	b := s.open()
+	s.put(b, lettered(0), publish.IfAbsent())
+	failed := 0
+	for i := 1; i <= 40; i++ {
+		current, next := s.get(b, jwks), lettered(i)
+		ctx, cancel := context.WithCancel(s.ctx)
+		timer := time.AfterFunc(time.Duration(i)*100*time.Microsecond, cancel)
+		err := b.Put(ctx, next, publish.IfVersion(current.Version))
+		timer.Stop()
+		cancel()
+		if err == nil {
+			s.expect(b, next)
+			continue
+		}
+		failed++
+		if !errors.Is(err, context.Canceled) && !errors.Is(err, publish.ErrPrecondition) {
+			s.Errorf("cancelled Put: %v", err)
+		}
+		s.checkLettered(b)
+	}
+	s.Logf("%d of 40 writes were cancelled in time", failed)
+	s.replace(b, object(jwks, "afterwards"))
+	s.expect(b, object(jwks, "afterwards"))
+}
+
+func oversizePut(s *scene) {
+	b := s.open()
+	s.put(b, object(jwks, "old"), publish.IfAbsent())
+	old := s.get(b, jwks)
+	big := object(jwks, strings.Repeat("x", publish.MaxObjectSize+1))
+	s.wantError("Put", b.Put(s.ctx, big, publish.IfVersion(old.Version)), publish.ErrTooLarge)
+	s.expect(b, object(jwks, "old"))
+}
+
+func oversizeGet(s *scene) {
+	b := s.open()
+	s.store.Place(s, jwks, make([]byte, publish.MaxObjectSize+1))
+	_, err := b.Get(s.ctx, jwks)
+	s.wantError("Get", err, publish.ErrTooLarge)
+	s.wantError("create over it", b.Put(s.ctx, object(jwks, "x"), publish.IfAbsent()), publish.ErrPrecondition)
+}
+
+func forbidden(s *scene) {
+	if s.store.Forbidden == nil {
+		s.Log("this store forbids nothing")
+		return
+	}
+	b := s.open()
+	s.put(b, object(jwks, "old"), publish.IfAbsent())
+	old := s.get(b, jwks)
+	intruder := s.keep(s.store.Forbidden(s))
+	if _, err := intruder.Get(s.ctx, jwks); err != nil {
+		s.wantOther("Get", err, "")
+	}
+	err := intruder.Put(s.ctx, object(jwks, "new"), publish.IfVersion(old.Version))
+	s.wantOther("Put", err, s.store.ForbiddenCure)
+	err = intruder.Put(s.ctx, object("other", "new"), publish.IfAbsent())
+	s.wantOther("Put of a new object", err, s.store.ForbiddenCure)
+	s.expect(b, object(jwks, "old"))
+}
+
+func missingStore(s *scene) {
+	if s.store.Missing == nil {
+		s.Log("this store is never missing")
+		return
+	}
+	b := s.keep(s.store.Missing(s))
+	_, err := b.Get(s.ctx, jwks)
+	s.wantOther("Get", err, s.store.MissingCure)
+	s.wantOther("Put", b.Put(s.ctx, object(jwks, "x"), publish.IfAbsent()), s.store.MissingCure)
+	s.wantOther("Put over a version", b.Put(s.ctx, object(jwks, "x"), publish.IfVersion("12345")), s.store.MissingCure)
+}
+
+func closed(s *scene) {
+	b, other := s.store.Open(s), s.open()
+	s.put(b, object(jwks, "keys"), publish.IfAbsent())
+	for range 2 {
+		if err := b.Close(); err != nil {
+			s.Errorf("Close: %v", err)
+		}
+	}
+	_, err := b.Get(s.ctx, jwks)
+	s.wantError("Get", err, publish.ErrClosed)
+	s.wantError("Put", b.Put(s.ctx, object(jwks, "x"), publish.IfAbsent()), publish.ErrClosed)
+	s.expect(other, object(jwks, "keys"))
+}
