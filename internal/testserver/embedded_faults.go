@@ -1,0 +1,124 @@
+package testserver
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"time"
+)
+
+// Fault is a way to answer wrongly. It gets the handler that would answer
+// rightly.
+type Fault func(next http.Handler) http.Handler
+
+// Break makes the server answer wrongly at that path, or at every path if it
+// is empty, until Mend.
+func (e *Embedded) Break(path string, fault Fault) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.faults[path] = fault
+}
+
+// Mend ends all faults.
+func (e *Embedded) Mend() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	clear(e.faults)
+}
+
+func (e *Embedded) faulty(path string, next http.Handler) http.Handler {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, at := range []string{path, ""} {
+		if fault, broken := e.faults[at]; broken {
+			return fault(next)
+		}
+	}
+	return next
+}
+
+// FaultStatus answers with the API server's error object of that HTTP status.
+func FaultStatus(code int) Fault {
+	return answerWith(func(w http.ResponseWriter, _ *http.Request) {
+		if code == http.StatusTooManyRequests {
+			w.Header().Set("Retry-After", "7")
+		}
+		writeStatus(w, code, http.StatusText(code), map[string]any{})
+	})
+}
+
+// FaultBody answers with HTTP status, media type and body.
+func FaultBody(code int, mediaType, body string) Fault {
+	return answerWith(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", mediaType)
+		w.WriteHeader(code)
+		io.WriteString(w, body)
+	})
+}
+
+// FaultHTML answers with a login page and status 200, as single sign-on
+// gateways do.
+func FaultHTML() Fault {
+	return FaultBody(http.StatusOK, "text/html; charset=utf-8", "<!DOCTYPE html><title>Sign in</title><form>secret-of-the-page</form>")
+}
+
+// FaultHuge answers with 8 MiB.
+func FaultHuge() Fault {
+	return answerWith(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		for range 8 {
+			w.Write(bytes.Repeat([]byte(" "), 1<<20))
+		}
+	})
+}
+
+// FaultTruncated breaks the connection in the middle of the answer.
+func FaultTruncated() Fault {
+	return answerWith(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "1000")
+		io.WriteString(w, `{"issuer":`)
+		panic(http.ErrAbortHandler)
+	})
+}
+
+// FaultRedirect sends the client elsewhere.
+func FaultRedirect(location string) Fault {
+	return answerWith(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, location, http.StatusFound)
+	})
+}
+
+// FaultHang answers only when the client has given up.
+func FaultHang() Fault {
+	return answerWith(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+}
+
+// FaultSlow answers rightly, but late.
+func FaultSlow(delay time.Duration) Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			timer := time.NewTimer(delay)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				next.ServeHTTP(w, r)
+			case <-r.Context().Done():
+			}
+		})
+	}
+}
+
+// FaultBefore runs do before each right answer.
+func FaultBefore(do func()) Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			do()
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+func answerWith(answer http.HandlerFunc) Fault {
+	return func(http.Handler) http.Handler { return answer }
+}
