@@ -1,0 +1,87 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"unicode"
+
+	"k8s.io/client-go/rest"
+)
+
+// cluster names this cluster: by the UID of its kube-system namespace where
+// that may be read, and by its CA.
+func (s *Source) cluster(ctx context.Context) ([]string, error) {
+	var names []string
+	uid, err := s.clusterUID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if uid != "" {
+		names = append(names, "uid:"+uid)
+	}
+	ca, err := s.clusterCA()
+	if err != nil {
+		return nil, err
+	}
+	if ca != "" {
+		names = append(names, "ca:"+ca)
+	}
+	return names, nil
+}
+
+// clusterUID returns "" where the namespace may not be read. A server that
+// fails is an error: the cluster must not seem to change its name.
+func (s *Source) clusterUID(ctx context.Context) (string, error) {
+	r := request{method: http.MethodGet, path: "api/v1/namespaces/kube-system"}
+	a, err := s.home.do(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	if a.status == http.StatusTooManyRequests || a.status >= 500 {
+		return "", s.home.explainStatus(r, a)
+	}
+	var namespace struct {
+		Metadata struct {
+			UID string `json:"uid"`
+		} `json:"metadata"`
+	}
+	if a.status != http.StatusOK || json.Unmarshal(a.body, &namespace) != nil {
+		return "", nil
+	}
+	uid := namespace.Metadata.UID
+	if len(uid) > maxName || strings.ContainsFunc(uid, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return "", nil
+	}
+	return uid, nil
+}
+
+// clusterCA is the SHA-256 over the certificates that the kubeconfig trusts,
+// whatever their order, or "" where it trusts the system's.
+func (s *Source) clusterCA() (string, error) {
+	config := rest.CopyConfig(s.config)
+	if err := rest.LoadTLSFiles(config); err != nil {
+		return "", fmt.Errorf("certificate authority of the kubeconfig: %w", err)
+	}
+	var certificates [][]byte
+	for block, more := pem.Decode(config.CAData); block != nil; block, more = pem.Decode(more) {
+		if _, err := x509.ParseCertificate(block.Bytes); block.Type == "CERTIFICATE" && err == nil {
+			certificates = append(certificates, block.Bytes)
+		}
+	}
+	if len(certificates) == 0 {
+		return "", nil
+	}
+	slices.SortFunc(certificates, bytes.Compare)
+	certificates = slices.CompactFunc(certificates, bytes.Equal)
+	sum := sha256.Sum256(bytes.Join(certificates, nil))
+	return hex.EncodeToString(sum[:]), nil
+}

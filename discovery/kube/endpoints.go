@@ -1,0 +1,168 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"sync"
+)
+
+const (
+	// maxEndpoints bounds what one look may ask. Control planes have 1 to 7 servers.
+	maxEndpoints = 32
+	// maxRounds bounds how often the endpoints are read again while they change.
+	maxRounds = 3
+)
+
+// sliceList is the part that we use of an EndpointSliceList
+// (discovery.k8s.io/v1).
+type sliceList struct {
+	Items []struct {
+		AddressType string `json:"addressType"`
+		Endpoints   []struct {
+			Addresses  []string `json:"addresses"`
+			Conditions struct {
+				Ready *bool `json:"ready"`
+			} `json:"conditions"`
+		} `json:"endpoints"`
+		Ports []struct {
+			Name string `json:"name"`
+			Port int    `json:"port"`
+		} `json:"ports"`
+	} `json:"items"`
+}
+
+func allowEndpoints(subject string) string {
+	return "kubectl create role oidc-publisher-endpoints --namespace=default --verb=get,list --resource=endpointslices.discovery.k8s.io && " +
+		"kubectl create rolebinding oidc-publisher-endpoints --namespace=default --role=oidc-publisher-endpoints " + subject
+}
+
+// endpoints returns the addresses of all ready API servers, sorted.
+func (s *Source) endpoints(ctx context.Context) ([]netip.AddrPort, error) {
+	r := request{
+		path:  "apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+		query: url.Values{"labelSelector": {"kubernetes.io/service-name=kubernetes"}},
+		allow: allowEndpoints,
+	}
+	var list sliceList
+	if err := s.home.getObject(ctx, r, &list); err != nil {
+		return nil, err
+	}
+	found, err := list.addresses()
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: endpoints of the service default/kubernetes: %w", s.home.address(), err)
+	}
+	return found, nil
+}
+
+func (l sliceList) addresses() ([]netip.AddrPort, error) {
+	var found []netip.AddrPort
+	for _, slice := range l.Items {
+		port := 0
+		for _, p := range slice.Ports {
+			if p.Name == "https" || len(slice.Ports) == 1 {
+				port = p.Port
+			}
+		}
+		for _, endpoint := range slice.Endpoints {
+			if ready := endpoint.Conditions.Ready; ready != nil && !*ready {
+				continue // absent means ready, says the API
+			}
+			for _, address := range endpoint.Addresses {
+				ip, err := netip.ParseAddr(address)
+				if err != nil || port < 1 || port > 65535 {
+					return nil, fmt.Errorf("%q with port %d is not an IP address with an https port", cut(address), port)
+				}
+				found = append(found, netip.AddrPortFrom(ip, uint16(port)))
+			}
+		}
+	}
+	slices.SortFunc(found, netip.AddrPort.Compare)
+	found = slices.Compact(found)
+	switch {
+	case len(found) == 0:
+		return nil, errors.New("there are none that are ready: without --all-api-servers the server of the kubeconfig alone is asked")
+	case len(found) > maxEndpoints:
+		return nil, fmt.Errorf("there are %d, and at most %d are asked", len(found), maxEndpoints)
+	}
+	return found, nil
+}
+
+// askAll asks every endpoint. One that does not answer is an error, unless it
+// has left the endpoints meanwhile: its keys may be the only place where a
+// live token's key still stands.
+func (s *Source) askAll(ctx context.Context) ([]view, []string, error) {
+	var warnings []string
+	views := map[netip.AddrPort]view{}
+	endpoints, err := s.endpoints(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for range maxRounds {
+		failed := s.askEach(ctx, endpoints, views)
+		if len(failed) == 0 {
+			return inOrder(views), warnings, nil
+		}
+		if endpoints, err = s.endpoints(ctx); err != nil {
+			return nil, nil, err
+		}
+		var faults []error
+		for _, address := range sortedKeys(failed) {
+			if slices.Contains(endpoints, address) {
+				faults = append(faults, failed[address])
+				continue
+			}
+			warnings = append(warnings, fmt.Sprintf("API server %s left the endpoints of the service default/kubernetes before it answered", address))
+		}
+		if len(faults) > 0 {
+			return nil, nil, errors.Join(faults...)
+		}
+	}
+	return nil, nil, fmt.Errorf("the endpoints of the service default/kubernetes changed %d times while they were asked: try again when the control plane is at rest", maxRounds)
+}
+
+// askEach asks those endpoints that have not answered yet, all at once.
+func (s *Source) askEach(ctx context.Context, endpoints []netip.AddrPort, views map[netip.AddrPort]view) map[netip.AddrPort]error {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	failed := map[netip.AddrPort]error{}
+	waiting := slices.DeleteFunc(slices.Clone(endpoints), func(endpoint netip.AddrPort) bool {
+		_, done := views[endpoint]
+		return done
+	})
+	for _, endpoint := range waiting {
+		wg.Go(func() {
+			at := &url.URL{Scheme: "https", Host: endpoint.String()}
+			v, err := s.ask(ctx, s.server(at, s.direct...))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed[endpoint] = err
+				return
+			}
+			views[endpoint] = v
+		})
+	}
+	wg.Wait()
+	return failed
+}
+
+func inOrder(views map[netip.AddrPort]view) []view {
+	var out []view
+	for _, address := range sortedKeys(views) {
+		out = append(out, views[address])
+	}
+	return out
+}
+
+func sortedKeys[V any](m map[netip.AddrPort]V) []netip.AddrPort {
+	keys := make([]netip.AddrPort, 0, len(m))
+	for address := range m {
+		keys = append(keys, address)
+	}
+	slices.SortFunc(keys, netip.AddrPort.Compare)
+	return keys
+}

@@ -1,0 +1,201 @@
+// Package kube takes the discovery documents from live API servers.
+//
+// It speaks plain HTTP over the connection that client-go makes of a
+// kubeconfig, because the two documents are no Kubernetes objects and typed
+// clients would more than double the program's size.
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"oidc-publisher/discovery"
+)
+
+const (
+	defaultTimeout = 10 * time.Second
+	// internalName is the name of the API server that every distribution puts
+	// into its serving certificate, because pods may connect by it.
+	internalName = "kubernetes.default.svc"
+)
+
+// Config says which cluster is asked, and how.
+type Config struct {
+	// Kubeconfig is the file to use. If empty, client-go's own rules hold:
+	// $KUBECONFIG, ~/.kube/config, else the pod's own service account.
+	Kubeconfig string
+	// Context is the kubeconfig's context to use instead of the current one.
+	Context string
+	// AllAPIServers asks every ready endpoint of the service
+	// default/kubernetes and not just the server that the kubeconfig names.
+	AllAPIServers bool
+	// Canary is the service account, as NAMESPACE/NAME, for which a token is
+	// minted to learn the signing key. If empty, it is the service account
+	// whose token this client uses, else default/default.
+	Canary string
+	// UserAgent is what API servers log of this client, "oidc-publisher" if empty.
+	UserAgent string
+	// Timeout bounds each single request, 10 seconds if zero. The context
+	// given to Fetch bounds the whole.
+	Timeout time.Duration
+}
+
+// Source reads one cluster's documents. It is safe for concurrent use.
+type Source struct {
+	config *rest.Config
+	home   server
+	// direct are clients for endpoints that are addressed by IP, one for each
+	// name under which the certificate may be made out.
+	direct  []*http.Client
+	all     bool
+	canary  account
+	timeout time.Duration
+}
+
+// New loads the configuration and prepares the connection. It makes no request.
+func New(c Config) (*Source, error) {
+	canary, err := parseAccount(c.Canary)
+	if err != nil {
+		return nil, err
+	}
+	config, err := load(c)
+	if err != nil {
+		return nil, err
+	}
+	base, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("server of the kubeconfig: %w", err)
+	}
+	s := &Source{config: config, all: c.AllAPIServers, canary: canary, timeout: c.Timeout}
+	if s.timeout <= 0 {
+		s.timeout = defaultTimeout
+	}
+	client, err := newClient(config)
+	if err != nil {
+		return nil, err
+	}
+	s.home = s.server(base, client)
+	if s.all {
+		s.direct, err = directClients(config, base)
+	}
+	return s, err
+}
+
+// Fetch asks the API server, or all of them, for both documents and judges
+// them. Nothing of an answer that can't be taken whole is returned.
+//
+// Its errors name the server and what to do. Those for which callers may wish
+// to act differently wrap ErrUnauthorized, ErrForbidden or ErrNotInstalled.
+func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
+	views, warnings, err := s.views(ctx)
+	if err != nil {
+		return discovery.Snapshot{}, err
+	}
+	snapshot, err := merge(views)
+	if err != nil {
+		return discovery.Snapshot{}, err
+	}
+	if snapshot.Cluster, err = s.cluster(ctx); err != nil {
+		return discovery.Snapshot{}, err
+	}
+	snapshot.Warnings = unique(append(warnings, snapshot.Warnings...))
+	return snapshot, nil
+}
+
+func (s *Source) views(ctx context.Context) ([]view, []string, error) {
+	if s.all {
+		return s.askAll(ctx)
+	}
+	v, err := s.ask(ctx, s.home)
+	return []view{v}, nil, err
+}
+
+func (s *Source) server(base *url.URL, clients ...*http.Client) server {
+	return server{base: base, clients: clients, timeout: s.timeout, user: s.user, proxy: s.proxy(base)}
+}
+
+// proxy returns the proxy that client-go goes through to reach the URL, for
+// messages: host and port only.
+func (s *Source) proxy(base *url.URL) string {
+	choose := s.config.Proxy
+	if choose == nil {
+		choose = http.ProxyFromEnvironment
+	}
+	if u, err := choose(&http.Request{URL: base}); err == nil && u != nil {
+		return u.Host
+	}
+	return ""
+}
+
+// user is the name in the bearer token that this client sends, "" if the
+// token is none of a service account.
+func (s *Source) user() string {
+	token := s.config.BearerToken
+	if file := s.config.BearerTokenFile; file != "" {
+		if data, err := os.ReadFile(file); err == nil {
+			token = strings.TrimSpace(string(data))
+		}
+	}
+	claims, err := parseClaims(token)
+	if err != nil {
+		return ""
+	}
+	return claims.subject
+}
+
+// newClient returns client-go's HTTP client, which re-reads token, certificate
+// and CA files by itself, but follows no redirects: they would lead the
+// credentials astray.
+func newClient(config *rest.Config) (*http.Client, error) {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("credentials of the kubeconfig: %w", err)
+	}
+	own := *client
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &own, nil
+}
+
+// directClients returns the clients for endpoints addressed by IP. kubeadm,
+// k3s, Talos and EKS all certify kubernetes.default.svc; after it come the
+// address itself and the name that the kubeconfig knows.
+func directClients(config *rest.Config, base *url.URL) ([]*http.Client, error) {
+	if base.Scheme != "https" || config.Insecure {
+		return nil, errors.New("asking all API servers needs TLS with the cluster's CA, so that credentials can't be sent to a stranger: " +
+			"use a kubeconfig with an https server and certificate-authority-data")
+	}
+	known := config.ServerName
+	if known == "" {
+		known = base.Hostname()
+	}
+	var clients []*http.Client
+	for _, name := range []string{internalName, "", known} {
+		named := rest.CopyConfig(config)
+		named.ServerName = name
+		client, err := newClient(named)
+		if err != nil {
+			return nil, err
+		}
+		clients = append(clients, client)
+	}
+	return clients, nil
+}
+
+func unique(texts []string) []string {
+	var out []string
+	for _, text := range texts {
+		if !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return out
+}

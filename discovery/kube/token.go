@@ -1,0 +1,236 @@
+package kube
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+
+	"oidc-publisher/discovery"
+)
+
+// MinExpiry is the shortest lifetime that an API server gives a token
+// (pkg/apis/authentication/validation).
+const MinExpiry = 10 * time.Minute
+
+// canaryAudience is of no use to whoever finds a canary token: nobody accepts it.
+const canaryAudience = "oidc-publisher"
+
+// Token is a service account token. It shows itself in no formatter, log or
+// marshaller; Reveal is the only way to its text.
+type Token struct{ text string }
+
+const redacted = "[redacted]"
+
+// Reveal returns the token itself.
+func (t Token) Reveal() string { return t.text }
+
+// String hides the token.
+func (Token) String() string { return redacted }
+
+// Format hides the token from every verb of package fmt.
+func (Token) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+
+// MarshalText hides the token from encoders, that of JSON among them.
+func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue hides the token from log/slog.
+func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// account is a service account's name.
+type account struct{ namespace, name string }
+
+func (a account) String() string { return a.namespace + "/" + a.name }
+
+// parseAccount reads NAMESPACE/NAME. The names become part of a URL and of
+// commands that people copy, so they must look like names.
+func parseAccount(s string) (account, error) {
+	if s == "" {
+		return account{}, nil
+	}
+	namespace, name, _ := strings.Cut(s, "/")
+	a := account{namespace, name}
+	if !a.valid() {
+		return account{}, fmt.Errorf("service account %q must be written as NAMESPACE/NAME", cut(s))
+	}
+	return a, nil
+}
+
+// accountOf reads the user name of a service account.
+func accountOf(user string) (account, bool) {
+	rest, found := strings.CutPrefix(user, "system:serviceaccount:")
+	if !found {
+		return account{}, false
+	}
+	namespace, name, _ := strings.Cut(rest, ":")
+	a := account{namespace, name}
+	return a, a.valid()
+}
+
+// valid is DNS-1123 as far as it matters here (no separators, spaces, quotes).
+func (a account) valid() bool {
+	for _, part := range []string{a.namespace, a.name} {
+		foreign := func(r rune) bool {
+			return r > unicode.MaxASCII || !unicode.IsLower(r) && !unicode.IsDigit(r) && r != '-' && r != '.'
+		}
+		if part == "" || len(part) > maxName || strings.ContainsFunc(part, foreign) || strings.Trim(part, ".") == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// MintToken has the cluster sign a token for a service account (TokenRequest,
+// authentication.k8s.io/v1), valid for the one audience and, unless the API
+// server's --service-account-max-token-expiration is shorter, for expiry,
+// which must be at least MinExpiry. Its errors name the missing right or thing
+// with the command that mends it.
+func (s *Source) MintToken(ctx context.Context, namespace, name, audience string, expiry time.Duration) (Token, error) {
+	a := account{namespace, name}
+	switch {
+	case !a.valid():
+		return Token{}, fmt.Errorf("%q is not the name of a service account", cut(a.String()))
+	case audience == "":
+		return Token{}, errors.New("a token needs an audience: without one it would be valid for the API server itself")
+	case expiry < MinExpiry || expiry.Seconds() > math.MaxUint32:
+		return Token{}, fmt.Errorf("a token can't be valid for %v: API servers give at least %v", expiry, MinExpiry)
+	}
+	return s.mint(ctx, s.home, a, audience, expiry)
+}
+
+type tokenRequest struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Spec       struct {
+		Audiences         []string `json:"audiences"`
+		ExpirationSeconds int64    `json:"expirationSeconds"`
+	} `json:"spec"`
+}
+
+func (s *Source) mint(ctx context.Context, at server, a account, audience string, expiry time.Duration) (Token, error) {
+	demand := tokenRequest{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
+	demand.Spec.Audiences = []string{audience}
+	demand.Spec.ExpirationSeconds = int64(expiry.Seconds())
+	body, err := json.Marshal(demand)
+	if err != nil {
+		return Token{}, err
+	}
+	r := request{
+		method: http.MethodPost,
+		path:   "api/v1/namespaces/" + a.namespace + "/serviceaccounts/" + a.name + "/token",
+		body:   body,
+		allow:  a.allowMint,
+	}
+	answer, err := at.do(ctx, r)
+	switch {
+	case err != nil:
+		return Token{}, err
+	case answer.status == http.StatusNotFound:
+		return Token{}, a.missing(at, answer)
+	case answer.status != http.StatusCreated:
+		return Token{}, at.explainStatus(r, answer)
+	}
+	return at.readToken(r, answer)
+}
+
+func (s server) readToken(r request, a answer) (Token, error) {
+	var response struct {
+		Status struct {
+			Token string `json:"token"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(a.body, &response); err != nil || response.Status.Token == "" {
+		return Token{}, s.explainContent(r, a, errors.New("the answer holds no token"))
+	}
+	return Token{response.Status.Token}, nil
+}
+
+// allowMint are the commands that let a subject mint tokens for this account
+// and no other.
+func (a account) allowMint(subject string) string {
+	role := "oidc-publisher-mint-" + a.name
+	return fmt.Sprintf("kubectl create role %s --namespace=%s --verb=create --resource=serviceaccounts/token --resource-name=%s && "+
+		"kubectl create rolebinding %s --namespace=%s --role=%s %s", role, a.namespace, a.name, role, a.namespace, role, subject)
+}
+
+// errNoAccount marks a service account that is not there.
+var errNoAccount = errors.New("does not exist")
+
+func (a account) missing(at server, answer answer) error {
+	status, genuine := answer.kubeStatus()
+	switch {
+	case genuine && status.Details.Kind == "namespaces":
+		return fmt.Errorf("API server %s: namespace %q %w: create it with: kubectl create namespace %s",
+			at.address(), a.namespace, errNoAccount, a.namespace)
+	case genuine:
+		return fmt.Errorf("API server %s: service account %q %w: create it with: kubectl create serviceaccount %s --namespace=%s",
+			at.address(), a, errNoAccount, a.name, a.namespace)
+	default:
+		return fmt.Errorf("API server %s: no answer of an API server to a request for a token (HTTP 404): check the kubeconfig's server", at.address())
+	}
+}
+
+// mintCanary learns which key signs, from a token that is dropped at once.
+// Whatever prevents that is a warning, because the documents can be had without;
+// only the end of the context is an error.
+func (s *Source) mintCanary(ctx context.Context, at server) (*discovery.Canary, string, error) {
+	who := s.canaryAccount()
+	token, err := s.mint(ctx, at, who, canaryAudience, MinExpiry)
+	switch {
+	case ctx.Err() != nil:
+		return nil, "", err
+	case err != nil:
+		return nil, fmt.Sprintf("the signing key could not be checked with a token for %s: %v", who, err), nil
+	}
+	claims, err := parseClaims(token.Reveal())
+	if err != nil {
+		return nil, fmt.Sprintf("the signing key could not be checked: API server %s minted a token that %v", at.address(), err), nil
+	}
+	return &discovery.Canary{KeyID: claims.keyID, Algorithm: claims.algorithm, Issuer: claims.issuer}, "", nil
+}
+
+func (s *Source) canaryAccount() account {
+	if s.canary != (account{}) {
+		return s.canary
+	}
+	if own, ok := accountOf(s.user()); ok {
+		return own
+	}
+	return account{"default", "default"}
+}
+
+// claims are what a token says of itself. They are not verified.
+type claims struct {
+	keyID, algorithm string
+	issuer, subject  string
+}
+
+func parseClaims(token string) (claims, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return claims{}, errors.New("is not a JWT")
+	}
+	var header struct {
+		KeyID     string `json:"kid"`
+		Algorithm string `json:"alg"`
+	}
+	var payload struct {
+		Issuer  string `json:"iss"`
+		Subject string `json:"sub"`
+	}
+	for i, into := range []any{&header, &payload} {
+		data, err := base64.RawURLEncoding.DecodeString(parts[i])
+		if err != nil || json.Unmarshal(data, into) != nil {
+			return claims{}, errors.New("is not a JWT") // err would repeat the token
+		}
+	}
+	return claims{header.KeyID, header.Algorithm, payload.Issuer, payload.Subject}, nil
+}
