@@ -1,0 +1,500 @@
+package publish_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/publish"
+)
+
+const issuer = "https://issuer.example.com/prefix"
+
+var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+// jwks makes a key set of new EC keys; keys of one name are the same within a test.
+type keyring map[string]string
+
+func (r keyring) key(id string) string {
+	if r[id] == "" {
+		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			panic(err)
+		}
+		raw, err := jose.JSONWebKey{Key: &private.PublicKey, KeyID: id, Algorithm: "ES256", Use: "sig"}.MarshalJSON()
+		if err != nil {
+			panic(err)
+		}
+		r[id] = string(raw)
+	}
+	return r[id]
+}
+
+func (r keyring) jwks(ids ...string) string {
+	var keys []string
+	for _, id := range ids {
+		keys = append(keys, r.key(id))
+	}
+	return `{"keys":[` + strings.Join(keys, ",") + `]}`
+}
+
+// snapshot is what a cluster with these keys answers.
+func (r keyring) snapshot(ids ...string) discovery.Snapshot {
+	document, err := discovery.ParseDocument(fmt.Appendf(nil, `{"issuer":%q,"jwks_uri":"https://192.0.2.7:6443/openid/v1/jwks","x":1}`, issuer))
+	if err != nil {
+		panic(err)
+	}
+	keys, err := discovery.ParseKeySet([]byte(r.jwks(ids...)))
+	if err != nil {
+		panic(err)
+	}
+	return discovery.Snapshot{Document: document, Keys: keys, Cluster: []string{"uid:one", "ca:one"}}
+}
+
+// store is a backend reduced to what a plan sees: it applies a plan's writes.
+type store struct {
+	t       *testing.T
+	objects map[string]publish.Object
+	version int
+}
+
+func newStore(t *testing.T) *store { return &store{t: t, objects: map[string]publish.Object{}} }
+
+func (s *store) held() publish.Held {
+	get := func(name string) *publish.Object {
+		if object, ok := s.objects[name]; ok {
+			return &object
+		}
+		return nil
+	}
+	return publish.Held{State: get(publish.StateName), Keys: get(discovery.JWKSPath), Document: get(discovery.ConfigurationPath)}
+}
+
+func (s *store) put(name, body string) {
+	s.version++
+	s.objects[name] = publish.Object{Name: name, Body: []byte(body), Version: fmt.Sprint(s.version), BytesOnly: true}
+}
+
+// apply carries out a plan that must not be refused, checking its preconditions.
+func (s *store) apply(plan publish.Plan) publish.Plan {
+	s.t.Helper()
+	if err := plan.Refused(); err != nil {
+		s.t.Fatalf("refused: %v", err)
+	}
+	for _, write := range plan.Writes {
+		version, wantsOne := write.Precondition.Version()
+		held, exists := s.objects[write.Object.Name]
+		if wantsOne != exists || held.Version != version {
+			s.t.Fatalf("%s: precondition %q, held is %q", write.Object.Name, version, held.Version)
+		}
+		s.version++
+		object := write.Object
+		object.Version = fmt.Sprint(s.version)
+		s.objects[object.Name] = object
+	}
+	return plan
+}
+
+func (s *store) plan(snapshot discovery.Snapshot, policy publish.Policy, after time.Duration) publish.Plan {
+	return publish.NewPlan(s.held(), snapshot, policy, start.Add(after))
+}
+
+func (s *store) public() []string {
+	s.t.Helper()
+	keys, err := discovery.ParseKeySet(s.objects[discovery.JWKSPath].Body)
+	if err != nil {
+		s.t.Fatalf("public keys: %v", err)
+	}
+	return keys.IDs()
+}
+
+func wantIDs(t *testing.T, what string, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+var day = publish.Policy{Grace: 24 * time.Hour}
+
+func TestFirstPublication(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	plan := s.apply(s.plan(r.snapshot("b", "a"), day, 0))
+
+	var order []string
+	for _, write := range plan.Writes {
+		order = append(order, write.Object.Name)
+	}
+	wantIDs(t, "order of writes", order, publish.StateName, discovery.JWKSPath, discovery.ConfigurationPath)
+	wantIDs(t, "added", plan.Changes.Added, "a", "b")
+
+	keys, document := s.objects[discovery.JWKSPath], s.objects[discovery.ConfigurationPath]
+	if got, want := string(keys.Body), r.jwks("a", "b"); got != want {
+		t.Errorf("keys\n%s\nwant\n%s", got, want)
+	}
+	if keys.ContentType != "application/jwk-set+json" || keys.CacheControl != "public, max-age=60" {
+		t.Errorf("keys are %q with %q", keys.ContentType, keys.CacheControl)
+	}
+	if want := fmt.Sprintf(`{"issuer":%q,"jwks_uri":"%s/openid/v1/jwks","x":1}`, issuer, issuer); string(document.Body) != want {
+		t.Errorf("document\n%s\nwant\n%s", document.Body, want)
+	}
+	if document.ContentType != "application/json" || document.CacheControl == "" {
+		t.Errorf("the document is %q with %q", document.ContentType, document.CacheControl)
+	}
+	if state := s.objects[publish.StateName]; state.CacheControl != "no-store" {
+		t.Errorf("the memory may be cached: %q", state.CacheControl)
+	}
+}
+
+func TestSecondPassWritesNothing(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	s.apply(s.plan(r.snapshot("a", "b"), day, 0))
+	for _, order := range [][]string{{"a", "b"}, {"b", "a"}} {
+		if plan := s.plan(r.snapshot(order...), day, time.Hour); len(plan.Writes) > 0 || plan.Refused() != nil {
+			t.Errorf("listed as %v: writes %v, refused %v", order, plan.Writes, plan.Refused())
+		}
+	}
+}
+
+// TestDrift: whatever was done to the public objects, one pass restores them.
+func TestDrift(t *testing.T) {
+	r := keyring{}
+	for name, edit := range map[string]func(*store){
+		"keys deleted":         func(s *store) { delete(s.objects, discovery.JWKSPath) },
+		"keys damaged":         func(s *store) { s.put(discovery.JWKSPath, "<html>") },
+		"keys emptied":         func(s *store) { s.put(discovery.JWKSPath, `{"keys":[]}`) },
+		"a foreign key added":  func(s *store) { s.put(discovery.JWKSPath, r.jwks("a", "b", "evil")) },
+		"a key removed":        func(s *store) { s.put(discovery.JWKSPath, r.jwks("a")) },
+		"document deleted":     func(s *store) { delete(s.objects, discovery.ConfigurationPath) },
+		"document edited":      func(s *store) { s.put(discovery.ConfigurationPath, `{"issuer":"https://evil.example.com"}`) },
+		"content type changed": func(s *store) { changeType(s, discovery.JWKSPath) },
+		"everything public":    func(s *store) { delete(s.objects, discovery.JWKSPath); delete(s.objects, discovery.ConfigurationPath) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			s.apply(s.plan(r.snapshot("a", "b"), day, 0))
+			s.apply(s.plan(r.snapshot("b"), day, time.Hour)) // a is in its grace
+			keys, document := string(s.objects[discovery.JWKSPath].Body), string(s.objects[discovery.ConfigurationPath].Body)
+			edit(s)
+			s.apply(s.plan(r.snapshot("b"), day, 2*time.Hour))
+			if got := string(s.objects[discovery.JWKSPath].Body); got != keys {
+				t.Errorf("keys\n%s\nwere\n%s", got, keys)
+			}
+			if got := string(s.objects[discovery.ConfigurationPath].Body); got != document {
+				t.Errorf("document\n%s\nwas\n%s", got, document)
+			}
+			if got := s.objects[discovery.JWKSPath].ContentType; got != "application/jwk-set+json" && got != "" {
+				t.Errorf("content type %q", got)
+			}
+		})
+	}
+}
+
+func changeType(s *store, name string) {
+	object := s.objects[name]
+	object.ContentType = "text/plain"
+	s.objects[name] = object
+}
+
+// TestLifeOfKeys walks through rotations hour by hour.
+func TestLifeOfKeys(t *testing.T) {
+	type step struct {
+		hour    int
+		cluster []string
+		policy  publish.Policy
+		public  []string
+	}
+	revoke := func(id string) publish.Policy { p := day; p.Revoke = []string{id}; return p }
+	for name, steps := range map[string][]step{
+		"the official rotation": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{1, []string{"a", "b"}, day, []string{"a", "b"}},
+			{9, []string{"b"}, day, []string{"a", "b"}},
+			{32, []string{"b"}, day, []string{"a", "b"}},
+			{33, []string{"b"}, day, []string{"b"}},
+		},
+		"the blunt rotation": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{1, []string{"b"}, day, []string{"a", "b"}},
+			{24, []string{"b"}, day, []string{"a", "b"}},
+			{25, []string{"b"}, day, []string{"b"}},
+		},
+		"a half-rolled control plane answers in turns": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{1, []string{"b"}, day, []string{"a", "b"}},
+			{2, []string{"a"}, day, []string{"a", "b"}},
+			{26, []string{"b"}, day, []string{"a", "b"}}, // a was last listed at 2 and retires now
+			{27, []string{"a"}, day, []string{"a", "b"}}, // b in turn
+			{50, []string{"a"}, day, []string{"a", "b"}},
+			{51, []string{"a"}, day, []string{"a"}},
+		},
+		"nobody looked for a week": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{168, []string{"b"}, day, []string{"a", "b"}}, // its last token may be an hour old
+			{192, []string{"b"}, day, []string{"b"}},
+		},
+		"no grace": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{1, []string{"b"}, publish.Policy{}, []string{"b"}},
+		},
+		"a shorter grace counts from the same time": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{1, []string{"b"}, day, []string{"a", "b"}},
+			{4, []string{"b"}, publish.Policy{Grace: 3 * time.Hour}, []string{"b"}},
+		},
+		"revoked after a blunt rotation": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{1, []string{"b"}, day, []string{"a", "b"}},
+			{2, []string{"b"}, revoke("a"), []string{"b"}},
+			{3, []string{"b"}, revoke("a"), []string{"b"}}, // saying it again is no error
+			{4, []string{"b"}, day, []string{"b"}},
+		},
+		"revoked while the cluster lists it": {
+			{0, []string{"a", "b"}, day, []string{"a", "b"}},
+			{1, []string{"a", "b"}, revoke("a"), []string{"b"}},
+			{2, []string{"a", "b"}, day, []string{"b"}}, // it stays revoked
+			{99, []string{"a", "b"}, day, []string{"b"}},
+		},
+		"a dropped key comes back": {
+			{0, []string{"a"}, day, []string{"a"}},
+			{1, []string{"b"}, day, []string{"a", "b"}},
+			{30, []string{"b"}, day, []string{"b"}},
+			{31, []string{"a", "b"}, day, []string{"a", "b"}},
+		},
+		"the clock jumps back": {
+			{10, []string{"a"}, day, []string{"a"}},
+			{20, []string{"b"}, day, []string{"a", "b"}},
+			{-500, []string{"b"}, day, []string{"a", "b"}},
+			{43, []string{"b"}, day, []string{"a", "b"}},
+			{44, []string{"b"}, day, []string{"b"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, s := keyring{}, newStore(t)
+			for _, step := range steps {
+				plan := s.apply(s.plan(r.snapshot(step.cluster...), step.policy, time.Duration(step.hour)*time.Hour))
+				if got := s.public(); !slices.Equal(got, step.public) {
+					t.Fatalf("hour %d: cluster has %v, public are %v, want %v", step.hour, step.cluster, got, step.public)
+				}
+				if !slices.Equal(plan.Changes.Published, step.public) {
+					t.Errorf("hour %d: the plan says %v is public", step.hour, plan.Changes.Published)
+				}
+			}
+		})
+	}
+}
+
+func TestDiff(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	s.apply(s.plan(r.snapshot("a", "b"), day, 0))
+	s.apply(s.plan(r.snapshot("b"), day, time.Hour))
+	plan := s.apply(s.plan(r.snapshot("c"), day, 25*time.Hour))
+	wantIDs(t, "published", plan.Changes.Published, "b", "c")
+	wantIDs(t, "added", plan.Changes.Added, "c")
+	wantIDs(t, "retired", plan.Changes.Retired, "b")
+	wantIDs(t, "dropped", plan.Changes.Dropped, "a")
+	if got, want := plan.GraceEnds["b"], start.Add(49*time.Hour); !got.Equal(want) {
+		t.Errorf("b's grace ends at %v, want %v", got, want)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	r := keyring{}
+	other := func(ids ...string) discovery.Snapshot {
+		snapshot := r.snapshot(ids...)
+		snapshot.Cluster = []string{"uid:two", "ca:one"} // clusters may share a CA
+		return snapshot
+	}
+	nameless := func(ids ...string) discovery.Snapshot {
+		snapshot := r.snapshot(ids...)
+		snapshot.Cluster = nil
+		return snapshot
+	}
+	signing := func(kid, iss string) discovery.Snapshot {
+		snapshot := r.snapshot("a")
+		snapshot.Canary = &discovery.Canary{KeyID: kid, Algorithm: "ES256", Issuer: iss}
+		return snapshot
+	}
+	swapped := keyring{}
+	swapped.key("a")
+	owned := publish.Policy{Grace: time.Hour, Owner: "team-a"}
+	for _, tc := range []struct {
+		name     string
+		before   func(*store)
+		snapshot discovery.Snapshot
+		policy   publish.Policy
+		fault    string // "" if it must be allowed
+	}{
+		{"another issuer is wanted", nil, r.snapshot("a"), publish.Policy{Issuer: issuer + "/"}, "--service-account-issuer=" + issuer + "/"},
+		{"another issuer, ahead of the change", nil, r.snapshot("a"), publish.Policy{Issuer: issuer + "/", AheadOfIssuerChange: true}, ""},
+		{"the same issuer is wanted", nil, r.snapshot("a"), publish.Policy{Issuer: issuer}, ""},
+
+		{"a second cluster", published(r, "a"), other("b"), day, `belongs to "uid:one", and this is "uid:two"`},
+		{"a second cluster with the same key", published(r, "a"), other("a"), day, `belongs to "uid:one"`},
+		{"a second cluster takes over", published(r, "a"), other("b"), publish.Policy{TakeOver: true}, ""},
+		{"the CA was replaced, the UID is unreadable, a key is known", published(r, "a"), cluster(r.snapshot("a", "b"), "ca:new"), day, ""},
+		{"the CA was replaced, the UID is unreadable, no key is known", published(r, "a"), cluster(r.snapshot("b"), "ca:new"), day, `this is "ca:new"`},
+		{"the CA was replaced, the UID is the same", published(r, "a"), cluster(r.snapshot("b"), "uid:one", "ca:new"), day, ""},
+		{"files with a known key", published(r, "a"), nameless("a"), day, ""},
+		{"files without a known key", published(r, "a"), nameless("b"), day, "source without a name"},
+		{"somebody else's keys and no memory", foreign(r, "x", "y"), r.snapshot("a"), day, "keys of somebody else (x, y)"},
+		{"our keys and no memory", foreign(r, "x", "a"), r.snapshot("a"), day, ""},
+		{"damaged keys and no memory", func(s *store) { s.put(discovery.JWKSPath, "{}") }, r.snapshot("a"), day, "somebody else"},
+		{"another owner's name", publishedBy(r, owned, "a"), r.snapshot("a"), publish.Policy{Owner: "team-b"}, `belongs to "team-a", and this is "team-b"`},
+		{"the owner's name in a new cluster", publishedBy(r, owned, "a"), other("b"), owned, ""},
+		{"the owner's cluster without the name", publishedBy(r, owned, "a"), r.snapshot("b"), day, ""},
+		{"the cluster gets a name", published(r, "a"), r.snapshot("b"), owned, ""},
+		{"a second cluster claims the name it never had", published(r, "a"), other("b"), owned, `belongs to "uid:one"`},
+
+		{"another issuer's target", published(r, "a"), issuerOf(r, "https://other.example.com"), day, "publishes the issuer"},
+		{"damaged memory", func(s *store) { published(r, "a")(s); s.put(publish.StateName, "{") }, r.snapshot("a"), day, "is damaged"},
+		{"damaged memory, taken over", func(s *store) { published(r, "a")(s); s.put(publish.StateName, "{") }, r.snapshot("a"), publish.Policy{TakeOver: true}, ""},
+		{"memory of a newer program", func(s *store) { s.put(publish.StateName, `{"version":99}`) }, r.snapshot("a"), day, "newer oidc-publisher"},
+		{"a key under another key's ID", published(r, "a"), swapped.snapshot("a"), day, `key "a": was seen with other key material`},
+
+		{"revoking an unknown key", nil, r.snapshot("a"), publish.Policy{Revoke: []string{"nope"}}, `can't revoke key "nope"`},
+		{"revoking the last key", published(r, "a"), r.snapshot("a"), publish.Policy{Revoke: []string{"a"}}, "no key would be left"},
+
+		{"the signing key is listed", nil, signing("a", issuer), day, ""},
+		{"the signing key is not listed", nil, signing("z", issuer), day, `signs tokens with key "z"`},
+		{"tokens name another issuer", nil, signing("a", "https://other.example.com"), day, "a new token says its issuer"},
+		{"tokens name another issuer, ahead of the change", nil, signing("a", issuer), publish.Policy{Issuer: "https://new.example.com", AheadOfIssuerChange: true}, ""},
+		{"the signing key is retired", func(s *store) { published(r, "z")(s) }, signing("z", issuer), day, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newStore(t)
+			if tc.before != nil {
+				tc.before(s)
+			}
+			plan := s.plan(tc.snapshot, tc.policy, time.Hour)
+			err := plan.Refused()
+			if tc.fault == "" {
+				if err != nil {
+					t.Fatalf("refused: %v", err)
+				}
+				s.apply(plan)
+				return
+			}
+			if !errors.Is(err, publish.ErrRefused) || !strings.Contains(err.Error(), tc.fault) {
+				t.Errorf("refusal %v, want %q in it", err, tc.fault)
+			}
+			if len(plan.Writes) > 0 {
+				t.Errorf("a refused plan writes %v", plan.Writes)
+			}
+		})
+	}
+}
+
+func published(r keyring, ids ...string) func(*store) { return publishedBy(r, day, ids...) }
+
+func publishedBy(r keyring, policy publish.Policy, ids ...string) func(*store) {
+	return func(s *store) { s.apply(s.plan(r.snapshot(ids...), policy, 0)) }
+}
+
+// foreign leaves keys that were published by other means.
+func foreign(r keyring, ids ...string) func(*store) {
+	return func(s *store) { s.put(discovery.JWKSPath, r.jwks(ids...)) }
+}
+
+func cluster(snapshot discovery.Snapshot, names ...string) discovery.Snapshot {
+	snapshot.Cluster = names
+	return snapshot
+}
+
+func issuerOf(r keyring, issuer discovery.Issuer) discovery.Snapshot {
+	snapshot := r.snapshot("a")
+	snapshot.Document = snapshot.Document.WithIssuer(issuer)
+	return snapshot
+}
+
+// TestAllRefusalsAreReported: the user mends everything in one go.
+func TestAllRefusalsAreReported(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	foreign(r, "x")(s)
+	snapshot := r.snapshot("a")
+	snapshot.Canary = &discovery.Canary{KeyID: "z", Issuer: issuer}
+	plan := s.plan(snapshot, publish.Policy{Issuer: "https://typo.example.com", Revoke: []string{"nope"}}, 0)
+	if len(plan.Refusals) < 4 {
+		t.Errorf("%d refusals: %v", len(plan.Refusals), plan.Refused())
+	}
+}
+
+func TestAdoptionKeepsForeignKeysForTheirGrace(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	foreign(r, "old", "a")(s)
+	s.apply(s.plan(r.snapshot("a"), day, 0))
+	wantIDs(t, "at adoption", s.public(), "a", "old")
+	s.apply(s.plan(r.snapshot("a"), day, 24*time.Hour))
+	wantIDs(t, "after the grace", s.public(), "a")
+}
+
+func TestTakeOverKeepsTheOthersKeysForTheirGrace(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	published(r, "a")(s)
+	second := cluster(r.snapshot("b"), "uid:two", "ca:two")
+	takeOver := publish.Policy{Grace: time.Hour, TakeOver: true}
+	s.apply(s.plan(second, takeOver, 0))
+	wantIDs(t, "after the take-over", s.public(), "a", "b")
+	s.apply(s.plan(second, publish.Policy{Grace: time.Hour}, time.Hour))
+	wantIDs(t, "after the grace", s.public(), "b")
+	if err := s.plan(r.snapshot("a"), day, time.Hour).Refused(); err == nil {
+		t.Error("the first cluster may take it back without asking")
+	}
+}
+
+func TestRevokedSigningKeyIsNotRefused(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	snapshot := r.snapshot("a", "b")
+	snapshot.Canary = &discovery.Canary{KeyID: "a", Issuer: issuer}
+	s.apply(s.plan(snapshot, day, 0))
+	plan := s.apply(s.plan(snapshot, publish.Policy{Revoke: []string{"a"}}, 0))
+	wantIDs(t, "public", s.public(), "b")
+	if !strings.Contains(strings.Join(plan.Warnings, "\n"), `key "a" is revoked and the cluster still lists it`) {
+		t.Errorf("warnings %q", plan.Warnings)
+	}
+}
+
+// TestMemoryIsBounded: key IDs that come and go for years do not pile up.
+func TestMemoryIsBounded(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	for i := range 150 {
+		s.apply(s.plan(r.snapshot(fmt.Sprintf("k%03d", i)), publish.Policy{}, time.Duration(i)*time.Hour))
+	}
+	var state struct {
+		Keys []struct {
+			Kid string          `json:"kid"`
+			JWK json.RawMessage `json:"jwk"`
+		} `json:"keys"`
+	}
+	if err := json.Unmarshal(s.objects[publish.StateName].Body, &state); err != nil {
+		t.Fatal(err)
+	}
+	if len(state.Keys) != 101 || state.Keys[0].Kid != "k149" || state.Keys[1].Kid != "k148" || state.Keys[1].JWK != nil {
+		t.Errorf("%d keys are remembered, the first %v", len(state.Keys), state.Keys[:2])
+	}
+}
+
+func TestTooManyKeys(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	ids := func(prefix string, n int) (ids []string) {
+		for i := range n {
+			ids = append(ids, fmt.Sprint(prefix, i))
+		}
+		return ids
+	}
+	s.apply(s.plan(r.snapshot(ids("a", 60)...), day, 0))
+	err := s.plan(r.snapshot(ids("b", 60)...), day, time.Hour).Refused()
+	if err == nil || !strings.Contains(err.Error(), "120 keys would be public") {
+		t.Errorf("refusal %v", err)
+	}
+}
