@@ -1,0 +1,351 @@
+// Package dir publishes into a directory, for a web server to serve.
+//
+// A write is the sequence that POSIX needs for an atomic and durable replace:
+// write a temporary file in the same directory, fsync it, rename it over the
+// object, fsync the directory. A process killed in between leaves the old
+// object, and perhaps the temporary file, which the next write beside it removes.
+//
+// Writers exclude each other with flock(2) on the root directory itself: it
+// leaves no lock file among the published objects, and the kernel drops it
+// with the process that held it. NFS cannot lock a directory; Put says so.
+package dir
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"oidc-publisher/backends/internal/gate"
+	"oidc-publisher/publish"
+)
+
+// tempName is one name for all writers: the lock admits one at a time, so
+// whatever has this name was left behind by one that died.
+const tempName = ".oidc-publisher.tmp"
+
+// What a web server may read, whatever the umask of this process.
+const (
+	fileMode = 0o644
+	dirMode  = 0o755
+)
+
+// Backend is a directory. Files hold bytes only, so its objects are BytesOnly
+// and their version is the SHA-256 of the body.
+type Backend struct {
+	path string
+	gate gate.Gate
+}
+
+var _ publish.Backend = (*Backend)(nil)
+
+// Open returns the backend of a directory. One that doesn't exist yet is
+// created, with its parents, by the first Put, and reads as empty until then.
+func Open(path string) (*Backend, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("%s: not a directory: name a directory to publish into", abs)
+	}
+	return &Backend{path: abs}, nil
+}
+
+// Get reads a file. Symbolic links as objects, and links that lead out of the
+// directory, are refused.
+func (b *Backend) Get(ctx context.Context, name string) (publish.Object, error) {
+	object, err := b.get(ctx, name)
+	if err != nil {
+		return publish.Object{}, b.explain(name, err)
+	}
+	return object, nil
+}
+
+func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) {
+	if err := b.admit(b.gate.Get(ctx, name), name); err != nil {
+		return publish.Object{}, err
+	}
+	root, err := os.OpenRoot(b.path)
+	if err != nil {
+		return publish.Object{}, err
+	}
+	defer root.Close()
+	return read(root, name)
+}
+
+// Put replaces a file whole. Only the body is kept: the web server in front
+// chooses the headers.
+func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
+	if err := b.put(ctx, object, precondition); err != nil {
+		return b.explain(object.Name, err)
+	}
+	return nil
+}
+
+func (b *Backend) put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
+	if err := b.admit(b.gate.Put(ctx, object), object.Name); err != nil {
+		return err
+	}
+	root, err := createRoot(b.path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	unlock, err := lock(ctx, root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := check(root, object.Name, precondition); err != nil {
+		return err
+	}
+	return replace(ctx, root, object)
+}
+
+// Close makes later calls fail. The directory is opened anew by each call, so
+// there is nothing to free.
+func (b *Backend) Close() error {
+	b.gate.Close()
+	return nil
+}
+
+// admit adds to the common rules that a name must mean the same to this
+// operating system, and that the temporary file is nobody's object.
+func (b *Backend) admit(err error, name string) error {
+	if err != nil {
+		return err
+	}
+	if local, err := filepath.Localize(name); err != nil || local != name || path.Base(name) == tempName {
+		return fmt.Errorf("%w: %q is reserved here", publish.ErrInvalidName, name)
+	}
+	return nil
+}
+
+func read(root *os.Root, name string) (publish.Object, error) {
+	info, err := root.Lstat(name)
+	if err != nil {
+		return publish.Object{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return publish.Object{}, fmt.Errorf("is %s, not a regular file: remove it", kind(info.Mode()))
+	}
+	// O_NONBLOCK: were the file swapped for a FIFO, opening it would block.
+	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return publish.Object{}, err
+	}
+	defer file.Close()
+	body, err := gate.ReadAll(file)
+	if err != nil {
+		return publish.Object{}, err
+	}
+	return publish.Object{Name: name, Body: body, BytesOnly: true, Version: version(body)}, nil
+}
+
+func kind(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	}
+	return "a special file"
+}
+
+func version(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
+}
+
+// check must be called with the lock held.
+func check(root *os.Root, name string, precondition publish.Precondition) error {
+	current, err := read(root, name)
+	want, present := precondition.Version()
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !present:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: it was deleted", publish.ErrPrecondition)
+	case errors.Is(err, publish.ErrTooLarge):
+		return fmt.Errorf("%w: it is now larger than any object of ours", publish.ErrPrecondition)
+	case err != nil:
+		return err
+	case !present, current.Version != want:
+		return publish.ErrPrecondition
+	}
+	return nil
+}
+
+// replace must be called with the lock held.
+func replace(ctx context.Context, root *os.Root, object publish.Object) error {
+	parent := path.Dir(object.Name)
+	if err := makeDirs(root, parent); err != nil {
+		return err
+	}
+	temp := path.Join(parent, tempName)
+	if err := root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what a killed writer left: %w", err)
+	}
+	err := write(root, temp, object.Body)
+	if err == nil {
+		err = ctx.Err() // the last moment at which nothing has happened yet
+	}
+	if err == nil {
+		err = root.Rename(temp, object.Name)
+	}
+	if err != nil {
+		root.Remove(temp)
+		return err
+	}
+	return syncDir(root, parent)
+}
+
+func write(root *os.Root, name string, body []byte) error {
+	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.Write(body); err != nil {
+		return err
+	}
+	if err := file.Chmod(fileMode); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// createRoot opens a directory and creates it first, with its parents, where
+// it is missing.
+func createRoot(name string) (*os.Root, error) {
+	root, err := os.OpenRoot(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return root, err
+	}
+	parent, err := createRoot(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	if err := makeDir(parent, filepath.Base(name)); err != nil {
+		return nil, err
+	}
+	return parent.OpenRoot(filepath.Base(name))
+}
+
+func makeDirs(root *os.Root, name string) error {
+	if name == "." {
+		return nil
+	}
+	if err := makeDirs(root, path.Dir(name)); err != nil {
+		return err
+	}
+	return makeDir(root, name)
+}
+
+// makeDir creates one directory durably, or finds it there.
+func makeDir(root *os.Root, name string) error {
+	err := root.Mkdir(name, dirMode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := root.Chmod(name, dirMode); err != nil {
+		return err
+	}
+	return syncDir(root, path.Dir(name))
+}
+
+// syncDir makes the entries of a directory durable. File systems that have no
+// notion of that answer EINVAL.
+func syncDir(root *os.Root, name string) error {
+	dir, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+// lock takes the lock of the whole tree. It polls, since a blocked flock(2)
+// would not hear the context.
+func lock(ctx context.Context, root *os.Root) (unlock func() error, err error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 16*time.Millisecond) {
+		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return dir.Close, nil // closing is unlocking
+		}
+		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
+			dir.Close()
+			return nil, fmt.Errorf("lock: %w: this file system can't lock a directory (NFS can't)", err)
+		}
+		select {
+		case <-ctx.Done():
+			dir.Close()
+			return nil, fmt.Errorf("another writer holds the directory's lock: %w", ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}
+
+// explain names the target and adds what mends the error.
+func (b *Backend) explain(name string, err error) error {
+	at := filepath.Join(b.path, filepath.FromSlash(name))
+	if errors.Is(err, publish.ErrInvalidName) || errors.Is(err, publish.ErrClosed) {
+		at = b.path
+	}
+	if cure := cure(err); cure != "" {
+		return fmt.Errorf("%s: %w: %s", at, bare(err), cure)
+	}
+	return fmt.Errorf("%s: %w", at, bare(err))
+}
+
+// bare drops the operating system's own mention of the path.
+func bare(err error) error {
+	if e, ok := err.(*fs.PathError); ok {
+		return e.Err
+	}
+	if e, ok := err.(*os.LinkError); ok {
+		return e.Err
+	}
+	return err
+}
+
+func cure(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "the disk is full or the quota is used up: make room"
+	case errors.Is(err, syscall.EROFS):
+		return "mount it read-write or choose another directory"
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("give user %d the right to read and write there", os.Geteuid())
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return "choose a shorter path"
+	case errors.Is(err, syscall.ENOTDIR), strings.HasSuffix(err.Error(), "not a directory"): // os.Root has its own
+		return "a file stands where a directory is needed: remove it"
+	case strings.Contains(err.Error(), "path escapes from parent"):
+		return "a symbolic link leads out of the directory: remove it"
+	}
+	return ""
+}
