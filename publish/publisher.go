@@ -259,18 +259,16 @@ func (p *Publisher) probe(ctx context.Context, backend Backend, held *Object, s 
 		first = IfVersion(held.Version)
 	}
 	s.Probe = rand.Text()
-	if err := p.put(ctx, backend, Write{s.object(), first}); err != nil {
-		return err
-	}
-	stale, err := p.get(ctx, backend, StateName)
+	stale, err := p.putOwn(ctx, backend, Write{s.object(), first})
 	if err != nil {
 		return err
 	}
 	s.Probe = rand.Text()
-	if err := p.put(ctx, backend, Write{s.object(), IfVersion(stale.Version)}); err != nil {
+	open, err := p.putOwn(ctx, backend, Write{s.object(), IfVersion(stale)})
+	if err != nil {
 		return err
 	}
-	for _, unmet := range []Precondition{IfAbsent(), IfVersion(stale.Version)} {
+	for _, unmet := range []Precondition{IfAbsent(), IfVersion(stale)} {
 		err := p.tryPut(ctx, backend, Write{s.object(), unmet})
 		if err == nil {
 			return fmt.Errorf("%w: two publishers would overwrite each other's keys, so nothing was published. Use a store with conditional writes", ErrUnconditional)
@@ -279,17 +277,24 @@ func (p *Publisher) probe(ctx context.Context, backend Backend, held *Object, s 
 			return err
 		}
 	}
-	return p.proved(ctx, backend, s)
+	s.Probe = ""
+	return p.put(ctx, backend, Write{s.object(), IfVersion(open)})
 }
 
-// proved closes the question that probe opened.
-func (p *Publisher) proved(ctx context.Context, backend Backend, s state) error {
-	open, err := p.get(ctx, backend, StateName)
-	if err != nil {
-		return err
+// putOwn writes and returns the version of what it wrote. Finding another
+// writer's object there is a lost race.
+func (p *Publisher) putOwn(ctx context.Context, backend Backend, write Write) (version string, err error) {
+	if err := p.put(ctx, backend, write); err != nil {
+		return "", err
 	}
-	s.Probe = ""
-	return p.put(ctx, backend, Write{s.object(), IfVersion(open.Version)})
+	got, err := p.get(ctx, backend, write.Object.Name)
+	if err != nil {
+		return "", err
+	}
+	if !got.Same(write.Object) {
+		return "", fmt.Errorf("%s: %w", write.Object.Name, ErrPrecondition)
+	}
+	return got.Version, nil
 }
 
 func (p *Publisher) operation(ctx context.Context) (context.Context, context.CancelFunc) {
