@@ -1,11 +1,15 @@
 package verify_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -98,6 +102,41 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 
 func (s *site) client() *http.Client { return s.server.Client() }
 
+// transport leads every host name to the site's server.
+func (s *site) transport() http.RoundTripper {
+	t := s.server.Client().Transport.(*http.Transport).Clone()
+	t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, s.server.Listener.Addr().String())
+	}
+	if t.TLSClientConfig != nil {
+		// The certificate is for example.com and its subdomains.
+		t.TLSClientConfig.ServerName = "example.com"
+	}
+	t.DisableKeepAlives = true
+	return t
+}
+
+func newPlainSite(t testing.TB) *site {
+	t.Helper()
+	s := &site{signer: newRSA(t, "key-1")}
+	s.server = httptest.NewServer(http.HandlerFunc(s.serve))
+	t.Cleanup(s.server.Close)
+	s.at(s.server.URL)
+	return s
+}
+
+func gzipped(body []byte) http.HandlerFunc {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(body)
+	_ = z.Close()
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(packed.Bytes())
+	}
+}
+
 func documentFor(issuer string, change map[string]any) []byte {
 	members := map[string]any{
 		"issuer":                                issuer,
@@ -131,12 +170,20 @@ type signer struct {
 	jwk     map[string]any
 }
 
+// rsaKeys keeps generated keys by key ID: making one takes a quarter of a second.
+var rsaKeys sync.Map
+
 func newRSA(t testing.TB, kid string) *signer {
 	t.Helper()
-	private, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
+	made := sync.OnceValue(func() *rsa.PrivateKey {
+		private, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			panic(err)
+		}
+		return private
+	})
+	once, _ := rsaKeys.LoadOrStore(kid, made)
+	private := once.(func() *rsa.PrivateKey)()
 	return newSigner(t, kid, private, private.Public(), jose.RS256)
 }
 
@@ -180,4 +227,6 @@ func jwks(signers ...*signer) []byte {
 	return jwksOf(keys...)
 }
 
-func jwksOf(keys ...map[string]any) []byte { return marshal(map[string]any{"keys": keys}) }
+func jwksOf(keys ...map[string]any) []byte {
+	return marshal(map[string]any{"keys": append([]map[string]any{}, keys...)})
+}

@@ -1,0 +1,319 @@
+package verify
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
+)
+
+const (
+	// AWS STS gives up after about 5 s (repost.aws, InvalidIdentityToken article).
+	answerLimit = 5 * time.Second
+	slowAnswer  = 2 * time.Second
+	// lifetimeLimit is the lifetime that kube-apiserver itself announces for
+	// static keys, and what GCS adds where nothing is set.
+	lifetimeLimit = time.Hour
+	renewalTime   = 14 * 24 * time.Hour
+
+	notAsked   = "not fetched: an earlier check says why"
+	unanswered = "no answer came"
+	badAnswer  = "there was no usable answer"
+)
+
+// checks judges how one of the two documents is served; id is the prefix of
+// the check IDs and what the thing's name for people.
+func (f fetched) checks(id, what string, types ...string) []Check {
+	table := []struct {
+		id, title string
+		answer    func() finding
+	}{
+		{"-reachable", "can be reached", f.reachable},
+		{"-tls", "has a valid TLS certificate", f.certificate},
+		{"-redirect", "is not a redirect", f.redirect},
+		{"-status", "is public", f.status},
+		{"-size", "is not too large", f.size},
+		{"-content-type", "has the right content type", func() finding { return f.contentType(types) }},
+		{"-answer-time", "is answered in time", f.answerTime},
+		{"-cache", "has a short cache lifetime", f.cacheLifetime},
+		{"-cached-copy", "is the same with and without caches", f.cachedCopy},
+	}
+	checks := make([]Check, len(table))
+	for i, q := range table {
+		checks[i] = q.answer().check(id+q.id, what+" "+q.title)
+	}
+	return checks
+}
+
+// answered reports whether HTTP came back at all.
+func (f fetched) answered() bool {
+	return f.asked && (f.err == nil || errors.Is(f.err, httpx.ErrTooLarge))
+}
+
+// ok reports whether a whole document came back.
+func (f fetched) ok() bool {
+	return f.asked && f.err == nil && f.plain.status == http.StatusOK
+}
+
+// html reports whether the body is a web page, of which nothing but its type
+// is worth judging.
+func (f fetched) html() bool {
+	start := bytes.TrimLeft(f.plain.body, " \t\r\n")
+	return len(start) > 0 && start[0] == '<'
+}
+
+func (f fetched) unreachable() *UnreachableError {
+	var u *UnreachableError
+	errors.As(f.err, &u)
+	return u
+}
+
+// reachable is an error where only this machine's network may be at fault. A
+// jwks_uri that leads nowhere is a failure: it was read over that network.
+func (f fetched) reachable() finding {
+	u := f.unreachable()
+	switch {
+	case !f.asked:
+		return skip(notAsked)
+	case u == nil:
+		return pass("%s", clip(f.plain.url))
+	case u.Failure.TLS():
+		return pass("%s, as far as TLS", clip(u.URL))
+	}
+	cause, cure := unreachable(u.Failure, u.Err, hostOf(u.URL))
+	if f.led && (u.Failure == httpx.NoSuchHost || u.Failure == httpx.Refused) {
+		return fail(clip(u.URL), "jwks_uri leads nowhere: "+cause, cure)
+	}
+	return unchecked(clip(u.URL), cause, cure)
+}
+
+func (f fetched) certificate() finding {
+	u := f.unreachable()
+	switch {
+	case !f.asked:
+		return skip(notAsked)
+	case u != nil && u.Failure.TLS():
+		cause, cure := badTLS(u.Failure, u.Err)
+		return fail(sentCertificate(u.Err), cause, cure)
+	case u != nil:
+		return skip(unanswered)
+	case f.plain.tls == nil || len(f.plain.tls.PeerCertificates) == 0:
+		return skip("plain http")
+	}
+	first := firstToExpire(f.plain)
+	left := first.NotAfter.Sub(f.plainAt)
+	evidence := fmt.Sprintf("%s, %s left", describe(f.plain.tls.PeerCertificates[0]), days(left))
+	switch {
+	case left <= 0:
+		return fail(describe(first), "a certificate of the chain has expired", "renew it")
+	case left < renewalTime:
+		return warn(evidence, fmt.Sprintf("a certificate of the chain expires on %s", first.NotAfter.UTC().Format(time.DateOnly)),
+			"renew it now, and find out why it was not renewed by itself")
+	default:
+		return pass("%s", evidence)
+	}
+}
+
+// firstToExpire looks at the shortest-lived certificate below the root: a
+// chain is as old as its oldest link.
+func firstToExpire(a answer) *x509.Certificate {
+	chain := a.tls.PeerCertificates
+	if len(a.tls.VerifiedChains) > 0 {
+		chain = a.tls.VerifiedChains[0]
+	}
+	if len(chain) > 1 {
+		chain = chain[:len(chain)-1]
+	}
+	return slices.MinFunc(chain, func(x, y *x509.Certificate) int { return x.NotAfter.Compare(y.NotAfter) })
+}
+
+func sentCertificate(err error) string {
+	chain := sentChain(err)
+	if len(chain) == 0 {
+		return "no certificate was seen"
+	}
+	return fmt.Sprintf("%s, %d sent", describe(chain[0]), len(chain))
+}
+
+func describe(c *x509.Certificate) string {
+	names := append(slices.Clone(c.DNSNames), addresses(c)...)
+	return fmt.Sprintf("certificate for %s by %q, valid %s to %s", quoted(names), clip(c.Issuer.String()),
+		c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly))
+}
+
+func addresses(c *x509.Certificate) []string {
+	var out []string
+	for _, ip := range c.IPAddresses {
+		out = append(out, ip.String())
+	}
+	return out
+}
+
+func days(d time.Duration) string { return fmt.Sprintf("%d days", int(d.Hours()/24)) }
+
+// redirect: a bucket's host in another region redirects and breaks STS (ccoctl
+// PR#468), and go clients that do follow would trust the other host.
+func (f fetched) redirect() finding {
+	switch {
+	case !f.answered():
+		return f.noAnswer()
+	case f.plain.redirect():
+		return fail(fmt.Sprintf("%d to %q", f.plain.status, f.plain.redirectHost()),
+			"the address redirects, and relying parties do not follow",
+			"make the address that answers by itself the issuer (on S3 the bucket's own region in the host name; no http to https, no trailing slash, no login in front)")
+	default:
+		return pass("none")
+	}
+}
+
+func (f fetched) status() finding {
+	switch {
+	case !f.answered():
+		return f.noAnswer()
+	case f.plain.redirect():
+		return skip("a redirect")
+	case f.plain.status != http.StatusOK:
+		cause, cure := badStatus(f.plain.status, hostOf(f.plain.url))
+		return fail(fmt.Sprintf("%s answers %d", clip(f.plain.url), f.plain.status), cause, cure)
+	default:
+		return pass("200 to an anonymous GET")
+	}
+}
+
+func (f fetched) size() finding {
+	switch {
+	case !f.answered():
+		return f.noAnswer()
+	case f.err != nil:
+		return fail(fmt.Sprintf("more than %d bytes", discovery.MaxSize), "the answer is not one of the two documents, which are a few kilobytes", "publish again, and look at what else answers at this address")
+	case !f.ok():
+		return skip(badAnswer)
+	default:
+		return pass("%d bytes", len(f.plain.body))
+	}
+}
+
+func (f fetched) contentType(want []string) finding {
+	if !f.ok() {
+		return f.noAnswer()
+	}
+	header := f.plain.header.Get("Content-Type")
+	evidence := fmt.Sprintf("%q", clip(header))
+	got, _, err := mime.ParseMediaType(header)
+	cure := fmt.Sprintf("serve it as %s: set it on the object, or in the web server for files without an extension", want[0])
+	switch {
+	case f.html():
+		return fail(evidence, "the body is a web page: a login page, or a website's fallback for paths it does not know",
+			"let the two documents through without login, and before the fallback rule")
+	case header == "":
+		return fail("no Content-Type", "relying parties that look at the type refuse the answer", cure)
+	case err != nil || !slices.Contains(want, got):
+		return fail(evidence, "relying parties that look at the type refuse the answer (OpenID Connect Discovery 1.0 section 4.2)", cure)
+	default:
+		return pass("%s", evidence)
+	}
+}
+
+func (f fetched) answerTime() finding {
+	if !f.ok() {
+		return f.noAnswer()
+	}
+	took := max(f.plain.took, f.fresh.took)
+	evidence := took.Round(time.Millisecond).String()
+	cure := "serve the documents from a bucket or a cache near the relying parties"
+	switch {
+	case took > answerLimit:
+		return fail(evidence, "AWS STS gives up after about 5 s (repost.aws, InvalidIdentityToken)", cure)
+	case took > slowAnswer:
+		return warn(evidence, "AWS STS gives up after about 5 s, and this is near it", cure)
+	default:
+		return pass("%s", evidence)
+	}
+}
+
+// cacheLifetime: an object in GCS without Cache-Control is public for an hour
+// after it was replaced (Google Cloud Storage, built-in caching).
+func (f fetched) cacheLifetime() finding {
+	if !f.ok() {
+		return f.noAnswer()
+	}
+	life := freshnessOf(f.plain.header)
+	evidence := cacheEvidence(f.plain.header, life)
+	const cure = "publish with a short Cache-Control (public, max-age=60); a copy that is cached already keeps its old lifetime"
+	switch {
+	case !life.known:
+		return warn(evidence, "the answer has no max-age: every cache decides for itself, and GCS adds one hour, for which a new key stays hidden", cure)
+	case life.lifetime > lifetimeLimit:
+		return warn(evidence, fmt.Sprintf("a new key may stay hidden for %v, and no token may be signed with it until then", life.lifetime), cure)
+	case life.age > life.lifetime:
+		return warn(evidence, "a cache hands out a copy that is older than its lifetime", "find the cache on the way and make it obey Cache-Control")
+	default:
+		return pass("%s", evidence)
+	}
+}
+
+func cacheEvidence(h http.Header, f freshness) string {
+	if !f.known {
+		return "no max-age"
+	}
+	evidence := f.lifetime.String()
+	if h.Get("Age") != "" {
+		evidence += fmt.Sprintf(", in a cache for %v", f.age)
+	}
+	return evidence
+}
+
+func (f fetched) cachedCopy() finding {
+	if !f.ok() {
+		return f.noAnswer()
+	}
+	life := freshnessOf(f.plain.header)
+	switch {
+	case f.freshErr != nil && !errors.Is(f.freshErr, httpx.ErrTooLarge):
+		return unchecked("a second request got no answer", "the connection failed between two requests", "run it again")
+	case f.freshErr == nil && (f.fresh.status >= 500 || f.fresh.status == http.StatusTooManyRequests):
+		cause, cure := badStatus(f.fresh.status, hostOf(f.fresh.url))
+		return unchecked(fmt.Sprintf("a second request is answered %d", f.fresh.status), cause, cure)
+	case f.freshErr == nil && f.fresh.status != http.StatusOK:
+		cause, cure := badStatus(f.fresh.status, hostOf(f.fresh.url))
+		return fail(fmt.Sprintf("200 from a cache, %d past it", f.fresh.status), "only a cached copy is still public: "+cause, cure)
+	case f.freshErr != nil || !bytes.Equal(f.plain.body, f.fresh.body):
+		return warn(fmt.Sprintf("two different copies, the cached one is %v old", life.age),
+			fmt.Sprintf("a cache still hands out an older copy, for up to %v", life.remaining()), "wait for that long before anything depends on the new copy, then verify again")
+	default:
+		return pass("the same %d bytes", len(f.plain.body))
+	}
+}
+
+// noAnswer is what a check says that needs an answer and has none.
+func (f fetched) noAnswer() finding {
+	switch {
+	case !f.asked:
+		return skip(notAsked)
+	case !f.answered():
+		return skip(unanswered)
+	default:
+		return skip(badAnswer)
+	}
+}
+
+// faults lists the parts of a joined error, one after another.
+func faults(err error) string {
+	var list []string
+	for _, line := range strings.Split(err.Error(), "\n") {
+		list = append(list, clip(line))
+	}
+	const most = 10
+	if len(list) > most {
+		list = append(list[:most], fmt.Sprintf("and %d more", len(list)-most))
+	}
+	return strings.Join(list, "; ")
+}

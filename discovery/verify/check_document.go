@@ -1,0 +1,127 @@
+package verify
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"oidc-publisher/discovery"
+)
+
+func documentChecks() []question {
+	return []question{
+		{"document-syntax", "discovery document is strict JSON with issuer and jwks_uri", view.documentSyntax},
+		{"document-issuer", "discovery document names exactly this issuer", view.documentIssuer},
+		{"document-members", "discovery document has what OpenID Connect requires", view.documentMembers},
+		{"jwks-uri", "jwks_uri is a public https URL", view.jwksURIPublic},
+		{"jwks-uri-origin", "jwks_uri has the issuer's origin", view.jwksURIOrigin},
+	}
+}
+
+func (v view) documentSyntax() finding {
+	switch {
+	case !v.document.ok() || v.document.html():
+		return v.document.noAnswer()
+	case v.parseErr != nil:
+		return fail("the body was read and refused", faults(v.parseErr), "publish the document again; a private key that was public is lost: replace it at once")
+	default:
+		return pass("issuer and jwks_uri are there")
+	}
+}
+
+func (v view) documentIssuer() finding {
+	if !v.haveDocument() {
+		return skip(noDocument)
+	}
+	got, want := string(v.parsed.Issuer()), string(v.issuer)
+	if got == want {
+		return pass("%q", clip(got))
+	}
+	return fail(fmt.Sprintf("asked for %q, the document says %q", clip(want), clip(got)), differenceOf(got, want),
+		fmt.Sprintf("tokens of this cluster are accepted only by relying parties that are told %q, byte for byte: verify and register that, or change kube-apiserver --service-account-issuer and publish again", clip(got)))
+}
+
+// differenceOf names the three differences that people overlook.
+func differenceOf(got, want string) string {
+	a, aErr := url.Parse(got)
+	b, bErr := url.Parse(want)
+	switch {
+	case strings.TrimSuffix(got, "/") == strings.TrimSuffix(want, "/"):
+		return "they differ in the trailing slash"
+	case strings.EqualFold(got, want):
+		return "they differ in upper and lower case"
+	case aErr == nil && bErr == nil && a.Scheme == b.Scheme && a.Hostname() == b.Hostname() && a.Path == b.Path:
+		return "they differ in the port"
+	default:
+		return "the document is another issuer's"
+	}
+}
+
+// documentMembers wants those members that OpenID Connect Discovery 1.0
+// section 3 requires of everyone and kube-apiserver writes.
+func (v view) documentMembers() finding {
+	if !v.haveDocument() {
+		return skip(noDocument)
+	}
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(v.parsed.Bytes(), &members) // it was parsed before
+	var missing []string
+	for _, name := range []string{"response_types_supported", "subject_types_supported", "id_token_signing_alg_values_supported"} {
+		var list []string
+		if json.Unmarshal(members[name], &list) != nil || len(list) == 0 {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return warn("missing, empty or not a list: "+quoted(missing), "strict relying parties refuse a document without them",
+			"publish the document as kube-apiserver writes it; only jwks_uri has to be changed")
+	}
+	return pass("all required lists are there")
+}
+
+func (v view) jwksURIPublic() finding {
+	if !v.haveDocument() {
+		return skip(noDocument)
+	}
+	return v.jwksURI
+}
+
+func (v view) jwksURIOrigin() finding {
+	switch {
+	case !v.haveDocument():
+		return skip(noDocument)
+	case v.jwksURI.status != Pass:
+		return skip("jwks_uri is not usable")
+	}
+	from, to := originOf(string(v.issuer)), originOf(v.parsed.JWKSURI())
+	if from == to {
+		return pass("%q", clip(to))
+	}
+	return warn(fmt.Sprintf("issuer at %q, keys at %q", clip(from), clip(to)),
+		"whoever controls the other host decides which tokens are valid, and strict relying parties refuse it",
+		"publish both documents below the issuer")
+}
+
+// originOf is scheme, host and port, the default port left out.
+func originOf(target string) string {
+	u, err := url.Parse(target)
+	if err != nil {
+		return ""
+	}
+	host := strings.ToLower(u.Host)
+	if u.Scheme == "https" {
+		host = strings.TrimSuffix(host, ":443")
+	}
+	return u.Scheme + "://" + host
+}
+
+// supported is the document's list of signing algorithms.
+func supported(d discovery.Document) []string {
+	var members map[string]json.RawMessage
+	var list []string
+	if json.Unmarshal(d.Bytes(), &members) == nil {
+		_ = json.Unmarshal(members["id_token_signing_alg_values_supported"], &list) // documentMembers reports it
+	}
+	return list
+}

@@ -1,0 +1,126 @@
+package verify
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"oidc-publisher/discovery"
+)
+
+const (
+	noIssuer   = "the issuer is not usable"
+	noDocument = "the discovery document could not be read"
+	noKeys     = "the key set could not be read"
+)
+
+func issuerChecks() []question {
+	return []question{
+		{"issuer-url", "issuer is a well-formed https URL", view.issuerURL},
+		{"issuer-host", "issuer has a public host", view.issuerHost},
+	}
+}
+
+func (v view) issuerURL() finding {
+	switch {
+	case v.issuerErr != nil:
+		return fail(fmt.Sprintf("%q", clip(v.opts.Issuer)), clip(v.issuerErr.Error()),
+			"set kube-apiserver --service-account-issuer to an https URL without query and fragment, and verify that")
+	case v.issuer.Insecure():
+		return warn(fmt.Sprintf("%q", v.opts.Issuer), "plain http is good for tests on this machine only: relying parties demand https",
+			"publish under an https URL before any relying party is told of it")
+	default:
+		return pass("%q", clip(v.opts.Issuer))
+	}
+}
+
+func (v view) issuerHost() finding {
+	if v.issuerErr != nil {
+		return skip(noIssuer)
+	}
+	host := hostOf(v.opts.Issuer)
+	switch reach := reachOf(host); reach {
+	case public:
+		return pass("%q", clip(host))
+	case loopback:
+		return warn(fmt.Sprintf("%q", host), "a loopback address reaches this machine only", "use it for tests only")
+	case inCluster:
+		return fail(fmt.Sprintf("%q", clip(host)), "the name exists inside the cluster only, so no relying party can fetch the documents",
+			"set kube-apiserver --service-account-issuer to the public URL that is published to, and keep the present value as a second --service-account-issuer while its tokens live")
+	default:
+		return warn(fmt.Sprintf("%q", clip(host)), fmt.Sprintf("the host is %s: relying parties outside of that network can't fetch the documents", reach),
+			"publish under a public host name unless every relying party is in the same network")
+	}
+}
+
+// reach is from where a host can be reached.
+type reach string
+
+const (
+	public    reach = "public"
+	loopback  reach = "loopback"
+	inCluster reach = "a cluster's internal name"
+	private   reach = "a private address"
+	internal  reach = "an internal name"
+)
+
+// reachOf judges a host by its name alone.
+func reachOf(host string) reach {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return reachOfAddress(addr.Unmap())
+	}
+	switch {
+	case host == "localhost" || strings.HasSuffix(host, ".localhost"):
+		return loopback
+	case strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".cluster.local"):
+		return inCluster
+	case !strings.Contains(host, "."):
+		return internal
+	}
+	for _, suffix := range []string{".local", ".internal", ".localdomain", ".lan", ".home.arpa"} {
+		if strings.HasSuffix(host, suffix) {
+			return internal
+		}
+	}
+	return public
+}
+
+func reachOfAddress(addr netip.Addr) reach {
+	sharedSpace := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598, carriers and clouds
+	switch {
+	case addr.IsLoopback():
+		return loopback
+	case addr.IsPrivate(), addr.IsLinkLocalUnicast(), addr.IsUnspecified(), sharedSpace.Contains(addr):
+		return private
+	default:
+		return public
+	}
+}
+
+// judgeJWKSURI tells whether strangers can go where the document sends them.
+// kube-apiserver names its own address there unless told otherwise
+// (openidmetadata.go: https://<external address>/openid/v1/jwks).
+func judgeJWKSURI(issuer discovery.Issuer, uri string) finding {
+	u, err := url.Parse(uri)
+	evidence := fmt.Sprintf("%q", clip(uri))
+	if err != nil || u.Hostname() == "" {
+		return fail(evidence, "jwks_uri is not an absolute URL", republish)
+	}
+	switch {
+	case u.User != nil:
+		return fail("jwks_uri with a user name", "jwks_uri holds credentials, for everybody to read", "change them, and "+republish)
+	case u.Scheme != "https" && !(u.Scheme == "http" && issuer.Insecure() && reachOf(u.Hostname()) == loopback):
+		return fail(evidence, "jwks_uri is not https: keys could be exchanged on the way", republish)
+	case u.Fragment != "":
+		return fail(evidence, "jwks_uri has a fragment", republish)
+	}
+	from, to := reachOf(hostOf(string(issuer))), reachOf(u.Hostname())
+	if to == public || to == loopback && from == loopback || strings.EqualFold(u.Hostname(), hostOf(string(issuer))) {
+		return pass("%s", evidence)
+	}
+	return fail(evidence, fmt.Sprintf("jwks_uri leads to %s: the API server's own document was published as it is, and no relying party can fetch the keys", to), republish)
+}
+
+const republish = "publish with oidc-publisher publish, which rewrites jwks_uri to the public address"

@@ -1,0 +1,141 @@
+package verify
+
+import (
+	"crypto/ecdsa"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"oidc-publisher/discovery"
+)
+
+func keyChecks() []question {
+	return []question{
+		{"jwks-keys", "keys are public, well-formed and unique", view.keysValid},
+		{"jwks-algorithms", "discovery document lists the keys' algorithms", view.keysListed},
+		{"clock-skew", "clocks of this machine and the server agree", view.clockSkew},
+	}
+}
+
+func (v view) keysValid() finding {
+	switch {
+	case !v.keys.ok() || v.keys.html():
+		return v.keys.noAnswer()
+	case v.setErr != nil:
+		return fail("the body was read and refused", faults(v.setErr), "publish the keys again; a private or symmetric key that was public is lost: replace it at once")
+	case len(v.set.LeftOut()) > 0:
+		return warn(keysEvidence(v.set), faults(leftOut(v.set)), "some relying parties refuse the whole set for one key they do not know: publish only keys of known types")
+	default:
+		return pass("%s", keysEvidence(v.set))
+	}
+}
+
+func leftOut(set discovery.KeySet) error {
+	var list []string
+	for _, e := range set.LeftOut() {
+		list = append(list, e.Error())
+	}
+	return fmt.Errorf("%s", strings.Join(list, "\n"))
+}
+
+func keysEvidence(set discovery.KeySet) string {
+	return fmt.Sprintf("%d: %s", set.Len(), quoted(set.IDs()))
+}
+
+// keysListed: go-oidc takes only the algorithms that the document lists.
+func (v view) keysListed() finding {
+	listed := supported(v.parsed)
+	switch {
+	case !v.haveKeys():
+		return skip(noKeys)
+	case len(listed) == 0:
+		return skip("the document has no list of algorithms")
+	}
+	uncovered := without(v.set.Keys(), listed)
+	if len(uncovered) == 0 {
+		return pass("%s", quoted(listed))
+	}
+	return fail(fmt.Sprintf("listed %s; not covered: keys %s", quoted(listed), quoted(uncovered)),
+		"tokens signed with these keys are refused by relying parties that keep to the list",
+		"add their algorithms to id_token_signing_alg_values_supported, as the API server that publishes the key does: publish its present document")
+}
+
+// without lists the IDs of the keys that can sign with none of the algorithms.
+func without(keys []discovery.Key, allowed []string) []string {
+	var ids []string
+	for _, k := range keys {
+		if !slices.ContainsFunc(algorithmsOf(k), func(alg string) bool { return slices.Contains(allowed, alg) }) {
+			ids = append(ids, k.ID)
+		}
+	}
+	return ids
+}
+
+// algorithmsOf lists what a key may sign: its own alg, else all that its type
+// allows (RFC 7518 section 3.1, RFC 8037 section 3.1).
+func algorithmsOf(k discovery.Key) []string {
+	if k.Algorithm != "" {
+		return []string{k.Algorithm}
+	}
+	switch k.Type {
+	case "RSA":
+		return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+	case "OKP":
+		return []string{"EdDSA"}
+	}
+	if public, ok := k.Public().(*ecdsa.PublicKey); ok {
+		return []string{map[int]string{256: "ES256", 384: "ES384", 521: "ES512"}[public.Curve.Params().BitSize]}
+	}
+	return nil
+}
+
+const (
+	skewLimit = 30 * time.Second
+	// leeway is what the token's times are forgiven before they are wrong.
+	leeway = 60 * time.Second
+)
+
+func (v view) clockSkew() finding {
+	ahead, known := v.skew()
+	switch {
+	case !v.document.answered():
+		return skip(unanswered)
+	case !known:
+		return skip("the server sends no Date")
+	case ahead.Abs() > skewLimit:
+		return warn(fmt.Sprintf("the server's clock is %v ahead of this machine's", ahead.Round(time.Second)),
+			"one of the two clocks is wrong, and the times of tokens are judged by it", "run NTP on both machines")
+	default:
+		return pass("within %v", skewLimit)
+	}
+}
+
+// skew is by how much the server's clock is ahead of the local one. A cache
+// keeps the origin's Date and adds Age, but some send the present Date with an
+// Age: of the two readings the smaller skew is believed.
+func (v view) skew() (time.Duration, bool) {
+	a, at := v.document.plain, v.document.plainAt
+	if v.document.fresh.header != nil {
+		a, at = v.document.fresh, v.document.freshAt
+	}
+	date, err := http.ParseTime(a.header.Get("Date"))
+	if err != nil {
+		return 0, false
+	}
+	// Date is cut to the second, and half the exchange has passed since.
+	plain := date.Add(time.Second / 2).Sub(at.Add(-a.took / 2))
+	aged := plain + freshnessOf(a.header).age
+	if aged.Abs() < plain.Abs() {
+		return aged, true
+	}
+	return plain, true
+}
+
+// clocks are the two opinions of what time it is, the server's the same as the
+// local one where it has none.
+func (v view) clocks() (local, server time.Time) {
+	ahead, _ := v.skew()
+	return v.now, v.now.Add(ahead)
+}

@@ -1,0 +1,82 @@
+package verify
+
+import (
+	"fmt"
+
+	"oidc-publisher/discovery"
+)
+
+func sourceChecks() []question {
+	return []question{
+		{"source-issuer", "cluster has this issuer", view.sourceIssuer},
+		{"source-keys", "public keys are the cluster's", view.sourceKeys},
+		{"source-signing-key", "key that the cluster signs with is public", view.sourceSigningKey},
+	}
+}
+
+func (v view) sourceIssuer() finding {
+	got, want := string(v.opts.Source.Document.Issuer()), v.opts.Issuer
+	if got == want {
+		return pass("%q", clip(got))
+	}
+	return fail(fmt.Sprintf("verifying %q, the cluster says %q", clip(want), clip(got)),
+		differenceOf(got, want)+": every relying party refuses this cluster's tokens",
+		fmt.Sprintf("start kube-apiserver with --service-account-issuer=%s as its first, or publish under the cluster's issuer", clip(want)))
+}
+
+func (v view) sourceKeys() finding {
+	if !v.haveKeys() {
+		return skip(noKeys)
+	}
+	missing, different, extra := compare(v.opts.Source.Keys, v.set)
+	switch {
+	case len(different) > 0:
+		return fail("same ID, other key: "+quoted(different), "somebody replaced a key under its ID, and may sign in the cluster's name",
+			"find out who writes to the public place, publish again, and treat what was signed meanwhile as forged")
+	case len(missing) > 0:
+		return fail("not public: "+quoted(missing), "the cluster has keys that relying parties can't see, so tokens signed with them are refused",
+			"run oidc-publisher publish, and keep oidc-publisher watch running")
+	case len(extra) > 0:
+		return warn("public, but not the cluster's: "+quoted(extra), "these are retired keys in their grace time, or somebody added a key and can sign in the cluster's name",
+			"nothing, if a rotation was less than the grace time ago; else drop them with oidc-publisher publish --revoke KID")
+	default:
+		return pass("%s", keysEvidence(v.set))
+	}
+}
+
+// compare lists the key IDs of the cluster that are not public, those that are
+// public with other material, and those that are public only.
+func compare(cluster, published discovery.KeySet) (missing, different, extra []string) {
+	for _, k := range cluster.Keys() {
+		other, ok := published.Lookup(k.ID)
+		switch {
+		case !ok:
+			missing = append(missing, k.ID)
+		case other.Thumbprint != k.Thumbprint:
+			different = append(different, k.ID)
+		}
+	}
+	for _, k := range published.Keys() {
+		if _, ok := cluster.Lookup(k.ID); !ok {
+			extra = append(extra, k.ID)
+		}
+	}
+	return missing, different, extra
+}
+
+// sourceSigningKey: kube-apiserver starts without complaint with a signing key
+// that it does not publish.
+func (v view) sourceSigningKey() finding {
+	canary := v.opts.Source.Canary
+	switch {
+	case canary == nil:
+		return skip("no token could be minted to see it")
+	case !v.haveKeys():
+		return skip(noKeys)
+	}
+	if _, ok := v.set.Lookup(canary.KeyID); !ok {
+		return fail(fmt.Sprintf("signs with %q, public are %s", clip(canary.KeyID), quoted(v.set.IDs())),
+			"every new token is refused", "publish again; if the cluster's own keys lack it too, add the signing key's public half to kube-apiserver --service-account-key-file")
+	}
+	return pass("%q", clip(canary.KeyID))
+}

@@ -1,0 +1,198 @@
+package verify
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"oidc-publisher/discovery"
+)
+
+const noToken = "the token could not be read"
+
+func tokenChecks() []question {
+	return []question{
+		{"token-format", "token is a compact JWS", view.tokenFormat},
+		{"token-algorithm", "token is signed with a public key algorithm", view.tokenAlgorithm},
+		{"token-key-id", "token names its key", view.tokenKeyID},
+		{"token-key", "token's key is public", view.tokenKey},
+		{"token-signature", "token's signature verifies", view.tokenSignature},
+		{"token-issuer", "token is this issuer's", view.tokenIssuer},
+		{"token-audience", "token is for the audience", view.tokenAudience},
+		{"token-expiry", "token has not expired", view.tokenExpiry},
+		{"token-not-before", "token is valid already", view.tokenNotBefore},
+		{"token-issued-at", "token was issued in the past", view.tokenIssuedAt},
+	}
+}
+
+// verifiable are the signature algorithms that go-jose can check.
+func verifiable() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+}
+
+func (v view) tokenFormat() finding {
+	if v.tokenErr != nil {
+		return fail(fmt.Sprintf("%d characters", v.token.size), faults(v.tokenErr), "give the token alone, as kubectl create token prints it: no quotes, no Bearer, no line breaks within")
+	}
+	return pass("%d characters", v.token.size)
+}
+
+func (v view) tokenAlgorithm() finding {
+	if v.tokenErr != nil {
+		return skip(noToken)
+	}
+	if !slices.Contains(algorithms(), v.token.alg) {
+		return fail(fmt.Sprintf("alg %q", clip(v.token.alg)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
+	}
+	return pass("alg %q", v.token.alg)
+}
+
+// tokenKeyID: Google and, with more than one key, AWS refuse a token without.
+func (v view) tokenKeyID() finding {
+	switch {
+	case v.tokenErr != nil:
+		return skip(noToken)
+	case v.token.kid == "":
+		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not a legacy secret or a home-made one")
+	default:
+		return pass("kid %q", clip(v.token.kid))
+	}
+}
+
+func (v view) tokenKey() finding {
+	switch {
+	case v.tokenErr != nil:
+		return skip(noToken)
+	case v.token.kid == "":
+		return skip("the token names no key")
+	case !v.haveKeys():
+		return skip(noKeys)
+	}
+	key, ok := v.set.Lookup(v.token.kid)
+	switch {
+	case !ok:
+		return fail(fmt.Sprintf("kid %q, public are %s", clip(v.token.kid), quoted(v.set.IDs())),
+			"the key that signed the token is not public: it is new and not published yet, was dropped, or a cache hides it",
+			"run oidc-publisher publish; before signing with a new key wait with oidc-publisher verify --wait-for-kid")
+	case slices.Contains(algorithms(), v.token.alg) && !slices.Contains(algorithmsOf(key), v.token.alg):
+		return fail(fmt.Sprintf("token %q, key %q", v.token.alg, algorithmsOf(key)), "the token's algorithm is not the key's", "compare the two documents with the cluster's: this key ID belongs to another key")
+	default:
+		return pass("kid %q", clip(v.token.kid))
+	}
+}
+
+func (v view) tokenSignature() finding {
+	key, skipped := v.signingKey()
+	if skipped != "" {
+		return skip(skipped)
+	}
+	public := key.Public()
+	if public == nil || !slices.Contains(verifiable(), v.token.alg) {
+		return unchecked(fmt.Sprintf("alg %q", v.token.alg), "this build can't check signatures of this kind", "check it at the relying party")
+	}
+	if _, err := v.token.jws.Verify(public); err != nil {
+		return fail(fmt.Sprintf("kid %q", clip(key.ID)), "the signature does not match the public key of that ID",
+			"look for two clusters with one key ID, a token that was cut or changed, and keys that were replaced under the same ID")
+	}
+	return pass("verifies with %q", clip(key.ID))
+}
+
+// signingKey returns the key to verify with, or why there is none.
+func (v view) signingKey() (key discovery.Key, skipped string) {
+	if v.tokenErr != nil {
+		return key, noToken
+	}
+	key, ok := v.set.Lookup(v.token.kid)
+	switch {
+	case v.token.jws == nil:
+		return key, "the algorithm is not usable"
+	case !ok:
+		return key, "the key is not public"
+	case !slices.Contains(algorithmsOf(key), v.token.alg):
+		return key, "the key is for another algorithm"
+	}
+	return key, ""
+}
+
+func (v view) tokenIssuer() finding {
+	switch {
+	case v.tokenErr != nil:
+		return skip(noToken)
+	case v.token.iss == v.opts.Issuer:
+		return pass("iss %q, sub %q", clip(v.token.iss), clip(v.token.sub))
+	}
+	return fail(fmt.Sprintf("iss %q, issuer %q, sub %q", clip(v.token.iss), clip(v.opts.Issuer), clip(v.token.sub)), differenceOf(v.token.iss, v.opts.Issuer),
+		"verify the issuer that the tokens carry, or make this one kube-apiserver's first --service-account-issuer")
+}
+
+func (v view) tokenAudience() finding {
+	evidence := "aud " + quoted(v.token.aud)
+	switch {
+	case v.tokenErr != nil:
+		return skip(noToken)
+	case len(v.token.aud) == 0:
+		return fail("no aud", "relying parties refuse a token that is for nobody", "mint it with the relying party's audience (kubectl create token --audience)")
+	case v.opts.Audience == "":
+		return warn(evidence, "no audience was given to compare with", "give the one that the relying party expects with --audience")
+	case !slices.Contains(v.token.aud, v.opts.Audience):
+		return fail(fmt.Sprintf("%s, wanted %q", evidence, clip(v.opts.Audience)), "the token is for another audience; it is compared byte for byte",
+			"mint it with this audience (kubectl create token --audience, or audience in the projected volume), or correct the relying party's")
+	default:
+		return pass("%s", evidence)
+	}
+}
+
+func (v view) tokenExpiry() finding {
+	switch {
+	case v.tokenErr != nil:
+		return skip(noToken)
+	case v.token.exp.IsZero():
+		return fail("no exp", "a token without an end is refused", "use a token of TokenRequest (kubectl create token)")
+	}
+	local, server := v.clocks()
+	return inTime("exp", v.token.exp, local.Sub(v.token.exp), server.Sub(v.token.exp),
+		"the token has expired", "mint a new one; a projected token file is renewed by the kubelet and must be read again at each use")
+}
+
+func (v view) tokenNotBefore() finding {
+	switch {
+	case v.tokenErr != nil:
+		return skip(noToken)
+	case v.token.nbf.IsZero():
+		return pass("no nbf")
+	}
+	local, server := v.clocks()
+	return inTime("nbf", v.token.nbf, v.token.nbf.Sub(local), v.token.nbf.Sub(server),
+		"the token is not valid yet", "run NTP on the control plane, and mint a new token")
+}
+
+// tokenIssuedAt: Google wants iat in the past.
+func (v view) tokenIssuedAt() finding {
+	switch {
+	case v.tokenErr != nil:
+		return skip(noToken)
+	case v.token.iat.IsZero():
+		return warn("no iat", "OpenID Connect requires it, and Google looks at it", "use a token of TokenRequest (kubectl create token)")
+	}
+	local, server := v.clocks()
+	return inTime("iat", v.token.iat, v.token.iat.Sub(local), v.token.iat.Sub(server),
+		"the token was issued in the future", "run NTP on the control plane, and mint a new token")
+}
+
+// inTime judges a moment by two clocks: wrong by both beyond the leeway fails,
+// wrong by either at all is worth a warning, for the relying party's clock is
+// a third one. lateLocal and lateServer are by how much the moment is wrong,
+// negative where it is right.
+func inTime(name string, at time.Time, lateLocal, lateServer time.Duration, cause, cure string) finding {
+	evidence := name + " " + at.Format(time.RFC3339)
+	switch {
+	case min(lateLocal, lateServer) > leeway:
+		return fail(evidence, fmt.Sprintf("%s, by %v", cause, min(lateLocal, lateServer).Round(time.Second)), cure)
+	case max(lateLocal, lateServer) > leeway:
+		return warn(evidence, cause+" by one of the two clocks: this machine's or the server's", "see the check clock-skew: run NTP on both machines")
+	case max(lateLocal, lateServer) >= 0:
+		return warn(evidence, fmt.Sprintf("%s, within the %v that clocks may differ", cause, leeway), cure)
+	default:
+		return pass("%s", evidence)
+	}
+}

@@ -1,0 +1,107 @@
+package verify
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Status is the outcome of one check, and of a whole report.
+type Status string
+
+const (
+	// Pass: as it should be.
+	Pass Status = "pass"
+	// Warn: works, but some relying party or some moment will not forgive it.
+	Warn Status = "warn"
+	// Fail: checked, and the answer is no.
+	Fail Status = "fail"
+	// Error: could not be checked.
+	Error Status = "error"
+	// Skip: not looked at, because an earlier check says why it can't be or
+	// because what it needs was not given.
+	Skip Status = "skip"
+)
+
+// Check is one question and its answer.
+type Check struct {
+	// ID is stable kebab-case for machines: scripts may depend on it.
+	ID string
+	// Title is the question for people.
+	Title  string
+	Status Status
+	// Evidence is what was seen. It never holds a token or a remote body.
+	Evidence string
+	// Cause and Cure are set with Warn, Fail and Error: what is wrong, and
+	// what to do about it.
+	Cause, Cure string
+}
+
+// Report is the result of one Run, its checks in the order in which a relying
+// party meets them.
+type Report struct {
+	Issuer string
+	Checks []Check
+	// Verdict is Fail if any check failed (the issuer is known to be
+	// unfit: exit code 3), else Error if any could not be made (exit code 1),
+	// else Pass (0). A failure outranks an error because no further checking
+	// can turn it into a pass; warnings and skipped checks do not count.
+	Verdict Status
+}
+
+func newReport(issuer string, checks []Check) Report {
+	r := Report{Issuer: issuer, Checks: checks, Verdict: Pass}
+	for _, c := range checks {
+		switch {
+		case c.Status == Fail:
+			r.Verdict = Fail
+		case c.Status == Error && r.Verdict == Pass:
+			r.Verdict = Error
+		}
+	}
+	return r
+}
+
+// finding is what a check function returns; the table that lists the function
+// adds ID and title.
+type finding struct {
+	status                Status
+	evidence, cause, cure string
+}
+
+func (f finding) check(id, title string) Check {
+	return Check{ID: id, Title: title, Status: f.status, Evidence: f.evidence, Cause: f.cause, Cure: f.cure}
+}
+
+func pass(format string, args ...any) finding {
+	return finding{status: Pass, evidence: fmt.Sprintf(format, args...)}
+}
+
+func skip(reason string) finding { return finding{status: Skip, evidence: reason} }
+
+func warn(evidence, cause, cure string) finding { return finding{Warn, evidence, cause, cure} }
+
+func fail(evidence, cause, cure string) finding { return finding{Fail, evidence, cause, cure} }
+
+func unchecked(evidence, cause, cure string) finding { return finding{Error, evidence, cause, cure} }
+
+// softened turns a failure into a warning.
+func (f finding) softened() finding {
+	if f.status == Fail {
+		f.status = Warn
+	}
+	return f
+}
+
+// quoted lists strangers' strings: quoted, clipped, and not more than a few.
+func quoted(list []string) string {
+	const most = 10
+	var out []string
+	for i, s := range list {
+		if i == most {
+			out = append(out, fmt.Sprintf("and %d more", len(list)-most))
+			break
+		}
+		out = append(out, fmt.Sprintf("%q", clip(s)))
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,179 @@
+package verify
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
+)
+
+// Options say what to verify. Only Issuer is needed.
+type Options struct {
+	// Issuer is the public issuer, exactly as tokens carry it in iss.
+	Issuer string
+	// Source, if not nil, is the cluster that the public documents must
+	// agree with.
+	Source *discovery.Snapshot
+	// Token, if given, must verify against the public documents.
+	Token Token
+	// Audience is what the token's aud must contain.
+	Audience string
+	// For adds the limits of relying parties.
+	For []RelyingParty
+	// Transport carries the requests. Nil is a copy of
+	// http.DefaultTransport: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and
+	// SSL_CERT_DIR are honoured.
+	Transport http.RoundTripper
+	// Now is the wall clock by which tokens and certificates are judged,
+	// nil for time.Now.
+	Now func() time.Time
+	// Timeout bounds each request, 0 for 10 s.
+	Timeout time.Duration
+}
+
+func (o Options) client() *http.Client {
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	return httpx.Anonymous(o.Transport, o.Timeout)
+}
+
+func (o Options) now() time.Time {
+	if o.Now == nil {
+		return time.Now()
+	}
+	return o.Now()
+}
+
+// Run makes every check that the options allow and reports them all. Whatever
+// is wrong with the issuer, the network, the token or the cluster's documents
+// stands in the report; the error is for options that make no sense (a relying
+// party without a profile) and for a context that ended.
+func Run(ctx context.Context, opts Options) (Report, error) {
+	profiles, err := profilesOf(opts.For)
+	if err != nil {
+		return Report{}, err
+	}
+	v := look(ctx, opts)
+	if err := ctx.Err(); err != nil {
+		return Report{}, err
+	}
+	return newReport(opts.Issuer, v.judge(profiles)), nil
+}
+
+// view is everything that was seen; the checks only read it.
+type view struct {
+	opts   Options
+	issuer discovery.Issuer
+	// issuerErr is why nothing was fetched.
+	issuerErr error
+
+	document fetched
+	parsed   discovery.Document
+	parseErr error
+
+	// jwksURI is the judgement of the document's jwks_uri; the keys are
+	// fetched only where it passes.
+	jwksURI finding
+	keys    fetched
+	set     discovery.KeySet
+	setErr  error
+
+	token    parsedToken
+	tokenErr error
+	// now is the local clock when all was read.
+	now time.Time
+}
+
+// fetched is one of the two documents as a cache may hand it out and as it is
+// with caches asked to revalidate.
+type fetched struct {
+	asked bool
+	// led is set where the other document led here: the network works.
+	led              bool
+	plain, fresh     answer
+	err, freshErr    error
+	plainAt, freshAt time.Time
+}
+
+func look(ctx context.Context, opts Options) view {
+	v := view{opts: opts}
+	client := opts.client()
+	v.token, v.tokenErr = opts.Token.parse()
+	if v.issuer, v.issuerErr = discovery.ParseIssuer(opts.Issuer); v.issuerErr == nil {
+		v.document = fetch(ctx, client, opts, v.issuer.ConfigurationURL())
+	}
+	if v.document.ok() && !v.document.html() {
+		v.parsed, v.parseErr = discovery.ParseDocument(v.document.plain.body)
+		if v.parseErr == nil {
+			v.jwksURI = judgeJWKSURI(v.issuer, v.parsed.JWKSURI())
+		}
+	}
+	if v.jwksURI.status == Pass {
+		v.keys = fetch(ctx, client, opts, v.parsed.JWKSURI())
+		v.keys.led = true
+	}
+	if v.keys.ok() && !v.keys.html() {
+		v.set, v.setErr = discovery.ParseKeySet(v.keys.plain.body)
+	}
+	v.now = opts.now()
+	return v
+}
+
+func fetch(ctx context.Context, client *http.Client, opts Options, target string) fetched {
+	f := fetched{asked: true}
+	f.plain, f.err = get(ctx, client, target, false)
+	f.plainAt = opts.now()
+	if f.answered() {
+		f.fresh, f.freshErr = get(ctx, client, target, true)
+		f.freshAt = opts.now()
+	}
+	return f
+}
+
+// judge lists all checks in order.
+func (v view) judge(profiles []profile) []Check {
+	checks := run(v, issuerChecks())
+	checks = append(checks, v.document.checks("document", "discovery document", "application/json")...)
+	checks = append(checks, run(v, documentChecks())...)
+	checks = append(checks, v.keys.checks("jwks", "key set", "application/jwk-set+json", "application/json")...)
+	checks = append(checks, run(v, keyChecks())...)
+	if v.opts.Source != nil {
+		checks = append(checks, run(v, sourceChecks())...)
+	}
+	if v.opts.Token.given() {
+		checks = append(checks, run(v, tokenChecks())...)
+	}
+	for _, p := range profiles {
+		checks = append(checks, p.checks(v)...)
+	}
+	return checks
+}
+
+// question is one line of a table of checks.
+type question struct {
+	id, title string
+	answer    func(view) finding
+}
+
+func run(v view, questions []question) []Check {
+	checks := make([]Check, len(questions))
+	for i, q := range questions {
+		checks[i] = q.answer(v).check(q.id, q.title)
+	}
+	return checks
+}
+
+// haveDocument and haveKeys tell whether later checks have something to judge.
+func (v view) haveDocument() bool { return v.parsed.Issuer() != "" }
+
+func (v view) haveKeys() bool { return v.set.Len() > 0 }
+
+// algorithms that a public key can prove (RFC 7518, RFC 8037, RFC 9964). none
+// and HS* prove nothing.
+func algorithms() []string {
+	return slices.Concat(verifiable(), []string{"ML-DSA-44", "ML-DSA-65", "ML-DSA-87"})
+}

@@ -1,0 +1,230 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"oidc-publisher/discovery"
+)
+
+const (
+	// assumedLifetime is what an answer without any cache header is taken to
+	// live for: what GCS does where nothing is set.
+	assumedLifetime = time.Hour
+	shortestPoll    = time.Second
+	longestPoll     = 15 * time.Second
+	searchPoll      = 5 * time.Second
+)
+
+// Progress is what WaitForKey knows after one look.
+type Progress struct {
+	KeyID string
+	// Public is whether the last usable answer had the key, with and without
+	// caches, and Since when that began.
+	Public bool
+	Since  time.Time
+	// Lifetime is the longest cache lifetime that any answer announced, and
+	// Remaining how much of it is still to be waited for while Public.
+	Lifetime, Remaining time.Duration
+	// Seen says in a few words what the last look saw.
+	Seen string
+}
+
+// WaitError says that waiting ended before the key was safe to sign with. It
+// wraps the context's error.
+type WaitError struct {
+	// Last is the state in which the wait ended.
+	Last Progress
+	Err  error
+}
+
+func (e *WaitError) Error() string {
+	state := "it was not public"
+	if e.Last.Public {
+		state = fmt.Sprintf("it must stay public for another %v", e.Last.Remaining.Round(time.Second))
+	}
+	return fmt.Sprintf("key %q: do not sign with it yet: %s when waiting ended (last seen: %s): give a longer --timeout, or a shorter Cache-Control to the keys: %v",
+		clip(e.Last.KeyID), state, e.Last.Seen, e.Err)
+}
+
+func (e *WaitError) Unwrap() error { return e.Err }
+
+// WaitForKey blocks until the key of that ID may be signed with: until it has
+// been in the issuer's public key set, through caches and past them, for longer
+// than the longest cache lifetime of any answer seen on the way. A relying
+// party that fetched just before the key appeared has then fetched again.
+//
+// The lifetime of an answer is its max-age (or s-maxage, or Expires), not
+// shortened by its Age, since many relying parties do not subtract it; its Age
+// where that is longer, for a cache that ignores max-age; and one hour where it
+// says nothing, except on loopback, where no cache stands between. The clock
+// starts anew when an answer lacks the key or jwks_uri changes. An answer that
+// does not come, or a 5xx, changes nothing, but the last one must have the key.
+//
+// It polls every 1 to 15 s, jittered, by the monotonic clock, and calls
+// progress, if not nil, after each look. Without a deadline in ctx it may wait
+// for ever; when ctx ends the error is *WaitError. Of the options it takes
+// Issuer, Transport and Timeout.
+func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Progress)) error {
+	issuer, err := discovery.ParseIssuer(opts.Issuer)
+	if err != nil {
+		return err
+	}
+	if kid == "" {
+		return errors.New("no key ID to wait for: name the kid of the new key")
+	}
+	w := waiter{issuer: issuer, client: opts.client(), state: Progress{KeyID: kid, Seen: "nothing yet"}}
+	for {
+		w.look(ctx)
+		if progress != nil && ctx.Err() == nil {
+			progress(w.state)
+		}
+		if w.safe {
+			return nil
+		}
+		if err := sleep(ctx, w.interval()); err != nil {
+			return &WaitError{Last: w.state, Err: err}
+		}
+	}
+}
+
+type waiter struct {
+	issuer discovery.Issuer
+	client *http.Client
+	// keysAt is the jwks_uri that the clock runs for.
+	keysAt string
+	state  Progress
+	safe   bool
+}
+
+// look asks once and moves the clock. It leaves the state alone when ctx ended
+// meanwhile, so that the last thing seen is still told.
+func (w *waiter) look(ctx context.Context) {
+	err := w.findKey(ctx)
+	now := time.Now()
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err == nil:
+		w.present(now)
+	case unseen(err):
+		w.state.Seen = err.Error()
+		w.count(now)
+	default:
+		w.state.Seen = err.Error()
+		w.state.Public, w.state.Since, w.state.Remaining = false, time.Time{}, 0
+	}
+}
+
+func (w *waiter) present(now time.Time) {
+	if !w.state.Public {
+		w.state.Public, w.state.Since = true, now
+	}
+	w.state.Seen = "the key is public"
+	w.count(now)
+	w.safe = now.Sub(w.state.Since) > w.state.Lifetime
+}
+
+func (w *waiter) count(now time.Time) {
+	if w.state.Public {
+		w.state.Remaining = max(0, w.state.Lifetime-now.Sub(w.state.Since))
+	}
+}
+
+// findKey returns nil if the key is public, and else why it is not or was not
+// seen.
+func (w *waiter) findKey(ctx context.Context) error {
+	a, err := getOK(ctx, w.client, w.issuer.ConfigurationURL(), false)
+	if err != nil {
+		return err
+	}
+	document, err := discovery.ParseDocument(a.body)
+	if err != nil {
+		return fmt.Errorf("the discovery document is not valid: run verify without waiting: %s", faults(err))
+	}
+	if document.Issuer() != w.issuer {
+		return fmt.Errorf("the discovery document names another issuer: %s", differenceOf(string(document.Issuer()), string(w.issuer)))
+	}
+	if f := judgeJWKSURI(w.issuer, document.JWKSURI()); f.status != Pass {
+		return errors.New(f.cause)
+	}
+	if err := w.follow(document.JWKSURI(), a); err != nil {
+		return err
+	}
+	plain, fresh := w.inAnswer(ctx, false), w.inAnswer(ctx, true)
+	if plain == nil || unseen(plain) && fresh != nil && !unseen(fresh) {
+		return fresh
+	}
+	return plain
+}
+
+// unseen tells an answer that did not come from one that lacks the key.
+func unseen(err error) bool {
+	var unreachable *UnreachableError
+	var status *StatusError
+	return errors.As(err, &unreachable) ||
+		errors.As(err, &status) && status.Temporary() && !status.NotThere() && !status.NotPublic()
+}
+
+// follow restarts the clock when the keys move: relying parties that hold the
+// old document look at the old place for as long as it lives.
+func (w *waiter) follow(uri string, document answer) error {
+	moved := w.keysAt != "" && w.keysAt != uri
+	w.keysAt = uri
+	if !moved {
+		return nil
+	}
+	w.remember(document)
+	return errors.New("jwks_uri has just changed")
+}
+
+func (w *waiter) inAnswer(ctx context.Context, noCache bool) error {
+	a, err := getOK(ctx, w.client, w.keysAt, noCache)
+	w.remember(a)
+	if err != nil {
+		return err
+	}
+	set, err := discovery.ParseKeySet(a.body)
+	if err != nil {
+		return fmt.Errorf("the key set is not valid: %s", faults(err))
+	}
+	if _, ok := set.Lookup(w.state.KeyID); !ok {
+		return fmt.Errorf("the key is not in the set, which has %s", quoted(set.IDs()))
+	}
+	return nil
+}
+
+// remember keeps the longest lifetime, also of an error: caches keep a 404 too.
+func (w *waiter) remember(a answer) {
+	f := freshnessOf(a.header)
+	life := max(f.lifetime, f.age)
+	if !f.known && a.status == http.StatusOK && reachOf(hostOf(string(w.issuer))) != loopback {
+		life = max(life, assumedLifetime)
+	}
+	w.state.Lifetime = max(w.state.Lifetime, life)
+}
+
+// interval is the time to the next look, up to a fifth shorter or longer so
+// that many waiters do not ask at once.
+func (w *waiter) interval() time.Duration {
+	base := searchPoll
+	if w.state.Public {
+		base = min(max(w.state.Remaining, shortestPoll), longestPoll)
+	}
+	return time.Duration(float64(base) * (0.8 + 0.4*rand.Float64()))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
