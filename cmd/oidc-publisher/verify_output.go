@@ -1,0 +1,188 @@
+package main
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"oidc-publisher/discovery/verify"
+)
+
+// renderVerify writes a report as text, json or junit. Remote servers wrote
+// parts of it, so control characters come out escaped in every format. Text is
+// coloured only where the caller says so.
+func renderVerify(w io.Writer, report verify.Report, format string, colour bool) error {
+	switch format {
+	case "text":
+		_, err := io.WriteString(w, verifyText(report, colour))
+		return err
+	case "json":
+		return printJSON(w, verifyJSON(report))
+	case "junit":
+		return printJUnit(w, report)
+	default:
+		return usagef("--output is %q, and must be one of text, json, junit", format)
+	}
+}
+
+func verifyText(report verify.Report, colour bool) string {
+	width := 0
+	for _, c := range report.Checks {
+		width = max(width, utf8.RuneCountInString(c.Title))
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, "issuer %s\n\n", printable(report.Issuer))
+	for _, c := range report.Checks {
+		line := fmt.Sprintf("%s  %-*s  %s", statusWord(c.Status, colour), width, c.Title, printable(c.Evidence))
+		fmt.Fprintln(&out, strings.TrimRight(line, " "))
+		if c.Status == verify.Warn || c.Status == verify.Fail || c.Status == verify.Error {
+			fmt.Fprintf(&out, "         cause: %s\n         cure:  %s\n", printable(c.Cause), printable(c.Cure))
+		}
+	}
+	fmt.Fprintf(&out, "\n%s  %s\n", statusWord(report.Verdict, colour), verdictSentence(report))
+	return out.String()
+}
+
+func statusWord(s verify.Status, colour bool) string {
+	word := fmt.Sprintf("%-5s", strings.ToUpper(string(s)))
+	code := map[verify.Status]string{verify.Pass: "32", verify.Warn: "33", verify.Fail: "31", verify.Error: "35", verify.Skip: "2"}[s]
+	if !colour || code == "" {
+		return word
+	}
+	return "\x1b[" + code + "m" + word + "\x1b[0m"
+}
+
+func verdictSentence(report verify.Report) string {
+	n := countStatuses(report)
+	counts := fmt.Sprintf("%d passed, %d warned, %d failed, %d could not be checked, %d skipped",
+		n[verify.Pass], n[verify.Warn], n[verify.Fail], n[verify.Error], n[verify.Skip])
+	switch report.Verdict {
+	case verify.Fail:
+		return "relying parties will refuse tokens of this issuer: " + counts
+	case verify.Error:
+		return "the issuer could not be checked: " + counts
+	default:
+		return "the issuer is fit for relying parties: " + counts
+	}
+}
+
+func countStatuses(report verify.Report) map[verify.Status]int {
+	n := map[verify.Status]int{}
+	for _, c := range report.Checks {
+		n[c.Status]++
+	}
+	return n
+}
+
+// printable escapes what a terminal or an XML parser would act upon.
+func printable(s string) string {
+	var out strings.Builder
+	for _, r := range s {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			quoted := strconv.QuoteRune(r)
+			out.WriteString(quoted[1 : len(quoted)-1])
+			continue
+		}
+		out.WriteRune(r)
+	}
+	return out.String()
+}
+
+// The JSON form of a verification: a contract with scripts.
+type verificationJSON struct {
+	Issuer  string      `json:"issuer"`
+	Verdict string      `json:"verdict"` // pass, fail or error
+	Checks  []checkJSON `json:"checks"`
+}
+
+type checkJSON struct {
+	ID       string `json:"id"`
+	Title    string `json:"title"`
+	Status   string `json:"status"` // pass, warn, fail, error or skip
+	Evidence string `json:"evidence"`
+	Cause    string `json:"cause"`
+	Cure     string `json:"cure"`
+}
+
+func verifyJSON(report verify.Report) verificationJSON {
+	out := verificationJSON{Issuer: report.Issuer, Verdict: string(report.Verdict), Checks: []checkJSON{}}
+	for _, c := range report.Checks {
+		out.Checks = append(out.Checks, checkJSON{c.ID, c.Title, string(c.Status), c.Evidence, c.Cause, c.Cure})
+	}
+	return out
+}
+
+// The JUnit form: one suite, one case per check. A warning is a passed case
+// that says it on its standard output, for JUnit knows no warnings.
+type junitSuites struct {
+	XMLName xml.Name   `xml:"testsuites"`
+	Suite   junitSuite `xml:"testsuite"`
+}
+
+type junitSuite struct {
+	Name     string      `xml:"name,attr"`
+	Tests    int         `xml:"tests,attr"`
+	Failures int         `xml:"failures,attr"`
+	Errors   int         `xml:"errors,attr"`
+	Skipped  int         `xml:"skipped,attr"`
+	Cases    []junitCase `xml:"testcase"`
+}
+
+type junitCase struct {
+	Class   string       `xml:"classname,attr"`
+	Name    string       `xml:"name,attr"`
+	Failure *junitDetail `xml:"failure"`
+	Error   *junitDetail `xml:"error"`
+	Skipped *junitDetail `xml:"skipped"`
+	Output  string       `xml:"system-out,omitempty"`
+}
+
+type junitDetail struct {
+	Type    string `xml:"type,attr,omitempty"`
+	Message string `xml:"message,attr"`
+	Text    string `xml:",chardata"`
+}
+
+func printJUnit(w io.Writer, report verify.Report) error {
+	n := countStatuses(report)
+	suite := junitSuite{
+		Name: "verify " + printable(report.Issuer), Tests: len(report.Checks),
+		Failures: n[verify.Fail], Errors: n[verify.Error], Skipped: n[verify.Skip],
+	}
+	for _, c := range report.Checks {
+		suite.Cases = append(suite.Cases, junitCaseOf(c))
+	}
+	if _, err := io.WriteString(w, xml.Header); err != nil {
+		return err
+	}
+	encoder := xml.NewEncoder(w)
+	encoder.Indent("", "  ")
+	if err := encoder.Encode(junitSuites{Suite: suite}); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}
+
+func junitCaseOf(c verify.Check) junitCase {
+	out := junitCase{Class: name + ".verify", Name: c.ID + ": " + c.Title}
+	evidence, cause, cure := printable(c.Evidence), printable(c.Cause), printable(c.Cure)
+	story := fmt.Sprintf("evidence: %s\ncause: %s\ncure: %s", evidence, cause, cure)
+	switch c.Status {
+	case verify.Fail:
+		out.Failure = &junitDetail{Type: c.ID, Message: cause, Text: story}
+	case verify.Error:
+		out.Error = &junitDetail{Type: c.ID, Message: cause, Text: story}
+	case verify.Skip:
+		out.Skipped = &junitDetail{Message: evidence}
+	case verify.Warn:
+		out.Output = "warning\n" + story
+	default:
+		out.Output = evidence
+	}
+	return out
+}
