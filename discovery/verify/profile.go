@@ -216,7 +216,7 @@ func onlyAlgorithms(allowed ...string) func(view) finding {
 	names := strings.Join(allowed, ", ")
 	cure := "sign with a key for one of them (kube-apiserver --service-account-signing-key-file), or allow the algorithm where the relying party lets you"
 	return func(v view) finding {
-		if v.opts.Token.given() && v.tokenErr == nil && !slices.Contains(allowed, v.token.alg) {
+		if v.opts.Token.Given() && v.tokenErr == nil && !slices.Contains(allowed, v.token.alg) {
 			return fail(fmt.Sprintf("token with alg %q", clip(v.token.alg)), "it takes only "+names, cure)
 		}
 		if !v.haveKeys() {
@@ -266,7 +266,7 @@ func publicHost(v view) finding {
 // audiences are those of the token, else the one that is asked for.
 func (v view) audiences() []string {
 	switch {
-	case v.opts.Token.given() && v.tokenErr == nil:
+	case v.opts.Token.Given() && v.tokenErr == nil:
 		return v.token.aud
 	case v.opts.Audience != "":
 		return []string{v.opts.Audience}
@@ -308,7 +308,7 @@ func usualAudience(want string) func(view) finding {
 
 func oneAudience(v view) finding {
 	switch {
-	case !v.opts.Token.given() || v.tokenErr != nil:
+	case !v.opts.Token.Given() || v.tokenErr != nil:
 		return skip("no token to look at")
 	case len(v.token.aud) != 1:
 		return fail(fmt.Sprintf("%d: %s", len(v.token.aud), quoted(v.token.aud)), "it takes exactly one audience", "mint the token with one audience")
@@ -331,7 +331,7 @@ func oneAudienceOrParty(v view) finding {
 func tokenAtMost(most int) func(view) finding {
 	return func(v view) finding {
 		switch {
-		case !v.opts.Token.given():
+		case !v.opts.Token.Given():
 			return skip("no token to look at")
 		case v.token.size > most:
 			return fail(fmt.Sprintf("%d characters", v.token.size), fmt.Sprintf("it takes at most %d", most), "mint it with fewer or shorter audiences")
@@ -343,7 +343,7 @@ func tokenAtMost(most int) func(view) finding {
 
 func lifetimeBelow(most time.Duration) func(view) finding {
 	return func(v view) finding {
-		if !v.opts.Token.given() || v.tokenErr != nil || v.token.exp.IsZero() || v.token.iat.IsZero() {
+		if !v.opts.Token.Given() || v.tokenErr != nil || v.token.exp.IsZero() || v.token.iat.IsZero() {
 			return skip("no token with exp and iat to look at")
 		}
 		if life := v.token.exp.Sub(v.token.iat); life >= most {

@@ -18,7 +18,7 @@ type Options struct {
 	// agree with.
 	Source *discovery.Snapshot
 	// Token, if given, must verify against the public documents.
-	Token Token
+	Token discovery.Token
 	// Audience is what the token's aud must contain.
 	Audience string
 	// For adds the limits of relying parties.
@@ -102,7 +102,7 @@ type fetched struct {
 func look(ctx context.Context, opts Options) view {
 	v := view{opts: opts}
 	client := opts.client()
-	v.token, v.tokenErr = opts.Token.parse()
+	v.token, v.tokenErr = parseToken(opts.Token)
 	if v.issuer, v.issuerErr = discovery.ParseIssuer(opts.Issuer); v.issuerErr == nil {
 		v.document = fetch(ctx, client, opts, v.issuer.ConfigurationURL())
 	}
@@ -144,7 +144,7 @@ func (v view) judge(profiles []profile) []Check {
 	if v.opts.Source != nil {
 		checks = append(checks, run(v, sourceChecks())...)
 	}
-	if v.opts.Token.given() {
+	if v.opts.Token.Given() {
 		checks = append(checks, run(v, tokenChecks())...)
 	}
 	for _, p := range profiles {

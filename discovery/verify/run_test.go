@@ -153,7 +153,7 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 		}, "jwks-cached-copy", verify.Error, "between two requests"},
 		{"huge document", func(s *site) { s.document.body = make([]byte, discovery.MaxSize+1) }, "document-size", verify.Fail, "not one of the two documents"},
 		{"huge keys", func(s *site) { s.keys.body = make([]byte, discovery.MaxSize+1) }, "jwks-size", verify.Fail, "not one of the two documents"},
-		{"compressed bomb", func(s *site) { s.keys.serve = gzipped(make([]byte, 64<<20)) }, "jwks-size", verify.Fail, "1048576"},
+		{"compressed bomb", func(s *site) { s.keys.serve = gzipped(make([]byte, 8<<20)) }, "jwks-size", verify.Fail, "1048576"},
 		{"document is not JSON", func(s *site) { s.document.body = []byte(secretBody) }, "document-syntax", verify.Fail, "not a JSON object"},
 		{"document is cut", func(s *site) { s.document.body = s.document.body[:40] }, "document-syntax", verify.Fail, "not valid JSON"},
 		{"document has two issuers", func(s *site) {

@@ -12,31 +12,12 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"oidc-publisher/discovery"
 )
 
 // maxTokenSize bounds in characters what is parsed. AWS takes 20,000.
 const maxTokenSize = 64 << 10
-
-// Token is a service account token in its compact form. No formatter, encoder
-// or debugger that prints values shows it.
-type Token struct{ reveal func() string }
-
-// NewToken takes a token as a file holds it, white space around it included.
-func NewToken(raw string) Token {
-	raw = strings.TrimSpace(raw)
-	return Token{reveal: func() string { return raw }}
-}
-
-// Format prints a placeholder for every verb.
-func (t Token) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, t.String()) }
-
-// String returns a placeholder.
-func (t Token) String() string { return "[token]" }
-
-// MarshalText returns a placeholder, for JSON and for structured logs.
-func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
-
-func (t Token) given() bool { return t.reveal != nil }
 
 // parsedToken is what a token says of itself, nothing of it proved.
 type parsedToken struct {
@@ -52,12 +33,12 @@ type parsedToken struct {
 
 var errNotCompact = errors.New("is not three base64url parts with dots between them")
 
-// parse takes a token apart. Its errors are fixed texts: none quotes the token.
-func (t Token) parse() (parsedToken, error) {
-	if !t.given() {
+// parseToken takes a token apart. Its errors are fixed texts: none quotes the token.
+func parseToken(t discovery.Token) (parsedToken, error) {
+	if !t.Given() {
 		return parsedToken{}, nil
 	}
-	raw := t.reveal()
+	raw := t.Reveal()
 	p := parsedToken{size: len(raw)}
 	switch parts := strings.Split(raw, "."); {
 	case raw == "":
