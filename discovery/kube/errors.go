@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
 
@@ -47,6 +46,7 @@ func (s server) explain(ctx context.Context, r request, err error) error {
 	}
 	var dns *net.DNSError
 	var network net.Error
+	var socket *net.OpError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s: %w", where, err)
@@ -57,15 +57,15 @@ func (s server) explain(ctx context.Context, r request, err error) error {
 	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout():
 		return fmt.Errorf("%s: no answer within %v: check that it is up and reachable from here (firewall, VPN, wrong address): %w",
 			where, s.timeout.Round(time.Millisecond), err)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%s: nothing listens there: the API server is down, or the kubeconfig names a wrong port: %w", where, err)
+	case errors.As(err, &socket) && socket.Op == "dial":
+		return fmt.Errorf("%s: can't connect: the API server is down, or the kubeconfig names a wrong address or port: %w", where, err)
 	case errors.Is(err, httpx.ErrTooLarge):
 		return fmt.Errorf("%s: answer to %s is larger than %d bytes: this is not the document of an API server: %w", where, r, discovery.MaxSize, err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%s: the connection broke in the middle of the answer to %s: try again: %w", where, r, err)
 	default:
 		// Not wrapped: the text may repeat what a stranger sent.
-		return fmt.Errorf("%s: can't get %s: %s", where, r, cut(err.Error()))
+		return fmt.Errorf("%s: the request for %s failed: %s", where, r, cut(err.Error()))
 	}
 }
 

@@ -11,9 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -59,6 +57,8 @@ type Source struct {
 	all     bool
 	canary  account
 	timeout time.Duration
+	// tokenFile holds the bearer token, "" if it is not in a file.
+	tokenFile string
 }
 
 // New loads the configuration and prepares the connection. It makes no request.
@@ -76,6 +76,7 @@ func New(c Config) (*Source, error) {
 		return nil, fmt.Errorf("server of the kubeconfig: %w", err)
 	}
 	s := &Source{config: config, all: c.AllAPIServers, canary: canary, timeout: c.Timeout}
+	s.tokenFile = useTokenFile(config)
 	if s.timeout <= 0 {
 		s.timeout = defaultTimeout
 	}
@@ -140,10 +141,8 @@ func (s *Source) proxy(base *url.URL) string {
 // token is none of a service account.
 func (s *Source) user() string {
 	token := s.config.BearerToken
-	if file := s.config.BearerTokenFile; file != "" {
-		if data, err := os.ReadFile(file); err == nil {
-			token = strings.TrimSpace(string(data))
-		}
+	if s.tokenFile != "" {
+		token, _ = readToken(s.tokenFile) // that it can't be read is the request's error
 	}
 	claims, err := parseClaims(token)
 	if err != nil {
@@ -152,8 +151,8 @@ func (s *Source) user() string {
 	return claims.subject
 }
 
-// newClient returns client-go's HTTP client, which re-reads token, certificate
-// and CA files by itself, but follows no redirects: they would lead the
+// newClient returns client-go's HTTP client, which re-reads certificate and CA
+// files by itself, but follows no redirects: they would lead the
 // credentials astray.
 func newClient(config *rest.Config) (*http.Client, error) {
 	client, err := rest.HTTPClientFor(config)

@@ -1,9 +1,20 @@
 package kube_test
 
 import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,5 +79,140 @@ func TestFetch(t *testing.T) {
 	}
 	if len(got.Warnings) != 0 {
 		t.Errorf("warnings %q", got.Warnings)
+	}
+}
+
+// newPlainServer serves without TLS and returns the address.
+func newPlainServer(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+func TestKeysOfUnknownTypeAreLeftOutLoudly(t *testing.T) {
+	e := embedded(t, testserver.EmbeddedOptions{})
+	e.Break("/openid/v1/jwks", testserver.FaultBody(http.StatusOK, "application/jwk-set+json",
+		`{"keys":[{"kty":"EC","crv":"P-256","kid":"good","x":"Nky5AuxudCiU0BntKHs1udTqqMRFqrgKssJO0tPPTwo","y":"YTrp2dtsf5gxRoaSfPxiPEtJBTwWKaPbop-8kQvpv5M"},{"kty":"XYZ","kid":"odd"}]}`))
+	got := fetch(t, source(t, e.Kubeconfig("publisher"), kube.Config{}))
+	if !slices.Equal(got.Keys.IDs(), []string{"good"}) {
+		t.Errorf("keys %q", got.Keys.IDs())
+	}
+	if got.MaxAge != 0 {
+		t.Errorf("max-age %v of a server that named none", got.MaxAge)
+	}
+	if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], `"odd"`) || !strings.Contains(got.Warnings[0], e.Address()) {
+		t.Errorf("warnings %q", got.Warnings)
+	}
+}
+
+func TestClusterWithoutTheRightToItsUID(t *testing.T) {
+	e := embedded(t, testserver.EmbeddedOptions{})
+	e.Grant("reader", testserver.RightDiscovery, testserver.RightMint)
+	both := fetch(t, source(t, e.Kubeconfig("publisher"), kube.Config{})).Cluster
+	got := fetch(t, source(t, e.Kubeconfig("reader"), kube.Config{}))
+	if !slices.Equal(got.Cluster, both[1:]) || len(got.Warnings) != 0 {
+		t.Errorf("cluster %q, want %q; warnings %q", got.Cluster, both[1:], got.Warnings)
+	}
+}
+
+func TestClusterNameDoesNotDependOnTheBundlesOrder(t *testing.T) {
+	e := embedded(t, testserver.EmbeddedOptions{})
+	other := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Algorithm: "ES256"}).CA()
+	name := func(bundle ...[]byte) string {
+		k := e.Kubeconfig("publisher")
+		k.CA = bytes.Join(bundle, []byte("# a comment\n"))
+		return fetch(t, source(t, k, kube.Config{})).Cluster[1]
+	}
+	if a, b := name(e.CA(), other), name(other, e.CA(), other); a != b {
+		t.Errorf("%s and %s", a, b)
+	}
+	if name(e.CA()) == name(e.CA(), other) {
+		t.Error("another bundle, the same name")
+	}
+}
+
+func TestTokenFileIsReadAgain(t *testing.T) {
+	e := embedded(t, testserver.EmbeddedOptions{})
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(e.Token("publisher"))
+	s := source(t, testserver.Kubeconfig{Server: e.URL(), CA: e.CA(), TokenFile: file}, kube.Config{})
+	fetch(t, s)
+	e.SetToken("publisher", "renewed")
+	write("renewed")
+	fetch(t, s)
+	write("")
+	wantError(t, s, "token file "+file)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, s, "token file", file)
+}
+
+func TestProxyOfTheKubeconfig(t *testing.T) {
+	e := embedded(t, testserver.EmbeddedOptions{})
+	var tunnels atomic.Int32
+	proxy := newPlainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tunnels.Add(1)
+		tunnel(w, r)
+	}))
+	k := e.Kubeconfig("publisher")
+	k.ProxyURL = "http://user:secret@" + proxy
+	s := source(t, k, kube.Config{})
+	fetch(t, s)
+	if tunnels.Load() == 0 {
+		t.Error("the proxy was not used")
+	}
+	e.Stop()
+	_, err := s.Fetch(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "API server "+e.Address()+" (through proxy "+proxy+")") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// tunnel is a proxy's CONNECT.
+func tunnel(w http.ResponseWriter, r *http.Request) {
+	upstream, err := net.Dial("tcp", r.Host)
+	if err != nil {
+		http.Error(w, "no upstream", http.StatusBadGateway)
+		return
+	}
+	defer upstream.Close()
+	w.WriteHeader(http.StatusOK)
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	go io.Copy(upstream, conn)
+	io.Copy(conn, upstream)
+}
+
+// kubectl proxy speaks plain HTTP on the loopback address and adds the
+// credentials itself.
+func TestKubectlProxy(t *testing.T) {
+	e := embedded(t, testserver.EmbeddedOptions{})
+	target, err := url.Parse(e.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(e.CA())
+	address := newPlainServer(t, &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Header.Set("Authorization", "Bearer "+e.Token("publisher"))
+		},
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}},
+	})
+	got := fetch(t, source(t, testserver.Kubeconfig{Server: "http://" + address}, kube.Config{}))
+	if !slices.Equal(got.Cluster, []string{"uid:" + e.UID()}) || got.Canary == nil {
+		t.Errorf("cluster %q, canary %v", got.Cluster, got.Canary)
 	}
 }

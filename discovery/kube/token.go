@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"math"
 	"net/http"
 	"strings"
@@ -23,27 +21,6 @@ const MinExpiry = 10 * time.Minute
 
 // canaryAudience is of no use to whoever finds a canary token: nobody accepts it.
 const canaryAudience = "oidc-publisher"
-
-// Token is a service account token. It shows itself in no formatter, log or
-// marshaller; Reveal is the only way to its text.
-type Token struct{ text string }
-
-const redacted = "[redacted]"
-
-// Reveal returns the token itself.
-func (t Token) Reveal() string { return t.text }
-
-// String hides the token.
-func (Token) String() string { return redacted }
-
-// Format hides the token from every verb of package fmt.
-func (Token) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
-
-// MarshalText hides the token from encoders, that of JSON among them.
-func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-// LogValue hides the token from log/slog.
-func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // account is a service account's name.
 type account struct{ namespace, name string }
@@ -93,15 +70,15 @@ func (a account) valid() bool {
 // server's --service-account-max-token-expiration is shorter, for expiry,
 // which must be at least MinExpiry. Its errors name the missing right or thing
 // with the command that mends it.
-func (s *Source) MintToken(ctx context.Context, namespace, name, audience string, expiry time.Duration) (Token, error) {
+func (s *Source) MintToken(ctx context.Context, namespace, name, audience string, expiry time.Duration) (discovery.Token, error) {
 	a := account{namespace, name}
 	switch {
 	case !a.valid():
-		return Token{}, fmt.Errorf("%q is not the name of a service account", cut(a.String()))
+		return discovery.Token{}, fmt.Errorf("%q is not the name of a service account", cut(a.String()))
 	case audience == "":
-		return Token{}, errors.New("a token needs an audience: without one it would be valid for the API server itself")
+		return discovery.Token{}, errors.New("a token needs an audience: without one it would be valid for the API server itself")
 	case expiry < MinExpiry || expiry.Seconds() > math.MaxUint32:
-		return Token{}, fmt.Errorf("a token can't be valid for %v: API servers give at least %v", expiry, MinExpiry)
+		return discovery.Token{}, fmt.Errorf("a token can't be valid for %v: API servers give at least %v", expiry, MinExpiry)
 	}
 	return s.mint(ctx, s.home, a, audience, expiry)
 }
@@ -115,13 +92,13 @@ type tokenRequest struct {
 	} `json:"spec"`
 }
 
-func (s *Source) mint(ctx context.Context, at server, a account, audience string, expiry time.Duration) (Token, error) {
+func (s *Source) mint(ctx context.Context, at server, a account, audience string, expiry time.Duration) (discovery.Token, error) {
 	demand := tokenRequest{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
 	demand.Spec.Audiences = []string{audience}
 	demand.Spec.ExpirationSeconds = int64(expiry.Seconds())
 	body, err := json.Marshal(demand)
 	if err != nil {
-		return Token{}, err
+		return discovery.Token{}, err
 	}
 	r := request{
 		method: http.MethodPost,
@@ -132,25 +109,25 @@ func (s *Source) mint(ctx context.Context, at server, a account, audience string
 	answer, err := at.do(ctx, r)
 	switch {
 	case err != nil:
-		return Token{}, err
+		return discovery.Token{}, err
 	case answer.status == http.StatusNotFound:
-		return Token{}, a.missing(at, answer)
+		return discovery.Token{}, a.missing(at, answer)
 	case answer.status != http.StatusCreated:
-		return Token{}, at.explainStatus(r, answer)
+		return discovery.Token{}, at.explainStatus(r, answer)
 	}
 	return at.readToken(r, answer)
 }
 
-func (s server) readToken(r request, a answer) (Token, error) {
+func (s server) readToken(r request, a answer) (discovery.Token, error) {
 	var response struct {
 		Status struct {
 			Token string `json:"token"`
 		} `json:"status"`
 	}
 	if err := json.Unmarshal(a.body, &response); err != nil || response.Status.Token == "" {
-		return Token{}, s.explainContent(r, a, errors.New("the answer holds no token"))
+		return discovery.Token{}, s.explainContent(r, a, errors.New("the answer holds no token"))
 	}
-	return Token{response.Status.Token}, nil
+	return discovery.NewToken(response.Status.Token), nil
 }
 
 // allowMint are the commands that let a subject mint tokens for this account

@@ -1,0 +1,59 @@
+package kube
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+
+	"k8s.io/client-go/rest"
+)
+
+// maxTokenFile bounds a token file in bytes: a JWT in a header can't be longer
+// than the 8 KiB or so that servers take.
+const maxTokenFile = 64 << 10
+
+// useTokenFile makes the client read its token file at every request. client-go
+// would keep a token for a minute even after the server refused it.
+func useTokenFile(config *rest.Config) (file string) {
+	file = config.BearerTokenFile
+	if file == "" {
+		return ""
+	}
+	config.BearerToken, config.BearerTokenFile = "", ""
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return tokenTransport{file, next} })
+	return file
+}
+
+type tokenTransport struct {
+	file string
+	next http.RoundTripper
+}
+
+func (t tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	token, err := readToken(t.file)
+	if err != nil {
+		return nil, err
+	}
+	req = req.Clone(req.Context())
+	req.Header.Set("Authorization", "Bearer "+token)
+	return t.next.RoundTrip(req)
+}
+
+func readToken(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" || len(data) > maxTokenFile {
+		return "", fmt.Errorf("token file %s: it must hold one token and nothing else", file)
+	}
+	return token, nil
+}
