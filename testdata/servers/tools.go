@@ -6,5 +6,6 @@ package servers
 import (
 	_ "github.com/fsouza/fake-gcs-server"
 	_ "github.com/versity/versitygw/cmd/versitygw"
+	_ "go.etcd.io/etcd/server/v3"
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
 )
