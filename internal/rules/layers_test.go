@@ -1,0 +1,282 @@
+// Package rules tests what CONTRIBUTING.md says about the source tree itself:
+// which package may import what, and what no file may contain.
+package rules
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "oidc-publisher"
+
+// A room is a package, or with "/..." a package and those below it; the
+// longest name that matches a package decides. Every package must have one.
+type room struct {
+	name string
+	// may lists the packages of ours that it imports ("x/..." as above).
+	may []string
+	// light lists what must not be linked into it, by prefix: packages are
+	// split by what they pull in.
+	light []string
+}
+
+var (
+	clouds  = []string{"cloud.google.com/", "google.golang.org/", "github.com/aws/"}
+	cluster = []string{"k8s.io/"}
+	// The clientset weighs 15 MB: sources use client-go's rest package alone.
+	clientset = []string{"k8s.io/client-go/kubernetes"}
+	cli       = []string{"github.com/urfave/cli"}
+	// What only tests and examples may import.
+	testOnly = []string{"internal/testserver", "backends/backendtest"}
+)
+
+var rooms = []room{
+	{name: "cmd/oidc-publisher", may: []string{"backends", "publish", "discovery/...", "federation/...", "internal/httpx"}},
+
+	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
+	{name: "backends/...", may: []string{"backends/internal/...", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "backends/gcs", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"github.com/aws/"})},
+	{name: "backends/s3", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
+
+	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+
+	{name: "discovery", light: slices.Concat(clouds, cluster, cli)}, // and see the test
+	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "discovery/kube", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
+
+	{name: "federation/exchange", may: []string{"internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "federation/...", may: []string{"federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
+	{name: "federation/pullsecret", may: []string{"federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cli)},
+
+	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/testserver", light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
+	{name: "internal/rules"},
+	{name: "examples/...", may: []string{"..."}},
+}
+
+// owners names the one package whose code imports a heavy or a global thing.
+var owners = map[string]string{
+	"cloud.google.com/":           "backends/gcs",
+	"google.golang.org/":          "backends/gcs",
+	"github.com/aws/":             "backends/s3",
+	"k8s.io/client-go/kubernetes": "federation/pullsecret",
+	"github.com/urfave/cli":       "cmd/oidc-publisher",
+}
+
+// Names that say nothing about what is in a package.
+var emptyNames = []string{"util", "utils", "common", "helper", "helpers", "misc", "shared", "lib", "base"}
+
+// pkg is what `go list -json` tells of a package.
+type pkg struct {
+	ImportPath, Name, Dir              string
+	GoFiles, TestGoFiles, XTestGoFiles []string
+	Imports, TestImports, XTestImports []string
+	Deps                               []string
+	Error                              *struct{ Err string }
+	DepsErrors                         []struct{ Err string }
+}
+
+// judge returns one line for each fault of the import graph.
+func judge(pkgs []pkg) []string {
+	var faults []string
+	for _, p := range pkgs {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		fault := func(format string, args ...any) {
+			faults = append(faults, name+": "+fmt.Sprintf(format, args...))
+		}
+		if slices.Contains(emptyNames, p.Name) || slices.Contains(emptyNames, path.Base(name)) {
+			fault("the name says nothing about what is in it")
+		}
+		r, ok := roomOf(name)
+		if !ok {
+			fault("no rule in internal/rules says what it may import")
+			continue
+		}
+		for _, imported := range ours(p.Imports) {
+			if !slices.ContainsFunc(r.may, within(imported)) {
+				fault("must not import %s", imported)
+			}
+			if slices.Contains(testOnly, imported) && !strings.HasPrefix(name, "examples/") {
+				fault("imports %s, which is for tests", imported)
+			}
+		}
+		for _, imported := range p.Imports {
+			for heavy, owner := range owners {
+				if hasPath(imported, heavy) && name != owner && name != "internal/testserver" {
+					fault("must not import %s: that is for %s", imported, owner)
+				}
+			}
+		}
+		for _, heavy := range r.light {
+			// One is enough to know: the others come along with it.
+			if i := slices.IndexFunc(p.Deps, func(dep string) bool { return hasPath(dep, heavy) }); i >= 0 {
+				fault("must not link %s", p.Deps[i])
+			}
+		}
+		if name == "discovery" {
+			for _, dep := range p.Deps {
+				if !standard(dep) && !hasPath(dep, "github.com/go-jose/go-jose/v4") {
+					fault("links %s; it is standard library and go-jose only", dep)
+				}
+			}
+		}
+	}
+	return faults
+}
+
+func roomOf(name string) (best room, found bool) {
+	for _, r := range rooms {
+		if r.name == name {
+			return r, true
+		}
+		if within(name)(r.name) && len(r.name) > len(best.name) {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+// within reports whether the package is the one, or one of those, that a
+// pattern names.
+func within(name string) func(pattern string) bool {
+	return func(pattern string) bool {
+		if parent, ok := strings.CutSuffix(pattern, "..."); ok {
+			return strings.HasPrefix(name+"/", parent)
+		}
+		return name == pattern
+	}
+}
+
+func hasPath(name, prefix string) bool {
+	return strings.HasPrefix(name+"/", strings.TrimSuffix(prefix, "/")+"/")
+}
+
+// standard: the first element of every other import path is a domain or ours.
+func standard(name string) bool {
+	first, _, _ := strings.Cut(name, "/")
+	return first != module && !strings.Contains(first, ".")
+}
+
+func ours(imports []string) []string {
+	var names []string
+	for _, i := range imports {
+		if name, ok := strings.CutPrefix(i, module+"/"); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestLayers(t *testing.T) {
+	pkgs := list(t)
+	if len(pkgs) < 5 {
+		t.Fatalf("go list found %d packages: this test sees nothing", len(pkgs))
+	}
+	for _, fault := range judge(pkgs) {
+		t.Error(fault)
+	}
+}
+
+func TestJudgeFindsFaults(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		pkg  pkg
+		want string // "" for none
+	}{
+		{"downwards", pkg{ImportPath: "backends/s3", Imports: []string{module + "/publish"}, Deps: []string{"github.com/aws/aws-sdk-go-v2/service/s3"}}, ""},
+		{"upwards", pkg{ImportPath: "publish", Imports: []string{module + "/backends/s3"}}, "publish: must not import backends/s3"},
+		{"sideways", pkg{ImportPath: "backends/s3", Imports: []string{module + "/backends/dir"}}, "backends/s3: must not import backends/dir"},
+		{"backend to source", pkg{ImportPath: "backends/dir", Imports: []string{module + "/discovery/kube"}}, "backends/dir: must not import discovery/kube"},
+		{"source to source", pkg{ImportPath: "discovery/files", Imports: []string{module + "/discovery/kube"}}, "discovery/files: must not import discovery/kube"},
+		{"discovery to its room", pkg{ImportPath: "discovery", Imports: []string{module + "/discovery/verify"}}, "discovery: must not import discovery/verify"},
+		{"publish to federation", pkg{ImportPath: "publish", Imports: []string{module + "/federation/exchange"}}, "publish: must not import federation/exchange"},
+		{"around the table", pkg{ImportPath: "cmd/oidc-publisher", Imports: []string{module + "/backends/gcs"}}, "cmd/oidc-publisher: must not import backends/gcs"},
+		{"test code in the product", pkg{ImportPath: "backends", Imports: []string{module + "/backends/backendtest"}}, "backends: imports backends/backendtest, which is for tests"},
+		{"test code in a test", pkg{ImportPath: "backends/dir", XTestImports: []string{module + "/backends/backendtest"}}, ""},
+		{"GCS in publish", pkg{ImportPath: "publish", Deps: []string{"cloud.google.com/go/storage"}}, "publish: must not link cloud.google.com/go/storage"},
+		{"GCS in s3", pkg{ImportPath: "backends/s3", Deps: []string{"cloud.google.com/go/auth"}}, "backends/s3: must not link cloud.google.com/go/auth"},
+		{"GCS in cmd", pkg{ImportPath: "cmd/oidc-publisher", Imports: []string{"cloud.google.com/go/storage"}}, "cmd/oidc-publisher: must not import cloud.google.com/go/storage: that is for backends/gcs"},
+		{"GCS in gcs", pkg{ImportPath: "backends/gcs", Deps: []string{"cloud.google.com/go/storage"}}, ""},
+		{"rest", pkg{ImportPath: "discovery/kube", Deps: []string{"k8s.io/client-go/rest", "k8s.io/client-go/kubernetesque"}}, ""},
+		{"a clientset", pkg{ImportPath: "discovery/kube", Deps: []string{"k8s.io/client-go/kubernetes/scheme"}}, "discovery/kube: must not link k8s.io/client-go/kubernetes/scheme"},
+		{"pure", pkg{ImportPath: "discovery", Deps: []string{"crypto/rsa", "vendor/golang.org/x/net/idna", "github.com/go-jose/go-jose/v4/json"}}, ""},
+		{"not pure", pkg{ImportPath: "discovery", Deps: []string{"golang.org/x/net/idna"}}, "discovery: links golang.org/x/net/idna; it is standard library and go-jose only"},
+		{"an empty name", pkg{ImportPath: "internal/httpx", Name: "util"}, "internal/httpx: the name says nothing about what is in it"},
+		{"an empty folder name", pkg{ImportPath: "backends/common"}, "backends/common: the name says nothing about what is in it"},
+		{"homeless", pkg{ImportPath: "internal/stuff"}, "internal/stuff: no rule in internal/rules says what it may import"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.pkg.ImportPath = module + "/" + c.pkg.ImportPath
+			faults := judge([]pkg{c.pkg})
+			if c.want == "" && len(faults) > 0 || c.want != "" && !slices.Contains(faults, c.want) {
+				t.Errorf("got %q, want %q", faults, c.want)
+			}
+		})
+	}
+}
+
+// An init function runs in every program that links the package, wanted or not.
+func TestNoInit(t *testing.T) {
+	for _, p := range list(t) {
+		for _, name := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
+			for _, position := range inits(t, path.Join(p.Dir, name), nil) {
+				t.Errorf("%s: an init function", position)
+			}
+		}
+	}
+	if len(inits(t, "made-up.go", "package p\nfunc init() {}\nfunc (t) init() {}")) != 1 {
+		t.Error("the check is blind")
+	}
+}
+
+func inits(t *testing.T, name string, source any) []token.Position {
+	t.Helper()
+	files := token.NewFileSet()
+	file, err := parser.ParseFile(files, name, source, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []token.Position
+	for _, d := range file.Decls {
+		if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == "init" {
+			found = append(found, files.Position(f.Pos()))
+		}
+	}
+	return found
+}
+
+// list returns the packages of the module.
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-tags", "disable_grpc_modules", "-json", "./...")
+	cmd.Dir = "../.."
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, &stderr)
+	}
+	var pkgs []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		switch err := d.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return pkgs
+		case err != nil:
+			t.Fatal(err)
+		case p.Error != nil:
+			t.Errorf("%s: %s", p.ImportPath, p.Error.Err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
