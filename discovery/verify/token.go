@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -64,12 +65,15 @@ func (p *parsedToken) read(raw, header, payload string) error {
 	if err := errors.Join(text(h, "alg", &p.alg), text(h, "kid", &p.kid), p.claims(c)); err != nil {
 		return err
 	}
+	if _, ok := h["crit"]; ok {
+		return errors.New("has critical header members, which relying parties do not know")
+	}
 	if !slices.Contains(algorithms(), p.alg) {
 		return nil // tokenAlgorithm says so; there is no signature to look at
 	}
 	p.jws, err = jose.ParseSigned(raw, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(p.alg)})
 	if err != nil {
-		return errors.New("has a header that relying parties can't read: an unknown critical member, or a malformed one")
+		return errors.New("has a header that relying parties can't read")
 	}
 	return nil
 }
@@ -86,7 +90,7 @@ func jsonPart(part string) (map[string]json.RawMessage, error) {
 		return nil, errors.New("is not base64url")
 	}
 	var members map[string]json.RawMessage
-	if err := json.Unmarshal(data, &members); err != nil || members == nil {
+	if !utf8.Valid(data) || json.Unmarshal(data, &members) != nil || members == nil {
 		return nil, errors.New("is not a JSON object")
 	}
 	return members, nil
