@@ -1,0 +1,126 @@
+// Package files takes the discovery documents from files: a folder with the
+// two documents, or the public keys of a cluster that need not exist yet.
+package files
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"oidc-publisher/discovery"
+)
+
+// Source reads files at each Fetch.
+type Source struct {
+	read func() (discovery.Snapshot, error)
+}
+
+// Fetch reads and judges the files. A Snapshot of files names no cluster and
+// has no canary.
+func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
+	if err := ctx.Err(); err != nil {
+		return discovery.Snapshot{}, err
+	}
+	return s.read()
+}
+
+// Names under which people keep the documents: those of the API server's own
+// paths, and flat ones.
+func documentNames() []string {
+	return []string{discovery.ConfigurationPath, "openid-configuration", "openid-configuration.json"}
+}
+
+func keysNames() []string {
+	return []string{discovery.JWKSPath, "jwks", "jwks.json", "keys.json"}
+}
+
+// Dir is a folder with the two documents, as these commands leave them:
+//
+//	kubectl get --raw /.well-known/openid-configuration > DIR/openid-configuration
+//	kubectl get --raw /openid/v1/jwks > DIR/jwks
+//
+// or as this tool publishes them.
+func Dir(path string) *Source {
+	return &Source{read: func() (discovery.Snapshot, error) { return readDir(path) }}
+}
+
+func readDir(path string) (discovery.Snapshot, error) {
+	switch info, err := os.Stat(path); {
+	case err != nil:
+		return discovery.Snapshot{}, fmt.Errorf("folder with the discovery documents: %w", err)
+	case !info.IsDir():
+		return discovery.Snapshot{}, fmt.Errorf("%s is a file: name the folder that holds openid-configuration and jwks", path)
+	}
+	documentFile, document, documentErr := readFirst(path, documentNames())
+	keysFile, keys, keysErr := readFirst(path, keysNames())
+	if err := errors.Join(documentErr, keysErr); err != nil {
+		return discovery.Snapshot{}, err
+	}
+	var s discovery.Snapshot
+	if s.Document, documentErr = discovery.ParseDocument(document); documentErr != nil {
+		documentErr = fmt.Errorf("%s: %w", documentFile, documentErr)
+	}
+	if s.Keys, keysErr = discovery.ParseKeySet(keys); keysErr != nil {
+		keysErr = fmt.Errorf("%s: %w", keysFile, keysErr)
+	}
+	if err := errors.Join(documentErr, keysErr); err != nil {
+		return discovery.Snapshot{}, err
+	}
+	for _, fault := range s.Keys.LeftOut() {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%s: %v: left out, so tokens signed with it will be refused everywhere", keysFile, fault))
+	}
+	return s, nil
+}
+
+// readFirst reads the file that exists. Two are an error: the older one may be
+// the one that is read.
+func readFirst(dir string, names []string) (path string, data []byte, err error) {
+	var found []string
+	for _, name := range names {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if _, err := os.Stat(path); err == nil {
+			found = append(found, path)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", nil, err
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", nil, fmt.Errorf("%s has none of %s: write it with: kubectl get --raw /%s > %s",
+			dir, strings.Join(names, ", "), names[0], filepath.Join(dir, names[1]))
+	case 1:
+		data, err = readFile(found[0])
+		return found[0], data, err
+	default:
+		return "", nil, fmt.Errorf("%s are two of the same: keep the one that is current", strings.Join(found, " and "))
+	}
+}
+
+// readFile reads a regular file of at most discovery.MaxSize bytes.
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, discovery.MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > discovery.MaxSize {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, discovery.MaxSize)
+	}
+	return data, nil
+}

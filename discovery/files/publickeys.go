@@ -1,0 +1,249 @@
+package files
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"oidc-publisher/discovery"
+)
+
+// PublicKeys are PEM files as kube-apiserver's --service-account-key-file takes
+// them, several blocks in one file included: PKIX public keys, PKCS #1 RSA
+// public keys (which only this tool takes) and certificates, with RSA or with
+// the curves P-256, P-384 and P-521. A key that is given twice is taken once.
+// The documents are byte for byte those that an API server with these
+// flags will serve, but for jwks_uri, which is the issuer's own.
+//
+// The API server also reads private keys. This tool does not: it should never
+// be given one.
+func PublicKeys(paths []string, issuer discovery.Issuer) *Source {
+	return &Source{read: func() (discovery.Snapshot, error) { return readPublicKeys(paths, issuer) }}
+}
+
+func readPublicKeys(paths []string, issuer discovery.Issuer) (discovery.Snapshot, error) {
+	if _, err := discovery.ParseIssuer(string(issuer)); err != nil {
+		return discovery.Snapshot{}, fmt.Errorf("public keys alone name no issuer: set --issuer to the value of --service-account-issuer: %w", err)
+	}
+	if len(paths) == 0 {
+		return discovery.Snapshot{}, errors.New("no public key file was named")
+	}
+	var r reader
+	for _, path := range paths {
+		r.file(path)
+	}
+	if len(r.faults) > 0 {
+		return discovery.Snapshot{}, errors.Join(r.faults...)
+	}
+	s, err := render(r.set, issuer)
+	s.Warnings = r.warnings
+	return s, err
+}
+
+// document has the members of kube-apiserver's, in its order
+// (pkg/serviceaccount/openidmetadata.go).
+type document struct {
+	Issuer        discovery.Issuer `json:"issuer"`
+	JWKSURI       string           `json:"jwks_uri"`
+	ResponseTypes []string         `json:"response_types_supported"`
+	SubjectTypes  []string         `json:"subject_types_supported"`
+	SigningAlgs   []string         `json:"id_token_signing_alg_values_supported"`
+}
+
+func render(set jose.JSONWebKeySet, issuer discovery.Issuer) (discovery.Snapshot, error) {
+	d := document{Issuer: issuer, JWKSURI: issuer.JWKSURI(), ResponseTypes: []string{"id_token"}, SubjectTypes: []string{"public"}}
+	for _, key := range set.Keys {
+		d.SigningAlgs = append(d.SigningAlgs, key.Algorithm)
+	}
+	slices.Sort(d.SigningAlgs)
+	d.SigningAlgs = slices.Compact(d.SigningAlgs)
+	documentJSON, err := json.Marshal(d)
+	if err != nil {
+		return discovery.Snapshot{}, err
+	}
+	keysJSON, err := json.Marshal(set)
+	if err != nil {
+		return discovery.Snapshot{}, err
+	}
+	var s discovery.Snapshot
+	if s.Document, err = discovery.ParseDocument(documentJSON); err != nil {
+		return discovery.Snapshot{}, err
+	}
+	if s.Keys, err = discovery.ParseKeySet(keysJSON); err != nil {
+		return discovery.Snapshot{}, fmt.Errorf("public keys: %w", err)
+	}
+	return s, nil
+}
+
+// reader gathers the keys of all files, each once, and all faults.
+type reader struct {
+	set      jose.JSONWebKeySet
+	faults   []error
+	warnings []string
+}
+
+func (r *reader) file(path string) {
+	data, err := readFile(path)
+	if err != nil {
+		r.faults = append(r.faults, fmt.Errorf("public key: %w", err))
+		return
+	}
+	if bytes.Contains(data, []byte("PRIVATE KEY-----")) {
+		r.fault(errPrivate, path)
+		return
+	}
+	blocks := 0
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		blocks++
+		r.block(path, blocks, block)
+	}
+	if begun := bytes.Count(data, []byte("-----BEGIN ")); begun != blocks {
+		r.fault(fmt.Errorf("%d PEM blocks begin and %d can be read: the file is damaged or cut off", begun, blocks), path)
+	} else if blocks == 0 {
+		r.fault(explainNoPEM(path, data), path)
+	}
+}
+
+func (r *reader) block(path string, number int, block *pem.Block) {
+	key, err := parseBlock(block)
+	if errors.Is(err, errPrivate) {
+		r.fault(err, path)
+		return
+	}
+	if err != nil {
+		r.fault(fmt.Errorf("block %d (%s) %w", number, blockType(block), err), path)
+		return
+	}
+	if _, err := x509.ParsePKCS1PublicKey(block.Bytes); err == nil {
+		r.warnings = append(r.warnings, fmt.Sprintf("%s: block %d is a PKCS #1 key, which kube-apiserver does not read: "+
+			"give that one the output of: openssl rsa -RSAPublicKey_in -in %s -pubout", path, number, path))
+	}
+	known := func(other jose.JSONWebKey) bool { return other.KeyID == key.KeyID }
+	if !slices.ContainsFunc(r.set.Keys, known) {
+		r.set.Keys = append(r.set.Keys, *key)
+	}
+}
+
+func (r *reader) fault(err error, path string) {
+	if errors.Is(err, errPrivate) {
+		err = fmt.Errorf("%w, which this tool must not see: make its public half with: openssl pkey -in %s -pubout -out sa.pub", err, path)
+	}
+	r.faults = append(r.faults, fmt.Errorf("%s: %w", path, err))
+}
+
+func explainNoPEM(path string, data []byte) error {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return errors.New("is empty: it must hold a PEM block PUBLIC KEY")
+	}
+	return fmt.Errorf("is not PEM: it must be a text with -----BEGIN PUBLIC KEY-----; convert DER with: openssl pkey -pubin -inform DER -in %s", path)
+}
+
+func blockType(block *pem.Block) string {
+	const limit = 40
+	if len(block.Type) > limit {
+		return block.Type[:limit]
+	}
+	return block.Type
+}
+
+// errPrivate marks a block that is a private key, whatever its label.
+var errPrivate = errors.New("holds a private key")
+
+func parseBlock(block *pem.Block) (*jose.JSONWebKey, error) {
+	var public any
+	var err error
+	switch block.Type {
+	case "PUBLIC KEY":
+		public, err = x509.ParsePKIXPublicKey(block.Bytes)
+	case "RSA PUBLIC KEY":
+		public, err = parseRSA(block.Bytes)
+	case "CERTIFICATE":
+		var certificate *x509.Certificate
+		if certificate, err = x509.ParseCertificate(block.Bytes); err == nil {
+			public = certificate.PublicKey
+		}
+	default:
+		return nil, errors.New("is no public key: PUBLIC KEY, RSA PUBLIC KEY and CERTIFICATE are taken")
+	}
+	switch {
+	case err != nil && holdsPrivateKey(block.Bytes):
+		return nil, errPrivate
+	case err != nil:
+		return nil, fmt.Errorf("can't be read: %w", err)
+	}
+	return jwk(public)
+}
+
+// parseRSA reads a PKCS #1 key. openssl never writes PKIX under this name, but
+// the API server, which looks at the content alone, would take it.
+func parseRSA(der []byte) (any, error) {
+	if key, err := x509.ParsePKIXPublicKey(der); err == nil {
+		return key, nil
+	}
+	return x509.ParsePKCS1PublicKey(der)
+}
+
+// holdsPrivateKey looks behind a wrong label.
+func holdsPrivateKey(der []byte) bool {
+	if _, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		return true
+	}
+	if _, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return true
+	}
+	_, err := x509.ParseECPrivateKey(der)
+	return err == nil
+}
+
+// jwk makes of a key what kube-apiserver makes of it, the key ID included: the
+// SHA-256 of its PKIX form (pkg/serviceaccount/jwt.go, keyIDFromPublicKey).
+func jwk(public any) (*jose.JSONWebKey, error) {
+	var algorithm jose.SignatureAlgorithm
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		algorithm = jose.RS256
+	case *ecdsa.PublicKey:
+		var known bool
+		if algorithm, known = curveAlgorithms()[key.Curve.Params().Name]; !known {
+			return nil, fmt.Errorf("is an EC key of the curve %s: the API server takes P-256, P-384 and P-521", key.Curve.Params().Name)
+		}
+	default:
+		return nil, fmt.Errorf("is a %s key: the API server takes RSA and EC keys", keyType(public))
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, fmt.Errorf("can't be written: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	return &jose.JSONWebKey{
+		Key:       public,
+		KeyID:     base64.RawURLEncoding.EncodeToString(sum[:]),
+		Algorithm: string(algorithm),
+		Use:       "sig",
+	}, nil
+}
+
+func curveAlgorithms() map[string]jose.SignatureAlgorithm {
+	return map[string]jose.SignatureAlgorithm{"P-256": jose.ES256, "P-384": jose.ES384, "P-521": jose.ES512}
+}
+
+// keyType is a word for people, like Ed25519.
+func keyType(public any) string {
+	name := strings.TrimPrefix(fmt.Sprintf("%T", public), "*")
+	if name == "ed25519.PublicKey" {
+		return "Ed25519"
+	}
+	name, _, _ = strings.Cut(name, ".")
+	return strings.ToUpper(name)
+}
