@@ -100,7 +100,7 @@ $(GO_SERVERS) $(GOLANGCI_LINT) $(GOVULNCHECK):
 	@echo "building $(@D)"; \
 	mkdir -p $(@D); \
 	part=$(CURDIR)/$@.$$$$; trap 'rm -f "$$part"' EXIT; \
-	CGO_ENABLED=0 $(GO) -C $(module) build -trimpath -ldflags '-s -w $(version)' -o "$$part" $(package); \
+	CGO_ENABLED=0 $(GO) -C $(module) build -buildvcs=false -trimpath -ldflags '-s -w $(version)' -o "$$part" $(package); \
 	mv "$$part" $@
 
 $(S3RVER): | deps
@@ -109,6 +109,7 @@ $(S3RVER): | deps
 	mkdir -p .cache; \
 	part=$$(mktemp -d .cache/s3rver.XXXXXX); trap 'rm -rf "$$part"' EXIT; \
 	cp testdata/servers/package.json testdata/servers/package-lock.json "$$part"; \
+	chmod 755 "$$part"; \
 	npm --prefix "$$part" ci --ignore-scripts --no-audit --no-fund --loglevel=error; \
 	rm -rf .cache/s3rver@$(S3RVER_VERSION); \
 	mv -T "$$part" .cache/s3rver@$(S3RVER_VERSION)
@@ -116,8 +117,8 @@ $(S3RVER): | deps
 # -- tests -------------------------------------------------------------------
 
 lint: $(GOLANGCI_LINT) ## run the linters, the formatter and `go mod tidy`, changing nothing
-	$(GO) mod tidy -diff
 	$(GOLANGCI_LINT) run ./...
+	$(GO) mod tidy -diff
 
 test-unit: ## run the tests that need no server (seconds)
 	$(GO) test -short -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
