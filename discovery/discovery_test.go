@@ -168,6 +168,36 @@ func TestWithIssuer(t *testing.T) {
 	}
 }
 
+func TestWithAlgorithms(t *testing.T) {
+	for _, tc := range []struct {
+		name, listed string
+		add          []string
+		want         string
+	}{
+		{"all are listed", `[ "RS256","ES256" ]`, []string{"ES256", "RS256"}, `[ "RS256","ES256" ]`},
+		{"none to add", `["RS256"]`, nil, `["RS256"]`},
+		{"one is missing", `["RS256"]`, []string{"ES256", "ES256"}, `["ES256","RS256"]`},
+		{"not a list", `"RS256"`, []string{"ES256"}, `"RS256"`},
+		{"null", `null`, []string{"ES256"}, `["ES256"]`},
+	} {
+		const around = `{"issuer":"https://a.example.com","id_token_signing_alg_values_supported":%s,"jwks_uri":"x"}`
+		document, err := discovery.ParseDocument(fmt.Appendf(nil, around, tc.listed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := string(document.WithAlgorithms(tc.add).Bytes()), fmt.Sprintf(around, tc.want); got != want {
+			t.Errorf("%s: got %s, want %s", tc.name, got, want)
+		}
+	}
+	document, err := discovery.ParseDocument([]byte(`{"issuer":"https://a.example.com","jwks_uri":"x"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(document.WithAlgorithms([]string{"ES256"}).Bytes()); got != string(document.Bytes()) {
+		t.Errorf("a document without the list became %s", got)
+	}
+}
+
 func TestParseDocumentRefuses(t *testing.T) {
 	private := jwk(t, rsaKey(2048), "private", "RS256")
 	for _, tc := range []struct {

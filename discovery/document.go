@@ -1,8 +1,10 @@
 package discovery
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // UnfitError reports all faults that make a well-formed document unfit for
@@ -73,6 +75,39 @@ func (d Document) WithJWKSURI(uri string) Document {
 func (d Document) WithIssuer(issuer Issuer) Document {
 	d.raw = d.rewrite("issuer", string(issuer))
 	d.issuer = string(issuer)
+	return d
+}
+
+// algorithmsMember lists the algorithms that relying parties accept (OpenID
+// Connect Discovery 1.0 section 3); go-oidc, for one, takes no others.
+const algorithmsMember = "id_token_signing_alg_values_supported"
+
+// WithAlgorithms returns the document with these algorithms added to the list
+// of those that tokens may be signed with. A document that lists them all, or
+// has no such list, stays as it is, byte for byte.
+func (d Document) WithAlgorithms(algorithms []string) Document {
+	members, err := parseObject(d.raw)
+	if err != nil {
+		return d
+	}
+	m, ok := find(members, algorithmsMember)
+	if !ok {
+		return d
+	}
+	var listed []string
+	if err := json.Unmarshal(d.raw[m.start:m.end], &listed); err != nil {
+		return d // not a list of strings: not ours to mend
+	}
+	all := slices.Compact(slices.Sorted(slices.Values(slices.Concat(listed, algorithms))))
+	missing := slices.ContainsFunc(all, func(a string) bool { return !slices.Contains(listed, a) })
+	if !missing {
+		return d
+	}
+	value, err := json.Marshal(all)
+	if err != nil {
+		return d
+	}
+	d.raw = splice(d.raw, m, value)
 	return d
 }
 

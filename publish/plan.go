@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -141,6 +142,7 @@ type planner struct {
 	known  *state           // nil where the target has no memory
 	public discovery.KeySet // what is public and well-formed
 	memory map[string]keyMemory
+	ours   bool // the target was this owner's before
 	plan   Plan
 }
 
@@ -198,26 +200,32 @@ func (p *planner) readHeld() {
 
 // judgeOwner is rule 5: nobody is overwritten.
 func (p *planner) judgeOwner() {
+	p.ours = p.sameOwner()
 	switch {
-	case p.policy.TakeOver, p.held.Keys == nil && p.known == nil, p.sameOwner():
+	case p.ours, p.policy.TakeOver, p.held.Keys == nil && p.known == nil:
 		return
 	case p.known == nil:
 		p.refuse("%s already holds keys of somebody else (%s), and none of this cluster's. "+
 			"If they are yours to replace, use --take-over", discovery.JWKSPath, list(p.public.IDs()))
 	default:
-		p.refuse("this target belongs to %q, and this is %s. Check the kubeconfig context and the target; "+
-			"if the target is yours to replace, use --take-over", p.known.Owner, p.claim())
+		owner := cmp.Or(p.policy.Owner, first(p.fetched.Cluster))
+		p.refuse("this target belongs to %s, and this is %s. Check the kubeconfig context and the target; "+
+			"if the target is yours to replace, use --take-over", named(p.known.Owner), named(owner))
 	}
 }
 
-func (p *planner) claim() string {
-	if p.policy.Owner != "" {
-		return fmt.Sprintf("%q", p.policy.Owner)
+func first(names []string) string {
+	if len(names) == 0 {
+		return ""
 	}
-	if len(p.fetched.Cluster) > 0 {
-		return fmt.Sprintf("%q", p.fetched.Cluster[0])
+	return names[0]
+}
+
+func named(owner string) string {
+	if owner == "" {
+		return "a source without a name (see --owner)"
 	}
-	return "a source without a name (see --owner)"
+	return fmt.Sprintf("%q", owner)
 }
 
 // sameOwner weighs, in this order: names given by the user, the UID and then
@@ -252,9 +260,10 @@ func (s *state) ownerGiven() bool {
 	return s.Owner != "" && !slices.Contains(s.Cluster, s.Owner) && !strings.HasPrefix(s.Owner, "uid:") && !strings.HasPrefix(s.Owner, "ca:")
 }
 
+// keysInCommon looks at current keys only: retired ones may be a former owner's.
 func (p *planner) keysInCommon() bool {
 	for _, key := range p.fetched.Keys.Keys() {
-		if p.memory[key.ID].Thumbprint == key.Thumbprint {
+		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && m.Retired == nil && m.JWK != nil {
 			return true
 		}
 	}
@@ -392,7 +401,7 @@ func (p *planner) judgeCanary(live []discovery.Key) {
 // held, into writes: rules 3 and 6.
 func (p *planner) write(live []discovery.Key) {
 	set := p.fetched.Keys.WithKeys(live)
-	document := p.fetched.Document.WithJWKSURI(p.plan.Issuer.JWKSURI())
+	document := p.fetched.Document.WithJWKSURI(p.plan.Issuer.JWKSURI()).WithAlgorithms(algorithms(live))
 	if document.Issuer() != p.plan.Issuer {
 		document = document.WithIssuer(p.plan.Issuer)
 	}
@@ -406,6 +415,19 @@ func (p *planner) write(live []discovery.Key) {
 	p.step(p.plan.Document, p.held.Document)
 }
 
+// algorithms are those that the document must list for the keys: relying
+// parties refuse a token whose algorithm is not listed, and a retired key may
+// have another than the cluster's present ones.
+func algorithms(keys []discovery.Key) []string {
+	var algorithms []string
+	for _, key := range keys {
+		if key.Algorithm != "" {
+			algorithms = append(algorithms, key.Algorithm)
+		}
+	}
+	return algorithms
+}
+
 func (p *planner) step(wanted Object, held *Object) {
 	switch {
 	case held == nil:
@@ -417,7 +439,7 @@ func (p *planner) step(wanted Object, held *Object) {
 
 func (p *planner) nextState() state {
 	next := state{Issuer: p.plan.Issuer, Owner: p.policy.Owner, Cluster: p.fetched.Cluster, Keys: sortedKeys(p.memory)}
-	if p.known != nil && p.sameOwner() {
+	if p.known != nil && p.ours {
 		next.Cluster = mergeCluster(p.known.Cluster, p.fetched.Cluster)
 		if next.Owner == "" {
 			next.Owner = p.known.Owner

@@ -341,6 +341,7 @@ func TestRefusals(t *testing.T) {
 
 		{"a second cluster", published(r, "a"), other("b"), day, `belongs to "uid:one", and this is "uid:two"`},
 		{"a second cluster with the same key", published(r, "a"), other("a"), day, `belongs to "uid:one"`},
+		{"files that take over leave the cluster outside", takenOver(r), r.snapshot("a"), day, `belongs to a source without a name`},
 		{"a second cluster takes over", published(r, "a"), other("b"), publish.Policy{TakeOver: true}, ""},
 		{"the CA was replaced, the UID is unreadable, a key is known", published(r, "a"), cluster(r.snapshot("a", "b"), "ca:new"), day, ""},
 		{"the CA was replaced, the UID is unreadable, no key is known", published(r, "a"), cluster(r.snapshot("b"), "ca:new"), day, `this is "ca:new"`},
@@ -401,6 +402,14 @@ func publishedBy(r keyring, policy publish.Policy, ids ...string) func(*store) {
 	return func(s *store) { s.apply(s.plan(r.snapshot(ids...), policy, 0)) }
 }
 
+// takenOver is cluster one's target after nameless files with key x took it.
+func takenOver(r keyring) func(*store) {
+	return func(s *store) {
+		published(r, "a")(s)
+		s.apply(s.plan(cluster(r.snapshot("x")), publish.Policy{Grace: day.Grace, TakeOver: true}, 0))
+	}
+}
+
 // foreign leaves keys that were published by other means.
 func foreign(r keyring, ids ...string) func(*store) {
 	return func(s *store) { s.put(discovery.JWKSPath, r.jwks(ids...)) }
@@ -437,6 +446,35 @@ func TestAdoptionKeepsForeignKeysForTheirGrace(t *testing.T) {
 	s.apply(s.plan(r.snapshot("a"), day, 24*time.Hour))
 	wantIDs(t, "after the grace", s.public(), "a")
 }
+
+// TestAlgorithmsOfRetiredKeysStayListed: relying parties take no token whose
+// algorithm the document does not list, so that list lives as long as the key.
+func TestAlgorithmsOfRetiredKeysStayListed(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	snapshot := func(alg string, ids ...string) discovery.Snapshot {
+		snapshot := r.snapshot(ids...)
+		document, err := discovery.ParseDocument(fmt.Appendf(nil, `{"issuer":%q,"jwks_uri":"x","id_token_signing_alg_values_supported":[%q]}`, issuer, alg))
+		if err != nil {
+			t.Fatal(err)
+		}
+		snapshot.Document = document
+		return snapshot
+	}
+	r["rsa"] = rsaKey
+	listed := func() string { return string(s.objects[discovery.ConfigurationPath].Body) }
+	s.apply(s.plan(snapshot("RS256", "rsa"), day, 0))
+	s.apply(s.plan(snapshot("ES256", "ec"), day, time.Hour))
+	if !strings.Contains(listed(), `["ES256","RS256"]`) {
+		t.Errorf("in the grace: %s", listed())
+	}
+	s.apply(s.plan(snapshot("ES256", "ec"), day, 25*time.Hour))
+	if !strings.Contains(listed(), `["ES256"]`) {
+		t.Errorf("after the grace: %s", listed())
+	}
+}
+
+// rsaKey is the example of RFC 7638 section 3.1.
+const rsaKey = `{"kty":"RSA","kid":"rsa","alg":"RS256","e":"AQAB","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"}`
 
 func TestTakeOverKeepsTheOthersKeysForTheirGrace(t *testing.T) {
 	r, s := keyring{}, newStore(t)
