@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -53,13 +54,15 @@ func untilExpires(h http.Header) time.Duration {
 	return min(max(0, expires.Sub(date)), maxLifetime)
 }
 
+// seconds reads a header's number; one too large for any clock counts as the
+// largest (RFC 9111 section 1.2.2).
 func seconds(s string) time.Duration {
 	n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 63)
-	if err != nil {
-		return 0
-	}
-	if n > uint64(maxLifetime/time.Second) {
+	switch {
+	case errors.Is(err, strconv.ErrRange), n > uint64(maxLifetime/time.Second):
 		return maxLifetime
+	case err != nil:
+		return 0
 	}
 	return time.Duration(n) * time.Second
 }

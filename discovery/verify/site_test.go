@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -66,7 +68,9 @@ type site struct {
 func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{signer: newRSA(t, "key-1")}
-	s.server = httptest.NewTLSServer(http.HandlerFunc(s.serve))
+	s.server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	s.server.Config.ErrorLog = quiet()
+	s.server.StartTLS()
 	t.Cleanup(s.server.Close)
 	s.at(s.server.URL)
 	return s
@@ -99,6 +103,9 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 	}
 }
+
+// quiet keeps the servers' complaints about hostile clients out of the output.
+func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
 func (s *site) client() *http.Client { return s.server.Client() }
 

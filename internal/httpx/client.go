@@ -85,7 +85,7 @@ func FailureOf(err error) Failure {
 		return Canceled
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return NoSuchHost
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout(), dns != nil && dns.IsTimeout:
 		return TimedOut
 	case errors.As(err, &dns):
 		return LookupFailed
