@@ -37,6 +37,12 @@ var forbidden = []struct {
 		except:  regexp.MustCompile(`^internal/testserver/`),
 	},
 	{
+		reason:  "an unbounded read: read from an io.LimitReader, or through internal/httpx",
+		pattern: regexp.MustCompile(`\bio\.ReadAll\((?:[^i]|i[^o])`),
+		files:   regexp.MustCompile(`\.go$`),
+		except:  regexp.MustCompile(`_test\.go$|^internal/testserver/|^backends/backendtest/`),
+	},
+	{
 		reason:  "the address of somebody's package mirror",
 		pattern: regexp.MustCompile(`"resolved"\s*:`),
 		files:   regexp.MustCompile(`package-lock\.json$`),
@@ -98,6 +104,10 @@ func TestFaultsOf(t *testing.T) {
 		{"a_test.go", "t.Skip" + "(reason)", true},
 		{"a_test.go", "fs.SkipDir", false},
 		{"internal/testserver/process.go", "t.Skip" + "f(reason)", false},
+		{"a.go", "io.ReadAll(resp.Body)", true},
+		{"a.go", "io.ReadAll(in)", true},
+		{"a.go", "io.ReadAll(io.LimitReader(in, 1))", false},
+		{"a_test.go", "io.ReadAll(in)", false},
 		{"testdata/servers/package-lock.json", `"resolved": "x"`, true},
 	} {
 		if faults := faultsOf(c.name, c.content); (len(faults) > 0) != c.fault {
