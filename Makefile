@@ -116,9 +116,16 @@ $(S3RVER): | deps
 
 # -- tests -------------------------------------------------------------------
 
-lint: $(GOLANGCI_LINT) ## run the linters, the formatter and `go mod tidy`, changing nothing
+lint: .cache/lint-passed ## run the linters, the formatter and `go mod tidy`, changing nothing
+
+# What passed is linted again once a file has changed since that run began.
+LINTED := $(wildcard $(shell git ls-files --cached --others --exclude-standard '*.go' go.mod go.sum .golangci.yml 2>/dev/null))
+
+.cache/lint-passed: $(GOLANGCI_LINT) $(LINTED)
+	@touch $@.begun
 	$(GOLANGCI_LINT) run ./...
 	$(GO) mod tidy -diff
+	@mv $@.begun $@
 
 test-unit: ## run the tests that need no server (seconds)
 	$(GO) test -short -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
