@@ -150,7 +150,7 @@ func (v view) tokenExpiry() finding {
 		return fail("no exp", "a token without an end is refused", "use a token of TokenRequest (kubectl create token)")
 	}
 	local, server := v.clocks()
-	return inTime("exp", v.token.exp, local.Sub(v.token.exp), server.Sub(v.token.exp),
+	return inTime("exp", v.token.exp, 0, local.Sub(v.token.exp), server.Sub(v.token.exp),
 		"the token has expired", "mint a new one; a projected token file is renewed by the kubelet and must be read again at each use")
 }
 
@@ -162,7 +162,7 @@ func (v view) tokenNotBefore() finding {
 		return pass("no nbf")
 	}
 	local, server := v.clocks()
-	return inTime("nbf", v.token.nbf, v.token.nbf.Sub(local), v.token.nbf.Sub(server),
+	return inTime("nbf", v.token.nbf, tick, v.token.nbf.Sub(local), v.token.nbf.Sub(server),
 		"the token is not valid yet", "run NTP on the control plane, and mint a new token")
 }
 
@@ -175,22 +175,26 @@ func (v view) tokenIssuedAt() finding {
 		return warn("no iat", "OpenID Connect requires it, and Google looks at it", "use a token of TokenRequest (kubectl create token)")
 	}
 	local, server := v.clocks()
-	return inTime("iat", v.token.iat, v.token.iat.Sub(local), v.token.iat.Sub(server),
+	return inTime("iat", v.token.iat, tick, v.token.iat.Sub(local), v.token.iat.Sub(server),
 		"the token was issued in the future", "run NTP on the control plane, and mint a new token")
 }
+
+// tick is what a token minted this moment is ahead by: times are whole seconds,
+// and a cache's Date and Age are two of them.
+const tick = 5 * time.Second
 
 // inTime judges a moment by two clocks: wrong by both beyond the leeway fails,
 // wrong by either at all is worth a warning, for the relying party's clock is
 // a third one. lateLocal and lateServer are by how much the moment is wrong,
-// negative where it is right.
-func inTime(name string, at time.Time, lateLocal, lateServer time.Duration, cause, cure string) finding {
+// negative where it is right; less than grace is not worth a word.
+func inTime(name string, at time.Time, grace, lateLocal, lateServer time.Duration, cause, cure string) finding {
 	evidence := name + " " + at.Format(time.RFC3339)
 	switch {
 	case min(lateLocal, lateServer) > leeway:
 		return fail(evidence, fmt.Sprintf("%s, by %v", cause, min(lateLocal, lateServer).Round(time.Second)), cure)
 	case max(lateLocal, lateServer) > leeway:
 		return warn(evidence, cause+" by one of the two clocks: this machine's or the server's", "see the check clock-skew: run NTP on both machines")
-	case max(lateLocal, lateServer) >= 0:
+	case max(lateLocal, lateServer) >= grace:
 		return warn(evidence, fmt.Sprintf("%s, within the %v that clocks may differ", cause, leeway), cure)
 	default:
 		return pass("%s", evidence)

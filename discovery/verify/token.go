@@ -71,7 +71,7 @@ func (p *parsedToken) read(raw, header, payload string) error {
 	if !slices.Contains(algorithms(), p.alg) {
 		return nil // tokenAlgorithm says so; there is no signature to look at
 	}
-	p.jws, err = jose.ParseSigned(raw, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(p.alg)})
+	p.jws, err = jose.ParseSignedCompact(raw, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(p.alg)})
 	if err != nil {
 		return errors.New("has a header that relying parties can't read")
 	}

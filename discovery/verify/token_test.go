@@ -95,6 +95,8 @@ func TestTokenAndIndependentVerifier(t *testing.T) {
 		{name: "no nbf", token: rsaKey.sign(t, claims(map[string]any{"nbf": nil}))},
 		{name: "times with fractions", token: rsaKey.sign(t, claims(map[string]any{"exp": float64(minutes(5)) + 0.25}))},
 
+		{name: "minted this moment", token: rsaKey.sign(t, claims(map[string]any{"nbf": time.Now().Add(2 * time.Second).Unix(), "iat": time.Now().Add(2 * time.Second).Unix()}))},
+
 		{name: "other issuer", token: rsaKey.sign(t, claims(map[string]any{"iss": "https://evil.example.com"})), id: "token-issuer", status: verify.Fail, cause: "another issuer"},
 		{name: "issuer with a slash", token: rsaKey.sign(t, claims(map[string]any{"iss": publicHost + "/"})), id: "token-issuer", status: verify.Fail, cause: "trailing slash"},
 		{name: "no issuer", token: rsaKey.sign(t, claims(map[string]any{"iss": nil})), id: "token-issuer", status: verify.Fail, cause: "another issuer"},
