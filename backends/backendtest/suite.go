@@ -303,7 +303,7 @@ func noLostUpdate(s *scene) {
 	s.put(handles[0], object(jwks, "0"), publish.IfAbsent())
 	var successes, conflicts atomic.Int64
 	var wg sync.WaitGroup
-	for i := range 6 {
+	for i := range 4 {
 		wg.Go(func() {
 			for s.increment(handles[i%len(handles)], &successes, &conflicts) {
 			}
