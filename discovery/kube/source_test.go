@@ -137,9 +137,7 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
 		t.Helper()
-		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, file, []byte(token))
 	}
 	write(e.Token("publisher"))
 	s := source(t, testserver.Kubeconfig{Server: e.URL(), CA: e.CA(), TokenFile: file}, kube.Config{})
@@ -214,5 +212,12 @@ func TestKubectlProxy(t *testing.T) {
 	got := fetch(t, source(t, testserver.Kubeconfig{Server: "http://" + address}, kube.Config{}))
 	if !slices.Equal(got.Cluster, []string{"uid:" + e.UID()}) || got.Canary == nil {
 		t.Errorf("cluster %q, canary %v", got.Cluster, got.Canary)
+	}
+}
+
+func writeFile(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
