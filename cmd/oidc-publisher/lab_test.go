@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/testserver"
+)
+
+// built is the program as users run it, made once by TestMain.
+var built string
+
+// building makes the program before the tests run. With -race it has the race
+// detector too.
+type building struct{ m *testing.M }
+
+func (b building) Run() int {
+	flag.Parse()
+	if testing.Short() {
+		return b.m.Run()
+	}
+	dir, err := os.MkdirTemp("", "oidc-publisher-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	built = filepath.Join(dir, name)
+	args := []string{"build", "-tags", "disable_grpc_modules", "-o", built}
+	if raceDetector() {
+		args = append(args, "-race")
+	}
+	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+		return 1
+	}
+	return b.m.Run()
+}
+
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
+// lab is an internet, a place for files, and whatever servers a test starts.
+type lab struct {
+	t        *testing.T
+	internet *testserver.Internet
+	dir      string
+	env      []string
+	// secrets must stand in no output of the program.
+	secrets []string
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	if testing.Short() {
+		t.SkipNow()
+	}
+	l := &lab{t: t, internet: testserver.NewInternet(t), dir: t.TempDir()}
+	l.env = append(l.internet.Env(), "PATH="+os.Getenv("PATH"), "HOME="+l.dir, "AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1", "GORACE=halt_on_error=1")
+	return l
+}
+
+// outcomeOf is what one run of the program left behind.
+type outcomeOf struct {
+	code           int
+	stdout, stderr string
+}
+
+// run runs the program and checks that it tells no secret.
+func (l *lab) run(args ...string) outcomeOf {
+	l.t.Helper()
+	return l.runWith(nil, args...)
+}
+
+func (l *lab) runWith(env []string, args ...string) outcomeOf {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, built, args...)
+	cmd.Env, cmd.Dir = append(slices.Clone(l.env), env...), l.dir
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		l.t.Fatal(err)
+	}
+	got := outcomeOf{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	for _, secret := range l.secrets {
+		if strings.Contains(got.stdout+got.stderr, secret) {
+			l.t.Errorf("%v tells a secret", args)
+		}
+	}
+	if strings.Contains(got.stderr, "DATA RACE") {
+		l.t.Errorf("%v: %s", args, got.stderr)
+	}
+	return got
+}
+
+// must runs the program and demands an exit code.
+func (l *lab) must(code int, args ...string) outcomeOf {
+	l.t.Helper()
+	got := l.run(args...)
+	if got.code != code {
+		l.t.Fatalf("%v: exit code %d, want %d\n%s%s", args, got.code, code, got.stdout, got.stderr)
+	}
+	return got
+}
+
+// publishResult is what the program's --output json promises.
+type publishResult struct {
+	Issuer   string
+	Changed  bool
+	Verified *bool
+	Targets  []struct {
+		Target  string
+		Written []string
+		Keys    struct{ Published, Added, Retired, Dropped []string }
+		Error   string
+		Refused bool
+	}
+	Warnings []string
+}
+
+// publish runs publish with --output json and demands success.
+func (l *lab) publish(args ...string) publishResult {
+	l.t.Helper()
+	got := l.must(exitDone, append([]string{"publish", "--output", "json"}, args...)...)
+	var result publishResult
+	var raw json.RawMessage
+	if err := json.Unmarshal([]byte(got.stdout), &raw); err != nil {
+		l.t.Fatalf("stdout is not one JSON object: %v\n%s", err, got.stdout)
+	}
+	if err := json.Unmarshal(raw, &result); err != nil {
+		l.t.Fatal(err)
+	}
+	return result
+}
+
+// s3 starts an S3 server, with its owner's credentials in the program's
+// environment, and returns the target and the public face of a new bucket.
+func (l *lab) s3() (server *testserver.S3Server, target string, public http.Handler) {
+	l.t.Helper()
+	server = testserver.S3(l.t)
+	server.CreateBucket(l.t, "issuers")
+	server.MakePublic(l.t, "issuers")
+	l.env = append(l.env, "AWS_ACCESS_KEY_ID="+server.AccessKey, "AWS_SECRET_ACCESS_KEY="+server.SecretKey)
+	l.secrets = append(l.secrets, server.SecretKey)
+	return server, s3Target(server.Endpoint), testserver.Upstream(server.Endpoint + "/issuers/cluster-a")
+}
+
+func s3Target(endpoint string) string {
+	return "s3://issuers/cluster-a?region=" + testserver.S3Region + "&endpoint=" + endpoint + "&path-style=true"
+}
+
+func (l *lab) gcs() (server *testserver.GCSServer, target string, public http.Handler) {
+	l.t.Helper()
+	server = testserver.GCS(l.t)
+	server.CreateBucket(l.t, "issuers")
+	l.env = append(l.env, "STORAGE_EMULATOR_HOST="+server.Host)
+	return server, "gs://issuers/cluster-a", testserver.Upstream(server.Endpoint + "/issuers/cluster-a")
+}
+
+func (l *lab) local(name string) (target string, public http.Handler) {
+	target = filepath.Join(l.dir, name)
+	return target, testserver.Website(target)
+}
+
+// kube starts API servers with a user that may read the documents and mint
+// tokens for default/default, and returns that user's kubeconfig.
+func (l *lab) kube(options testserver.KubeOptions) (cluster *testserver.KubeCluster, kubeconfig string) {
+	l.t.Helper()
+	cluster = testserver.Kube(l.t, options)
+	cluster.CreateServiceAccount(l.t, "default", "default")
+	cluster.Grant(l.t, "publisher")
+	cluster.GrantMint(l.t, "publisher", "default", "default")
+	l.secrets = append(l.secrets, cluster.Servers[0].Kubeconfig("publisher").Token)
+	return cluster, cluster.WriteKubeconfig(l.t, "publisher")
+}
+
+func (l *lab) mint(cluster *testserver.KubeCluster) string {
+	l.t.Helper()
+	token := cluster.MintToken(l.t, "default", "default", "relying-party")
+	l.secrets = append(l.secrets, token)
+	return token
+}
+
+// relyingParty verifies a token as an independent implementation does, by what
+// is public at the issuer.
+func (l *lab) relyingParty(issuer, token string) error {
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(l.t.Context(), l.internet.Client()), 20*time.Second)
+	defer cancel()
+	provider, err := oidc.NewProvider(ctx, issuer)
+	if err != nil {
+		return err
+	}
+	_, err = provider.VerifierContext(ctx, &oidc.Config{ClientID: "relying-party"}).Verify(ctx, token)
+	return err
+}
+
+func (l *lab) accepts(issuer string, tokens ...string) {
+	l.t.Helper()
+	for i, token := range tokens {
+		if err := l.relyingParty(issuer, token); err != nil {
+			l.t.Errorf("token %d is refused: %v", i, err)
+		}
+	}
+}
+
+func (l *lab) refuses(issuer, token string) {
+	l.t.Helper()
+	if l.relyingParty(issuer, token) == nil {
+		l.t.Error("the token is accepted")
+	}
+}
+
+// publicKeys are the IDs in a published directory.
+func publicKeys(t *testing.T, dir string) []string {
+	t.Helper()
+	body, err := os.ReadFile(filepath.Join(dir, discovery.JWKSPath))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := discovery.ParseKeySet(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys.IDs()
+}
+
+func sorted(ids ...string) []string { slices.Sort(ids); return ids }
+
+func wantList(t *testing.T, what string, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"oidc-publisher/backends"
+	"oidc-publisher/discovery"
+	"oidc-publisher/publish"
+)
+
+func publishCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "publish",
+		Usage:       "copy a cluster's discovery documents to where relying parties can read them",
+		Description: publishDescription,
+		Flags:       publishFlags(),
+		Action:      publishAction,
+	}
+}
+
+const publishDescription = `Reads both documents from the API server, checks them, points jwks_uri to the
+public issuer and writes what differs to each target. Keys that the cluster no
+longer lists stay public for --grace, so that no live token loses its key.
+
+Targets: gs://BUCKET/PREFIX, s3://BUCKET/PREFIX?region=R&endpoint=URL&path-style=true,
+a directory. Credentials are those of the cloud's own tools and environment.
+Where the issuer is itself a bucket's URL, --to may be left out.
+
+Examples:
+  # the current kubeconfig context, to the bucket that its issuer names
+  oidc-publisher publish
+
+  # what would be written?
+  oidc-publisher publish --to s3://my-issuer?region=eu-central-1 --dry-run
+
+  # before the cluster exists, from its public key
+  oidc-publisher publish --public-key sa.pub --issuer https://storage.googleapis.com/my-issuer
+
+  # a leaked key
+  oidc-publisher publish --revoke KEY_ID`
+
+func publishFlags() []cli.Flag {
+	flags := []cli.Flag{
+		listFlag("to", "publish to `TARGET`; repeatable (default: the bucket that the issuer names)"),
+		stringFlag("issuer", "", "the public issuer `URL`, which must be the cluster's own, byte for byte (default: the cluster's own)"),
+		stringFlag("owner", "", "`NAME` of who publishes here, for the guard against overwriting others (default: the cluster itself)"),
+		durationFlag("grace", publish.DefaultGrace, "keep a key public for `DURATION` after the cluster stopped listing it; 0 drops it at once"),
+		listFlag("revoke", "drop this key `ID` now and do not publish it again; repeatable"),
+		boolFlag("take-over", "replace what another owner published"),
+		boolFlag("ahead-of-issuer-change", "publish for an --issuer that the cluster does not have yet"),
+		boolFlag("no-verify", "do not read the public issuer back"),
+		boolFlag("dry-run", "show what would be written, and write nothing"),
+		timeoutFlag(),
+	}
+	flags = append(flags, sourceFlags()...)
+	return append(append(flags, outputFlag("text", "json")), logFlags()...)
+}
+
+func publishAction(c *cli.Context) error {
+	format, err := outputFormat(c, "text", "json")
+	if err != nil {
+		return err
+	}
+	log, err := logger(c)
+	if err != nil {
+		return err
+	}
+	publisher, err := newPublisher(c)
+	if err != nil {
+		return err
+	}
+	defer closeTargets(publisher.Targets)
+	publisher.Log = log
+	report, err := publisher.Publish(c.Context)
+	if err != nil {
+		return err
+	}
+	for _, warning := range warnings(report) {
+		log.Warn(warning)
+	}
+	if format == "json" {
+		err = printJSON(c.App.Writer, publishJSON(report, publisher.DryRun))
+	} else {
+		err = printReport(c.App.Writer, report, publisher.DryRun)
+	}
+	if err != nil {
+		return err
+	}
+	return outcome(c.App.ErrWriter, report)
+}
+
+// newPublisher turns the flags into a Publisher with open targets.
+func newPublisher(c *cli.Context) (*publish.Publisher, error) {
+	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c)); err != nil {
+		return nil, err
+	}
+	policy, err := policy(c)
+	if err != nil {
+		return nil, err
+	}
+	source, err := openSource(c, policy.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	p := &publish.Publisher{
+		Source:   source,
+		Policy:   policy,
+		Timeout:  c.Duration("timeout"),
+		DryRun:   c.Bool("dry-run"),
+		NoVerify: c.Bool("no-verify"),
+	}
+	return p, openTargets(c, p)
+}
+
+func policy(c *cli.Context) (publish.Policy, error) {
+	policy := publish.Policy{
+		Owner:               c.String("owner"),
+		Grace:               c.Duration("grace"),
+		Revoke:              list(c, "revoke"),
+		TakeOver:            c.Bool("take-over"),
+		AheadOfIssuerChange: c.Bool("ahead-of-issuer-change"),
+	}
+	if policy.Grace < 0 {
+		return policy, usagef("--grace must not be negative")
+	}
+	given := c.String("issuer")
+	if given == "" {
+		if len(list(c, "public-key")) > 0 {
+			return policy, usagef("--public-key needs --issuer: a key file does not say whose it is")
+		}
+		if policy.AheadOfIssuerChange {
+			return policy, usagef("--ahead-of-issuer-change needs --issuer: the issuer that the cluster will have")
+		}
+		return policy, nil
+	}
+	issuer, err := discovery.ParseIssuer(given)
+	if err != nil {
+		return policy, usagef("--issuer: %v", err)
+	}
+	policy.Issuer = issuer
+	return policy, nil
+}
+
+// openTargets opens what --to names or, without it, the bucket that the issuer
+// names; for that the cluster may have to be asked first.
+func openTargets(c *cli.Context, p *publish.Publisher) error {
+	targets, err := parseTargets(list(c, "to"))
+	if err != nil {
+		return err
+	}
+	if len(targets) == 0 {
+		target, err := targetOfIssuer(c.Context, p)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, target)
+	}
+	for _, target := range targets {
+		backend, err := target.Open(c.Context)
+		if err != nil {
+			closeTargets(p.Targets)
+			return err
+		}
+		p.Targets = append(p.Targets, publish.Target{
+			Name:        target.String(),
+			Backend:     backend,
+			Local:       target.Local(),
+			CheckIssuer: func(i discovery.Issuer) error { return target.CheckIssuer(string(i)) },
+		})
+	}
+	return nil
+}
+
+func parseTargets(given []string) ([]backends.Target, error) {
+	var targets []backends.Target
+	seen := map[string]bool{}
+	for _, raw := range given {
+		target, err := backends.Parse(raw)
+		if err != nil {
+			return nil, usagef("--to: %v", err)
+		}
+		if seen[target.String()] {
+			return nil, usagef("--to names %s twice", target)
+		}
+		seen[target.String()] = true
+		targets = append(targets, target)
+	}
+	return targets, nil
+}
+
+func targetOfIssuer(ctx context.Context, p *publish.Publisher) (backends.Target, error) {
+	issuer := p.Policy.Issuer
+	if issuer == "" {
+		ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+		defer cancel()
+		snapshot, err := p.Source.Fetch(ctx)
+		if err != nil {
+			return backends.Target{}, err
+		}
+		issuer = snapshot.Document.Issuer()
+	}
+	target, ok := backends.ForIssuer(string(issuer))
+	if !ok {
+		return target, usagef("--to is missing: the issuer %q is not a bucket's URL, so say where to publish", issuer)
+	}
+	return target, nil
+}
+
+func closeTargets(targets []publish.Target) {
+	for _, target := range targets {
+		_ = target.Backend.Close() // every write is durable already
+	}
+}
+
+// outcome turns what happened to the targets into one error.
+func outcome(stderr io.Writer, report publish.Report) error {
+	var failed, refused int
+	for _, t := range report.Targets {
+		switch {
+		case errors.Is(t.Err, publish.ErrRefused):
+			refused++
+			say(stderr, "refused", prefixed(t))
+		case t.Err != nil:
+			failed++
+			say(stderr, "error", prefixed(t))
+		}
+	}
+	switch {
+	case failed+refused > 0 && failed+refused < len(report.Targets):
+		return &exitError{exitPartly}
+	case failed > 0:
+		return &exitError{exitFailed}
+	case refused > 0:
+		return &exitError{exitRefused}
+	case report.Proof.Failed():
+		return fmt.Errorf("published, but the public issuer does not answer with it: %w", report.Proof.Err)
+	}
+	return nil
+}
+
+func prefixed(t publish.TargetReport) string { return t.Target.Name + ": " + t.Err.Error() }
+
+// warnings are said once, however many targets share them.
+func warnings(report publish.Report) []string {
+	var all []string
+	seen := map[string]bool{}
+	add := func(warning string) {
+		if !seen[warning] {
+			seen[warning] = true
+			all = append(all, warning)
+		}
+	}
+	for _, warning := range report.Warnings {
+		add(warning)
+	}
+	for _, t := range report.Targets {
+		for _, warning := range t.Plan.Warnings {
+			add(warning)
+		}
+	}
+	switch proof := report.Proof; {
+	case proof.FreshIn > 0:
+		add(fmt.Sprintf("a cache in front of the issuer still answers with an older copy, for at most %v", proof.FreshIn.Round(time.Second)))
+	case proof.Err != nil && !proof.Expected:
+		add(fmt.Sprintf("the issuer does not answer with these documents yet: %v", proof.Err))
+	}
+	return all
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"oidc-publisher/publish"
+)
+
+// The JSON form of a report: a contract with scripts.
+type reportJSON struct {
+	Issuer   string       `json:"issuer"`
+	Changed  bool         `json:"changed"`
+	DryRun   bool         `json:"dry_run"`
+	Verified *bool        `json:"verified"` // null if the issuer was not read back
+	Targets  []targetJSON `json:"targets"`
+	Warnings []string     `json:"warnings"`
+	Error    string       `json:"error,omitempty"`
+}
+
+type targetJSON struct {
+	Target  string   `json:"target"`
+	Written []string `json:"written"`
+	Keys    keysJSON `json:"keys"`
+	// GraceEnds says when each retired key will be dropped.
+	GraceEnds map[string]time.Time `json:"grace_ends,omitempty"`
+	Refused   bool                 `json:"refused,omitempty"`
+	Error     string               `json:"error,omitempty"`
+}
+
+type keysJSON struct {
+	Published []string `json:"published"`
+	Added     []string `json:"added"`
+	Retired   []string `json:"retired"`
+	Dropped   []string `json:"dropped"`
+}
+
+func publishJSON(report publish.Report, dryRun bool) reportJSON {
+	out := reportJSON{Issuer: string(report.Issuer), Changed: report.Changed(), DryRun: dryRun, Warnings: orEmpty(warnings(report))}
+	if report.Proof.Read {
+		verified := report.Proof.Err == nil && report.Proof.FreshIn == 0
+		out.Verified = &verified
+	}
+	if report.Proof.Failed() {
+		out.Error = report.Proof.Err.Error()
+	}
+	for _, t := range report.Targets {
+		changes := t.Plan.Changes
+		target := targetJSON{
+			Target:    t.Target.Name,
+			Written:   orEmpty(t.Written),
+			Keys:      keysJSON{orEmpty(changes.Published), orEmpty(changes.Added), orEmpty(changes.Retired), orEmpty(changes.Dropped)},
+			GraceEnds: t.Plan.GraceEnds,
+			Refused:   t.Plan.Refused() != nil,
+		}
+		if t.Err != nil {
+			target.Error = t.Err.Error()
+		}
+		out.Targets = append(out.Targets, target)
+	}
+	return out
+}
+
+// orEmpty makes an empty list print as [] and not as null.
+func orEmpty(values []string) []string { return append([]string{}, values...) }
+
+// printReport shows each target's keys as a diff, and what was written.
+func printReport(w io.Writer, report publish.Report, dryRun bool) error {
+	var out strings.Builder
+	fmt.Fprintf(&out, "issuer %s\n", report.Issuer)
+	for _, t := range report.Targets {
+		if t.Err != nil {
+			fmt.Fprintf(&out, "%s: not published\n", t.Target.Name)
+			continue
+		}
+		fmt.Fprintf(&out, "%s: %s\n", t.Target.Name, targetVerdict(t, dryRun))
+		printKeys(&out, t.Plan)
+	}
+	if report.Proof.Read && report.Proof.Err == nil && report.Proof.FreshIn == 0 {
+		fmt.Fprintf(&out, "the public issuer answers with these documents\n")
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+func targetVerdict(t publish.TargetReport, dryRun bool) string {
+	switch {
+	case len(t.Written) == 0:
+		return "up to date, nothing to write"
+	case dryRun:
+		return "would write " + strings.Join(t.Written, ", ")
+	default:
+		return "wrote " + strings.Join(t.Written, ", ")
+	}
+}
+
+func printKeys(out *strings.Builder, plan publish.Plan) {
+	for _, id := range plan.Changes.Published {
+		mark, note := "=", ""
+		if slices.Contains(plan.Changes.Added, id) {
+			mark, note = "+", "  added"
+		}
+		if ends, retired := plan.GraceEnds[id]; retired {
+			mark, note = "~", "  retired, public until "+ends.Format(time.RFC3339)
+		}
+		fmt.Fprintf(out, "  %s %s%s\n", mark, id, note)
+	}
+	for _, id := range plan.Changes.Dropped {
+		fmt.Fprintf(out, "  - %s  dropped\n", id)
+	}
+}
