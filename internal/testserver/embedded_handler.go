@@ -139,7 +139,6 @@ func endpointSlice(name, address string) map[string]any {
 		family = "IPv6"
 	}
 	return map[string]any{
-		"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
 		"metadata": map[string]any{
 			"name": name, "namespace": "default", "uid": newUID(),
 			"labels": map[string]any{"kubernetes.io/service-name": "kubernetes"},
@@ -167,8 +166,7 @@ func (e *Embedded) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if demand.Spec.ExpirationSeconds < 600 {
-		writeStatus(w, http.StatusUnprocessableEntity, "may not specify a duration less than 10 minutes",
-			map[string]any{"group": "authentication.k8s.io", "kind": "TokenRequest"})
+		writeTooShort(w, demand.Spec.ExpirationSeconds)
 		return
 	}
 	account, missing := e.account(namespace, name)
@@ -187,6 +185,15 @@ func (e *Embedded) serveToken(w http.ResponseWriter, r *http.Request) {
 		"metadata": map[string]any{"name": name, "namespace": namespace, "uid": account.uid},
 		"spec":     map[string]any{"audiences": demand.Spec.Audiences, "expirationSeconds": demand.Spec.ExpirationSeconds, "boundObjectRef": nil},
 		"status":   map[string]any{"token": token, "expirationTimestamp": now.Add(expiry).UTC().Format(time.RFC3339)},
+	})
+}
+
+func writeTooShort(w http.ResponseWriter, seconds int64) {
+	const field = "spec.expirationSeconds"
+	cause := fmt.Sprintf("Invalid value: %d: may not specify a duration less than 10 minutes", seconds)
+	writeStatus(w, http.StatusUnprocessableEntity, `TokenRequest.authentication.k8s.io "" is invalid: `+field+": "+cause, map[string]any{
+		"group": "authentication.k8s.io", "kind": "TokenRequest",
+		"causes": []any{map[string]any{"reason": "FieldValueInvalid", "message": cause, "field": field}},
 	})
 }
 
