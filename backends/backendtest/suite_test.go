@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"oidc-publisher/backends/backendtest"
 	"oidc-publisher/publish"
@@ -86,6 +87,7 @@ var bugs = map[string]struct {
 			if (err == nil) != present || current.Version != want {
 				return publish.ErrPrecondition
 			}
+			time.Sleep(100 * time.Microsecond) // as long as a store takes to answer
 			return force(ctx, b, o)
 		}},
 		[]string{"no-lost-update"},
@@ -132,6 +134,7 @@ var bugs = map[string]struct {
 			if err := b.Put(ctx, half, p); err != nil {
 				return err
 			}
+			time.Sleep(time.Millisecond) // as long as a store takes to write
 			return force(ctx, b, o)
 		}},
 		[]string{"no-torn-read"},

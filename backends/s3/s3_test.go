@@ -237,6 +237,20 @@ func answer(status int, code, region string) http.HandlerFunc {
 	}
 }
 
+// TestPublicAccessBlocked: this refusal has the code of any other, and is known
+// by its message alone.
+func TestPublicAccessBlocked(t *testing.T) {
+	testserver.SetenvAWS(t, "key", "secret")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, "<Error><Code>AccessDenied</Code><Message>prevented by the BlockPublicPolicy setting in S3 Block Public Access. "+remote+"</Message></Error>")
+	}))
+	defer server.Close()
+	err := open(t, server.URL, "bucket").Put(t.Context(), object("x"), publish.IfAbsent())
+	plain(t, "Put", err, "S3 Block Public Access forbids this write")
+}
+
 func TestLostRaces(t *testing.T) {
 	testserver.SetenvAWS(t, "key", "secret")
 	for code, status := range map[string]int{"PreconditionFailed": 412, "ConditionalRequestConflict": 409, "NoSuchKey": 404} {
