@@ -26,7 +26,7 @@ type Source interface {
 
 // Target is one place to publish to.
 type Target struct {
-	// Name is the target as it is shown to people.
+	// Name is the target as the user wrote it.
 	Name    string
 	Backend Backend
 	// Local is set for a directory: who serves it, and whether it is served

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -95,10 +96,8 @@ func checkArgs(c *cli.Context, names ...string) error {
 	if len(args) < len(names) {
 		return usagef("%s is missing: %s %s %s", names[len(args)], name, c.Command.Name, strings.Join(names, " "))
 	}
-	for i, arg := range args {
-		if arg == "" {
-			return usagef("%s is empty", names[i])
-		}
+	if empty := slices.Index(args, ""); empty >= 0 {
+		return usagef("%s is empty", names[empty])
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func report(stderr io.Writer, err error) int {
 	case errors.As(err, &usage):
 		say(stderr, "error", usage.message)
 		if usage.hint != "" {
-			fmt.Fprintf(stderr, "%s: hint: %s\n", name, usage.hint)
+			_, _ = fmt.Fprintf(stderr, "%s: hint: %s\n", name, usage.hint)
 		}
 		return exitUsage
 	case errors.Is(err, publish.ErrRefused):
@@ -65,6 +65,6 @@ func report(stderr io.Writer, err error) int {
 // other tools' output may stand around it.
 func say(w io.Writer, kind, message string) {
 	for line := range strings.Lines(message) {
-		fmt.Fprintf(w, "%s: %s: %s\n", name, kind, strings.TrimRight(line, "\n"))
+		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", name, kind, strings.TrimRight(line, "\n"))
 	}
 }

@@ -150,7 +150,8 @@ func policy(c *cli.Context) (publish.Policy, error) {
 // openTargets opens what --to names or, without it, the bucket that the issuer
 // names; for that the cluster may have to be asked first.
 func openTargets(c *cli.Context, p *publish.Publisher) error {
-	targets, err := parseTargets(list(c, "to"))
+	given := list(c, "to")
+	targets, err := parseTargets(given)
 	if err != nil {
 		return err
 	}
@@ -159,16 +160,16 @@ func openTargets(c *cli.Context, p *publish.Publisher) error {
 		if err != nil {
 			return err
 		}
-		targets = append(targets, target)
+		given, targets = []string{target.String()}, []backends.Target{target}
 	}
-	for _, target := range targets {
+	for i, target := range targets {
 		backend, err := target.Open(c.Context)
 		if err != nil {
 			closeTargets(p.Targets)
 			return err
 		}
 		p.Targets = append(p.Targets, publish.Target{
-			Name:        target.String(),
+			Name:        given[i],
 			Backend:     backend,
 			Local:       target.Local(),
 			CheckIssuer: func(i discovery.Issuer) error { return target.CheckIssuer(string(i)) },

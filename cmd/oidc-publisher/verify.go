@@ -195,7 +195,7 @@ func addSnapshot(ctx context.Context, c *cli.Context, opts *verify.Options, log 
 func fetch(ctx context.Context, source publish.Source) (discovery.Snapshot, error) {
 	snapshot, err := source.Fetch(ctx)
 	if unfit := new(discovery.UnfitError); errors.As(err, &unfit) {
-		return snapshot, fmt.Errorf("%w: %w", publish.ErrRefused, err)
+		return snapshot, &publish.RefusedError{Reasons: []error{err}}
 	}
 	return snapshot, err
 }
@@ -241,8 +241,8 @@ func waitForKey(c *cli.Context, opts verify.Options, log *slog.Logger) error {
 			last = line
 		}
 	})
-	if wait := new(verify.WaitError); errors.As(err, &wait) && c.Context.Err() == nil {
-		return fmt.Errorf("%w: %w", publish.ErrRefused, err)
+	if wait := new(verify.WaitError); errors.As(err, &wait) && c.Err() == nil {
+		return &publish.RefusedError{Reasons: []error{err}}
 	}
 	return err
 }
