@@ -167,7 +167,7 @@ func (s scheme) parseBucket(t Target, u *url.URL) (Target, error) {
 	}
 	t.prefix = strings.TrimSuffix(strings.TrimPrefix(u.Path, "/"), "/")
 	if t.prefix != "" && !validPrefix(t.prefix) {
-		return Target{}, fmt.Errorf("target %s://%s: %q can't be a prefix: want names with single slashes between, without . and ..", s.name, t.bucket, t.prefix)
+		return Target{}, fmt.Errorf("target %s://%s: %q can't be a prefix: want names with single slashes between, with no . or .. among them", s.name, t.bucket, t.prefix)
 	}
 	return t, nil
 }

@@ -98,7 +98,7 @@ func Run(t *testing.T, h Harness) {
 // scene is what one subtest works with.
 type scene struct {
 	*testing.T
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // lives as long as the T beside it
 	harness Harness
 	store   Store
 }

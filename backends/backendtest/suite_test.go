@@ -203,10 +203,10 @@ func TestMemoryFaults(t *testing.T) {
 	boom := errors.New("boom")
 	m := &backendtest.Memory{BeforePut: backendtest.Once[publish.Object](boom), AfterPut: backendtest.Once[publish.Object](boom)}
 	b, o := m.Open(), publish.Object{Name: "a", Body: []byte("x")}
-	if err := b.Put(t.Context(), o, publish.IfAbsent()); err != boom || len(m.Writes()) != 0 {
+	if err := b.Put(t.Context(), o, publish.IfAbsent()); !errors.Is(err, boom) || len(m.Writes()) != 0 {
 		t.Errorf("failed write: %v, %d writes", err, len(m.Writes()))
 	}
-	if err := b.Put(t.Context(), o, publish.IfAbsent()); err != boom || len(m.Writes()) != 1 {
+	if err := b.Put(t.Context(), o, publish.IfAbsent()); !errors.Is(err, boom) || len(m.Writes()) != 1 {
 		t.Errorf("lost acknowledgement: %v, %d writes", err, len(m.Writes()))
 	}
 	if err := b.Put(t.Context(), o, publish.IfAbsent()); !errors.Is(err, publish.ErrPrecondition) {

@@ -203,7 +203,7 @@ func replace(ctx context.Context, root *os.Root, object publish.Object) error {
 		err = root.Rename(temp, object.Name)
 	}
 	if err != nil {
-		root.Remove(temp)
+		_ = root.Remove(temp) // or the next write does it
 		return err
 	}
 	return syncDir(root, parent)
@@ -286,7 +286,7 @@ func syncDir(root *os.Root, name string) error {
 
 // lock takes the lock of the whole tree. It polls, since a blocked flock(2)
 // would not hear the context.
-func lock(ctx context.Context, root *os.Root) (unlock func() error, err error) {
+func lock(ctx context.Context, root *os.Root) (unlock func(), err error) {
 	dir, err := root.Open(".")
 	if err != nil {
 		return nil, err
@@ -294,7 +294,7 @@ func lock(ctx context.Context, root *os.Root) (unlock func() error, err error) {
 	for wait := time.Millisecond; ; wait = min(2*wait, 16*time.Millisecond) {
 		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
-			return dir.Close, nil // closing is unlocking
+			return func() { dir.Close() }, nil // closing is unlocking
 		}
 		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
 			dir.Close()
@@ -323,11 +323,13 @@ func (b *Backend) explain(name string, err error) error {
 
 // bare drops the operating system's own mention of the path.
 func bare(err error) error {
-	if e, ok := err.(*fs.PathError); ok {
-		return e.Err
-	}
-	if e, ok := err.(*os.LinkError); ok {
-		return e.Err
+	var file *fs.PathError
+	var rename *os.LinkError
+	switch {
+	case errors.As(err, &file):
+		return file.Err
+	case errors.As(err, &rename):
+		return rename.Err
 	}
 	return err
 }

@@ -64,13 +64,13 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		found, err := findCredentials()
 		if err != nil {
-			return nil, fmt.Errorf("gs://%s: %s: %v", c.Bucket, credentialsCure, err)
+			return nil, errors.New("gs://" + c.Bucket + ": " + credentialsCure + ": " + err.Error())
 		}
 		options = append(options, option.WithAuthCredentials(found))
 	}
 	client, err := storage.NewClient(ctx, options...)
 	if err != nil {
-		return nil, fmt.Errorf("gs://%s: %v", c.Bucket, err)
+		return nil, errors.New("gs://" + c.Bucket + ": " + err.Error())
 	}
 	return &Backend{config: c, client: client, bucket: client.Bucket(c.Bucket)}, nil
 }
@@ -104,7 +104,7 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 	if err != nil {
 		return publish.Object{}, err
 	}
-	defer reader.Close()
+	defer reader.Close() //nolint:errcheck // what was read is read
 	body, err := gate.ReadAll(reader)
 	if err != nil {
 		return publish.Object{}, err
@@ -122,7 +122,7 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 // only a bucket that is there can be listed, or listing it be forbidden.
 func (b *Backend) absent(ctx context.Context, name string) error {
 	_, err := b.bucket.Objects(ctx, &storage.Query{Prefix: b.key(name)}).Next()
-	if err == nil || err == iterator.Done || status(err) == http.StatusForbidden {
+	if err == nil || errors.Is(err, iterator.Done) || status(err) == http.StatusForbidden {
 		return fs.ErrNotExist
 	}
 	return err
@@ -155,8 +155,7 @@ func (b *Backend) put(ctx context.Context, object publish.Object, precondition p
 	w.SendCRC32C = true
 	if _, err := w.Write(object.Body); err != nil {
 		cancel()
-		w.Close()
-		return err
+		return errors.Join(err, w.Close())
 	}
 	err = w.Close()
 	if status(err) == http.StatusPreconditionFailed {
@@ -248,7 +247,7 @@ func (b *Backend) describe(err, ended error) string {
 		return text
 	}
 	switch {
-	case ended == context.DeadlineExceeded:
+	case errors.Is(ended, context.DeadlineExceeded):
 		return "no answer in time"
 	case ended != nil:
 		return ""

@@ -160,14 +160,14 @@ func TestBadConnections(t *testing.T) {
 
 	put := func(ctx context.Context) error { return b.Put(ctx, object("late"), publish.IfVersion("1")) }
 	get := func(ctx context.Context) error { _, err := b.Get(ctx, jwks); return err }
-	any := func(*http.Request) bool { return true }
+	all := func(*http.Request) bool { return true }
 
-	proxy.Inject(100, any, testserver.Delay(time.Minute))
+	proxy.Inject(100, all, testserver.Delay(time.Minute))
 	plain(t, "silent endpoint", briefly(t, put), "no answer in time: context deadline exceeded")
 	plain(t, "silent endpoint", briefly(t, get), "no answer in time: context deadline exceeded")
 	proxy.Clear()
 
-	proxy.Inject(100, any, testserver.Answer(http.StatusTooManyRequests, nil, remote))
+	proxy.Inject(100, all, testserver.Answer(http.StatusTooManyRequests, nil, remote))
 	plain(t, "slow down", briefly(t, put), "context deadline exceeded") // the SDK forgets why it tried again
 	plain(t, "slow down", briefly(t, get), "slow down (HTTP status 429; it takes one write per second to an object): try again later: context deadline exceeded")
 

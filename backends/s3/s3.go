@@ -74,7 +74,7 @@ func Open(ctx context.Context, c Config) (*Backend, error) {
 		config.WithLogger(logging.Nop{}), // stderr belongs to the command
 	)
 	if err != nil {
-		return nil, fmt.Errorf("s3://%s: AWS configuration: %v", c.Bucket, err)
+		return nil, errors.New("s3://" + c.Bucket + ": AWS configuration: " + err.Error())
 	}
 	if loaded.Region == "" && c.Endpoint != "" {
 		loaded.Region = "us-east-1"
@@ -261,7 +261,7 @@ func (b *Backend) describe(kind access, err, ended error) string {
 	case errors.As(err, &credentials):
 		return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role: " +
 			local("the credential service", credentials.err)
-	case ended == context.DeadlineExceeded:
+	case errors.Is(ended, context.DeadlineExceeded):
 		return "no answer in time"
 	case ended != nil:
 		return ""
