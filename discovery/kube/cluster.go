@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -54,12 +55,15 @@ func (s *Source) clusterUID(ctx context.Context) (string, error) {
 			UID string `json:"uid"`
 		} `json:"metadata"`
 	}
-	if a.status != http.StatusOK || json.Unmarshal(a.body, &namespace) != nil {
+	if a.status != http.StatusOK {
 		return "", nil
 	}
+	if err := json.Unmarshal(a.body, &namespace); err != nil {
+		return "", s.home.explainContent(r, a, errors.New("the answer is not the expected JSON"))
+	}
 	uid := namespace.Metadata.UID
-	if len(uid) > maxName || strings.ContainsFunc(uid, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return "", nil
+	if uid == "" || len(uid) > maxName || strings.ContainsFunc(uid, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return "", s.home.explainContent(r, a, errors.New("the namespace has no usable UID"))
 	}
 	return uid, nil
 }

@@ -138,7 +138,7 @@ func TestEmbeddedAnswersLikeTheRealServer(t *testing.T) {
 	embedded := testserver.StartEmbedded(t, testserver.EmbeddedOptions{})
 	embedded.Grant("admin", testserver.RightAll)
 	embedded.Grant("reader", testserver.RightDiscovery)
-	real := newAPIServer("kube-apiserver", cluster.Servers[0].Kubeconfig)
+	actual := newAPIServer("kube-apiserver", cluster.Servers[0].Kubeconfig)
 	ours := newAPIServer("embedded", embedded.Kubeconfig)
 
 	const document, keys = "/.well-known/openid-configuration", "/openid/v1/jwks"
@@ -170,13 +170,13 @@ func TestEmbeddedAnswersLikeTheRealServer(t *testing.T) {
 	)
 	for _, c := range cases {
 		t.Run(strings.Join([]string{c.user, c.method, c.path, c.accept}, " "), func(t *testing.T) {
-			if diff := cmp.Diff(real.ask(t, c), ours.ask(t, c)); diff != "" {
+			if diff := cmp.Diff(actual.ask(t, c), ours.ask(t, c)); diff != "" {
 				t.Errorf("(-kube-apiserver +embedded):\n%s", diff)
 			}
 		})
 	}
 	for _, path := range []string{document, keys} {
-		want, got := members(t, real.raw(t, path)), members(t, ours.raw(t, path))
+		want, got := members(t, actual.raw(t, path)), members(t, ours.raw(t, path))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("order of members in %s (-kube-apiserver +embedded):\n%s", path, diff)
 		}
@@ -215,7 +215,7 @@ func members(t *testing.T, data []byte) []string {
 	return out
 }
 
-func compareTokens(t *testing.T, real string, embedded *testserver.Embedded) {
+func compareTokens(t *testing.T, actual string, embedded *testserver.Embedded) {
 	t.Helper()
 	ours, err := embedded.MintToken("default", "default", "aud", 10*time.Minute)
 	if err != nil {
@@ -223,7 +223,7 @@ func compareTokens(t *testing.T, real string, embedded *testserver.Embedded) {
 	}
 	for i, part := range []string{"header", "payload"} {
 		var shapes []any
-		for _, token := range []string{real, ours} {
+		for _, token := range []string{actual, ours} {
 			data, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[i])
 			if err != nil {
 				t.Fatal(err)
@@ -240,8 +240,8 @@ func compareTokens(t *testing.T, real string, embedded *testserver.Embedded) {
 // servers write for themselves.
 func TestEndpointsLookLikeTheReconcilers(t *testing.T) {
 	cluster := testserver.Kube(t, testserver.KubeOptions{Flags: []string{"--endpoint-reconciler-type=lease"}})
-	real := newAPIServer("kube-apiserver", cluster.Servers[0].Kubeconfig)
-	items := awaitSlices(t, real, 2)
+	actual := newAPIServer("kube-apiserver", cluster.Servers[0].Kubeconfig)
+	items := awaitSlices(t, actual, 2)
 	for _, item := range items {
 		empty(item)
 		item["metadata"].(map[string]any)["name"] = "…"
