@@ -103,6 +103,9 @@ func (p Plan) Refused() error {
 	return &RefusedError{Reasons: p.Refusals}
 }
 
+// ErrOwner is wrapped by the refusal to overwrite what another owner published.
+var ErrOwner = errors.New("this target is somebody else's")
+
 // ErrRefused is wrapped by the error of a publication that a rule forbids.
 var ErrRefused = errors.New("refused")
 
@@ -205,12 +208,12 @@ func (p *planner) judgeOwner() {
 	case p.ours, p.policy.TakeOver, p.held.Keys == nil && p.known == nil:
 		return
 	case p.known == nil:
-		p.refuse("%s already holds keys of somebody else (%s), and none of this cluster's. "+
-			"If they are yours to replace, use --take-over", discovery.JWKSPath, list(p.public.IDs()))
+		p.refuse("%w: %s already holds keys of another issuer (%s), and none of this cluster's. "+
+			"If they are yours to replace, use --take-over", ErrOwner, discovery.JWKSPath, list(p.public.IDs()))
 	default:
 		owner := cmp.Or(p.policy.Owner, first(p.fetched.Cluster))
-		p.refuse("this target belongs to %s, and this is %s. Check the kubeconfig context and the target; "+
-			"if the target is yours to replace, use --take-over", named(p.known.Owner), named(owner))
+		p.refuse("%w: it belongs to %s, and this is %s. Check the kubeconfig context and the target; "+
+			"if the target is yours to replace, use --take-over", ErrOwner, named(p.known.Owner), named(owner))
 	}
 }
 

@@ -339,7 +339,7 @@ func TestRefusals(t *testing.T) {
 		{"another issuer, ahead of the change", nil, r.snapshot("a"), publish.Policy{Issuer: issuer + "/", AheadOfIssuerChange: true}, ""},
 		{"the same issuer is wanted", nil, r.snapshot("a"), publish.Policy{Issuer: issuer}, ""},
 
-		{"a second cluster", published(r, "a"), other("b"), day, `belongs to "uid:one", and this is "uid:two"`},
+		{"a second cluster", published(r, "a"), other("b"), day, `it belongs to "uid:one", and this is "uid:two"`},
 		{"a second cluster with the same key", published(r, "a"), other("a"), day, `belongs to "uid:one"`},
 		{"files that take over leave the cluster outside", takenOver(r), r.snapshot("a"), day, `belongs to a source without a name`},
 		{"a second cluster takes over", published(r, "a"), other("b"), publish.Policy{TakeOver: true}, ""},
@@ -348,7 +348,7 @@ func TestRefusals(t *testing.T) {
 		{"the CA was replaced, the UID is the same", published(r, "a"), cluster(r.snapshot("b"), "uid:one", "ca:new"), day, ""},
 		{"files with a known key", published(r, "a"), nameless("a"), day, ""},
 		{"files without a known key", published(r, "a"), nameless("b"), day, "source without a name"},
-		{"somebody else's keys and no memory", foreign(r, "x", "y"), r.snapshot("a"), day, "keys of somebody else (x, y)"},
+		{"somebody else's keys and no memory", foreign(r, "x", "y"), r.snapshot("a"), day, "keys of another issuer (x, y)"},
 		{"our keys and no memory", foreign(r, "x", "a"), r.snapshot("a"), day, ""},
 		{"damaged keys and no memory", func(s *store) { s.put(discovery.JWKSPath, "{}") }, r.snapshot("a"), day, "somebody else"},
 		{"another owner's name", publishedBy(r, owned, "a"), r.snapshot("a"), publish.Policy{Owner: "team-b"}, `belongs to "team-a", and this is "team-b"`},

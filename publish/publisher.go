@@ -72,6 +72,8 @@ type Report struct {
 	Issuer   discovery.Issuer
 	Warnings []string
 	Targets  []TargetReport
+	// Snapshot is what the source said.
+	Snapshot discovery.Snapshot
 	// Proof is what reading the public issuer back said.
 	Proof Proof
 }
@@ -115,6 +117,7 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 	report := Report{
 		Issuer:   cmp.Or(p.Policy.Issuer, snapshot.Document.Issuer()),
 		Warnings: snapshot.Warnings,
+		Snapshot: snapshot,
 		Targets:  make([]TargetReport, len(p.Targets)),
 	}
 	var all sync.WaitGroup

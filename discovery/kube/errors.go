@@ -122,7 +122,7 @@ func (s server) explainStatus(r request, a answer) error {
 		return fmt.Errorf("%s: redirects %s to %s (HTTP %d), and credentials are not sent there: set the kubeconfig's server to the API server itself",
 			where, r, redirectHost(a), a.status)
 	case a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable:
-		return fmt.Errorf("%s: is overloaded or not ready (HTTP %d)%s: try again later", where, a.status, retryAfter(a))
+		return &BusyError{Server: s.address(), Status: a.status, After: retryAfter(a)}
 	case a.status == http.StatusMethodNotAllowed || a.status == http.StatusNotAcceptable:
 		return fmt.Errorf("%s: refuses a plain GET of %s (HTTP %d), which no API server does: check the kubeconfig's server and proxies on the way", where, r, a.status)
 	case a.status == http.StatusBadRequest && s.base.Scheme == "http":
@@ -197,13 +197,39 @@ func redirectHost(a answer) string {
 	return strconv.Quote(cut(u.Host))
 }
 
-func retryAfter(a answer) string {
+// retryAfter reads the header of RFC 9110 section 10.2.3, in seconds as API
+// servers send it; 0 if there is none.
+func retryAfter(a answer) time.Duration {
 	seconds, err := strconv.Atoi(a.header.Get("Retry-After"))
-	if err != nil || seconds < 0 {
-		return ""
+	if err != nil || seconds < 0 || seconds > maxRetryAfter {
+		return 0
 	}
-	return fmt.Sprintf(", and asks for %d s of patience", seconds)
+	return time.Duration(seconds) * time.Second
 }
+
+// maxRetryAfter in seconds is where a wish becomes a mistake.
+const maxRetryAfter = 24 * 60 * 60
+
+// BusyError says that an API server is overloaded or not ready (HTTP 429, 503).
+type BusyError struct {
+	// Server is host and port.
+	Server string
+	// Status is the HTTP status.
+	Status int
+	// After is how long the server asks to be left alone, 0 if it does not say.
+	After time.Duration
+}
+
+func (e *BusyError) Error() string {
+	patience := ""
+	if e.After > 0 {
+		patience = fmt.Sprintf(", and asks for %d s of patience", int(e.After.Seconds()))
+	}
+	return fmt.Sprintf("API server %s: is overloaded or not ready (HTTP %d)%s: try again later", e.Server, e.Status, patience)
+}
+
+// RetryAfter is After, for callers that know no API servers.
+func (e *BusyError) RetryAfter() time.Duration { return e.After }
 
 // maxName bounds the names of strangers in messages.
 const maxName = 253

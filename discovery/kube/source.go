@@ -40,6 +40,9 @@ type Config struct {
 	// minted to learn the signing key. If empty, it is the service account
 	// whose token this client uses, else default/default.
 	Canary string
+	// Disconnected, if not nil, is called whenever an API server ends a
+	// connection: it may come back with other keys. It must not block.
+	Disconnected func()
 	// UserAgent is what API servers log of this client, "oidc-publisher" if empty.
 	UserAgent string
 	// Timeout bounds each single request, 10 seconds if zero. The context
@@ -70,6 +73,9 @@ func New(c Config) (*Source, error) {
 	config, err := load(c)
 	if err != nil {
 		return nil, err
+	}
+	if c.Disconnected != nil {
+		config.Dial = newDialer(c.Disconnected).dial
 	}
 	base, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {

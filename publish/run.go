@@ -1,0 +1,143 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// firstRetry follows a failed pass, and doubles until shortRetry. After
+	// patience without success the loop falls back to its interval: what is
+	// down that long is not just restarting.
+	firstRetry = 250 * time.Millisecond
+	shortRetry = time.Second
+	patience   = time.Minute
+	// shortestRest lies between two passes, however often the loop is nudged.
+	shortestRest = 200 * time.Millisecond
+	// farewell is what a write in hand may still take at the end.
+	farewell = 10 * time.Second
+	// shortestLook bounds how often an external signer's announcements are
+	// followed.
+	shortestLook = time.Second
+)
+
+// Pass is one Publish of a Run.
+type Pass struct {
+	Began, Ended time.Time
+	Report       Report
+	// Err is the error of Publish; those of the targets are in the Report.
+	Err error
+}
+
+// Failed reports whether the pass left something undone.
+func (p Pass) Failed() bool {
+	if p.Err != nil {
+		return true
+	}
+	for _, t := range p.Report.Targets {
+		if t.Err != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Run publishes at each interval, jittered by a tenth, and at once when
+// nudged, until ctx ends; done is told of every pass. What fails is tried
+// again, soon at first and then at the interval, for ever: the last good stays
+// public meanwhile. Run returns nil when ctx ends, and an error that wraps
+// ErrOwner if the first complete pass finds the target to be somebody else's.
+func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-chan struct{}, done func(Pass)) error {
+	var failing time.Time // since when
+	retry := firstRetry
+	settled := false
+	for {
+		pass := p.pass(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		done(pass)
+		if err := ownerConflict(pass); err != nil && !settled {
+			return err
+		}
+		settled = settled || pass.Err == nil
+		wait := jitter(lookAfter(pass, interval))
+		switch {
+		case !pass.Failed():
+			failing, retry = time.Time{}, firstRetry
+		case failing.IsZero():
+			failing = pass.Ended
+			fallthrough
+		case pass.Ended.Sub(failing) < patience:
+			wait, retry = max(jitter(retry), retryAfter(pass)), min(2*retry, shortRetry)
+		}
+		if !idle(ctx, wait, nudge) {
+			return nil
+		}
+	}
+}
+
+// pass gives what is under way when ctx ends a while to be finished.
+func (p *Publisher) pass(ctx context.Context) Pass {
+	lingering, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(farewell, cancel) })
+	defer stop()
+	pass := Pass{Began: time.Now()}
+	pass.Report, pass.Err = p.Publish(lingering)
+	pass.Ended = time.Now()
+	return pass
+}
+
+func ownerConflict(pass Pass) error {
+	for _, t := range pass.Report.Targets {
+		if errors.Is(t.Err, ErrOwner) {
+			return t.Err
+		}
+	}
+	return nil
+}
+
+// lookAfter is the interval, or less where an external signer (KEP-740)
+// announces that it refreshes its keys sooner.
+func lookAfter(pass Pass, interval time.Duration) time.Duration {
+	if announced := pass.Report.Snapshot.MaxAge; announced > 0 && announced < interval {
+		return max(announced, shortestLook)
+	}
+	return interval
+}
+
+// retryAfter is how long the API server asks to be left alone (RFC 9110
+// section 10.2.3), at most a minute.
+func retryAfter(pass Pass) time.Duration {
+	var asked interface{ RetryAfter() time.Duration }
+	if errors.As(pass.Err, &asked) {
+		return min(asked.RetryAfter(), time.Minute)
+	}
+	return 0
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d - d/10 + time.Duration(rand.Int64N(int64(d/5)+1))
+}
+
+// idle waits for time to pass or a nudge, and reports whether ctx still runs.
+// Nudges count only after a moment of rest: a server that ends each connection
+// must not make this a busy loop.
+func idle(ctx context.Context, d time.Duration, nudge <-chan struct{}) bool {
+	rest := min(d, shortestRest)
+	if !sleep(ctx, rest) {
+		return false
+	}
+	timer := time.NewTimer(d - rest)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-nudge:
+	}
+	return ctx.Err() == nil
+}

@@ -1,0 +1,196 @@
+package publish_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"oidc-publisher/backends/backendtest"
+	"oidc-publisher/discovery"
+	"oidc-publisher/publish"
+)
+
+const every = 10 * time.Second
+
+// runFor runs a publisher in a bubble of its own time and returns when each
+// pass began, counted from the start, and how it went.
+func runFor(t *testing.T, p *publish.Publisher, howLong time.Duration, nudge <-chan struct{}) (passes []publish.Pass, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), howLong)
+	defer cancel()
+	err = p.Run(ctx, every, nudge, func(pass publish.Pass) { passes = append(passes, pass) })
+	return passes, err
+}
+
+func TestRunKeepsItsInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		passes, err := runFor(t, publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory)), 10*time.Minute, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gaps := map[time.Duration]bool{}
+		for i := 1; i < len(passes); i++ {
+			gap := passes[i].Began.Sub(passes[i-1].Ended)
+			gaps[gap] = true
+			if gap < every*9/10 || gap > every*11/10 {
+				t.Errorf("%v between passes %d and %d", gap, i-1, i)
+			}
+			if passes[i].Report.Changed() {
+				t.Errorf("pass %d wrote again", i)
+			}
+		}
+		if len(passes) < 54 || len(gaps) < len(passes)/2 {
+			t.Errorf("%d passes with %d different gaps: no jitter", len(passes), len(gaps))
+		}
+	})
+}
+
+func TestRunFollowsANudge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nudge := make(chan struct{}, 1)
+		began := time.Now()
+		time.AfterFunc(3*time.Second, func() { nudge <- struct{}{} })
+		passes, _ := runFor(t, publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory)), 5*time.Second, nudge)
+		if len(passes) != 2 || passes[1].Began.Sub(began) != 3*time.Second {
+			t.Errorf("%d passes", len(passes))
+		}
+	})
+}
+
+func TestRunRestsThoughNudgedAllTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nudge := make(chan struct{})
+		close(nudge)
+		passes, _ := runFor(t, publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory)), 10*time.Second, nudge)
+		if len(passes) < 40 || len(passes) > 60 {
+			t.Errorf("%d passes in 10 s", len(passes))
+		}
+	})
+}
+
+// TestRunOutlivesAnOutage: soon after the API server comes back its keys are
+// public, and an hour without it is no storm of requests.
+func TestRunOutlivesAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		before, after := r.snapshot("a"), r.snapshot("b")
+		began := time.Now()
+		short, long := 4*time.Second, time.Hour
+		var down time.Duration
+		from := source(func() (discovery.Snapshot, error) {
+			switch since := time.Since(began); {
+			case since < every/2:
+				return before, nil
+			case since < every/2+down:
+				return discovery.Snapshot{}, errors.New("connection refused")
+			default:
+				return after, nil
+			}
+		})
+		for down = range map[time.Duration]bool{short: true, long: true} {
+			began = time.Now()
+			var back time.Time
+			passes, _ := runFor(t, publisher(from, store), down+2*time.Minute, nil)
+			failures := 0
+			for _, pass := range passes {
+				if pass.Failed() {
+					failures++
+				} else if back.IsZero() && failures > 0 {
+					back = pass.Ended
+				}
+			}
+			late := back.Sub(began.Add(every/2 + down))
+			if most := map[bool]time.Duration{true: 1100 * time.Millisecond, false: every * 11 / 10}[down == short]; late > most {
+				t.Errorf("down for %v: public %v after it came back", down, late)
+			}
+			if failures > int(down/every)+80 {
+				t.Errorf("down for %v: %d failed looks", down, failures)
+			}
+		}
+	})
+}
+
+type busy struct{ after time.Duration }
+
+func (b busy) Error() string             { return "busy" }
+func (b busy) RetryAfter() time.Duration { return b.after }
+
+func TestRunHeedsRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		passes, _ := runFor(t, publisher(source(func() (discovery.Snapshot, error) {
+			return discovery.Snapshot{}, fmt.Errorf("server: %w", busy{20 * time.Second})
+		})), 50*time.Second, nil)
+		if len(passes) != 3 {
+			t.Errorf("%d looks in 50 s at a server that wants 20 s of rest", len(passes))
+		}
+	})
+}
+
+func TestRunFollowsAnExternalSigner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		snapshot := keyring{}.snapshot("a")
+		snapshot.MaxAge = 2 * time.Second
+		passes, _ := runFor(t, publisher(fixed(snapshot), new(backendtest.Memory)), 21*time.Second, nil)
+		if len(passes) < 10 || len(passes) > 12 {
+			t.Errorf("%d looks in 21 s at keys that live for 2 s", len(passes))
+		}
+	})
+}
+
+func TestRunEndsWhereTheTargetIsSomebodyElses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		p := publisher(fixed(r.snapshot("a")), store)
+		mustPublish(t, p)
+		p.Source = fixed(cluster(r.snapshot("b"), "uid:two"))
+		if _, err := runFor(t, p, time.Hour, nil); !errors.Is(err, publish.ErrOwner) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestRunStaysWhenTheTargetIsTakenOver: what was ours at the start may be
+// handed back, so the loop only complains.
+func TestRunStaysWhenTheTargetIsTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		p := publisher(fixed(r.snapshot("a")), store)
+		thief := publisher(fixed(cluster(r.snapshot("b"), "uid:two")), store)
+		thief.Policy.TakeOver = true
+		time.AfterFunc(15*time.Second, func() { mustPublish(t, thief) })
+		passes, err := runFor(t, p, time.Minute, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := passes[len(passes)-1]; !errors.Is(last.Report.Targets[0].Err, publish.ErrOwner) {
+			t.Errorf("the last pass: %v", last.Report.Targets[0].Err)
+		}
+	})
+}
+
+// TestRunFinishesTheWriteInHand: the end comes while keys are written.
+func TestRunFinishesTheWriteInHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		ctx, cancel := context.WithCancel(t.Context())
+		var ended atomic.Bool
+		store.BeforePut = func(o publish.Object) error {
+			if o.Name == discovery.JWKSPath {
+				cancel()
+				time.Sleep(time.Second)
+				ended.Store(true)
+			}
+			return nil
+		}
+		if err := publisher(fixed(r.snapshot("a")), store).Run(ctx, every, nil, func(publish.Pass) {}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Open().Get(t.Context(), discovery.ConfigurationPath); err != nil || !ended.Load() {
+			t.Errorf("the pass was cut short: %v", err)
+		}
+	})
+}
