@@ -104,7 +104,7 @@ func runChild(t *testing.T, pod bool, env ...string) childReport {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(env, childMode+"=1", "HOME="+t.TempDir())
+	cmd.Env = append(env, childMode+"=1", "HOME="+t.TempDir(), "GORACE=atexit_sleep_ms=0")
 	if pod {
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWNS | syscall.CLONE_NEWUSER,

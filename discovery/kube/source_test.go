@@ -182,12 +182,16 @@ func tunnel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer upstream.Close()
-	w.WriteHeader(http.StatusOK)
+	// The answer comes after the hijack: before it, the server would read the
+	// first byte of what the client sends next.
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer conn.Close()
+	if _, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n"); err != nil {
+		return
+	}
 	go io.Copy(upstream, conn)
 	io.Copy(conn, upstream)
 }
