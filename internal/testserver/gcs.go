@@ -8,8 +8,7 @@ import (
 )
 
 // GCSServer is an emulator of Google Cloud Storage (fake-gcs-server). It
-// honours preconditions on uploads and asks nobody for credentials. Its data
-// survives Restart.
+// honours preconditions on uploads and asks nobody for credentials.
 type GCSServer struct {
 	*Process
 	// Host is host:port, the value for STORAGE_EMULATOR_HOST.
@@ -18,8 +17,21 @@ type GCSServer struct {
 	Endpoint string
 }
 
-// GCS starts fake-gcs-server over a temporary folder.
+// GCS starts fake-gcs-server with its data in memory: a Restart forgets it.
 func GCS(t testing.TB) *GCSServer {
+	t.Helper()
+	return startGCS(t, "-backend", "memory")
+}
+
+// GCSOnDisk starts fake-gcs-server over a temporary folder, so that its data
+// survives Restart. Its reads tear while an object is overwritten: the file is
+// opened outside the server's lock.
+func GCSOnDisk(t testing.TB) *GCSServer {
+	t.Helper()
+	return startGCS(t, "-backend", "filesystem", "-filesystem-root", t.TempDir())
+}
+
+func startGCS(t testing.TB, backend ...string) *GCSServer {
 	t.Helper()
 	path := Require(t, "fake-gcs-server")
 	port := FreePort(t)
@@ -28,10 +40,9 @@ func GCS(t testing.TB) *GCSServer {
 	s.Process = Start(t, Command{
 		Name: "fake-gcs-server",
 		Path: path,
-		Args: []string{
-			"-scheme", "http", "-host", "127.0.0.1", "-port", fmt.Sprint(port), "-public-host", s.Host,
-			"-backend", "filesystem", "-filesystem-root", t.TempDir(), "-log-level", "warn",
-		},
+		Args: append([]string{
+			"-scheme", "http", "-host", "127.0.0.1", "-port", fmt.Sprint(port), "-public-host", s.Host, "-log-level", "warn",
+		}, backend...),
 		Ready: HTTPReady(http.DefaultClient, s.Endpoint+"/_internal/healthcheck"),
 	})
 	return s

@@ -61,7 +61,7 @@ func TestS3rver(t *testing.T) {
 }
 
 func TestGCS(t *testing.T) {
-	s := testserver.GCS(t)
+	s := testserver.GCSOnDisk(t)
 	s.CreateBucket(t, "bucket")
 	if err := s.Restart(t.Context()); err != nil {
 		t.Fatal(err)
