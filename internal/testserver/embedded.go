@@ -62,7 +62,8 @@ type Embedded struct {
 	address     string
 
 	mu     sync.Mutex
-	server *http.Server // nil while stopped
+	server *http.Server  // nil while stopped
+	served chan struct{} // closed when server has let go of the port
 	issuer string
 	keys   []embeddedKey
 	signer embeddedKey
@@ -156,8 +157,12 @@ func (e *Embedded) Start() error {
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
-	e.server = server
-	go server.ServeTLS(listener, "", "")
+	served := make(chan struct{})
+	e.server, e.served = server, served
+	go func() {
+		defer close(served)
+		server.ServeTLS(listener, "", "")
+	}()
 	return nil
 }
 
@@ -167,6 +172,7 @@ func (e *Embedded) Stop() {
 	defer e.mu.Unlock()
 	if e.server != nil {
 		e.server.Close()
+		<-e.served // a server that was closed before it began closes its listener by itself
 		e.server = nil
 	}
 }
