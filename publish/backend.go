@@ -33,8 +33,8 @@ var (
 // honours its context.
 type Backend interface {
 	// Get returns the object of that name with its metadata and version. The
-	// error of an absent object wraps fs.ErrNotExist; a missing bucket or
-	// root directory is a different error, which says how to mend it.
+	// error of an absent object wraps fs.ErrNotExist; a missing bucket is a
+	// different error, which says how to mend it.
 	Get(ctx context.Context, name string) (Object, error)
 
 	// Put writes the object whole if the precondition holds, or leaves what

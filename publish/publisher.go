@@ -32,8 +32,9 @@ type Target struct {
 	// Local is set for a directory: who serves it, and whether it is served
 	// yet, can't be known.
 	Local bool
-	// CheckIssuer returns an error for an issuer that can't be read from this
-	// target; nil where any can.
+	// CheckIssuer returns an error for an issuer that is the URL of another
+	// bucket than this target; nil where any will do. One target of several
+	// has to be the issuer's own; the others are copies.
 	CheckIssuer func(discovery.Issuer) error
 }
 
@@ -121,8 +122,12 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 		Targets:  make([]TargetReport, len(p.Targets)),
 	}
 	var all sync.WaitGroup
+	wrong := p.checkIssuer(report.Issuer)
 	for i, target := range p.Targets {
-		all.Go(func() { report.Targets[i] = p.publishTo(ctx, target, snapshot) })
+		report.Targets[i] = TargetReport{Target: target, Err: wrong[i]}
+		if wrong[i] == nil {
+			all.Go(func() { report.Targets[i] = p.publishTo(ctx, target, snapshot) })
+		}
 	}
 	all.Wait()
 	report.Proof = p.prove(ctx, report)
@@ -132,9 +137,6 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 // publishTo plans and writes until no other writer comes between.
 func (p *Publisher) publishTo(ctx context.Context, target Target, snapshot discovery.Snapshot) TargetReport {
 	report := TargetReport{Target: target}
-	if report.Err = p.checkIssuer(target, snapshot); report.Err != nil {
-		return report
-	}
 	for race := range maxRaces {
 		held, err := p.read(ctx, target.Backend)
 		if err != nil {
@@ -171,14 +173,21 @@ func refuseUnfit(err error) error {
 	return err
 }
 
-func (p *Publisher) checkIssuer(target Target, snapshot discovery.Snapshot) error {
-	if target.CheckIssuer == nil {
-		return nil
+// checkIssuer returns a refusal for each target that is not where the issuer
+// leads to, or none if another target is.
+func (p *Publisher) checkIssuer(issuer discovery.Issuer) []error {
+	wrong := make([]error, len(p.Targets))
+	for i, target := range p.Targets {
+		if target.Local || target.CheckIssuer == nil {
+			continue
+		}
+		err := target.CheckIssuer(issuer)
+		if err == nil {
+			return make([]error, len(p.Targets))
+		}
+		wrong[i] = &RefusedError{Reasons: []error{err}}
 	}
-	if err := target.CheckIssuer(cmp.Or(p.Policy.Issuer, snapshot.Document.Issuer())); err != nil {
-		return &RefusedError{Reasons: []error{err}}
-	}
-	return nil
+	return wrong
 }
 
 // errAgain asks for another look after the store was found sound.

@@ -413,3 +413,14 @@ func TestProof(t *testing.T) {
 		})
 	})
 }
+
+// TestCopiesOfTheIssuer: one target is where the issuer leads to, so another
+// bucket is a copy and no mistake.
+func TestCopiesOfTheIssuer(t *testing.T) {
+	r, home, replica := keyring{}, new(backendtest.Memory), new(backendtest.Memory)
+	p := publisher(fixed(r.snapshot("a")), home, replica)
+	p.Targets[0].CheckIssuer = func(discovery.Issuer) error { return nil }
+	p.Targets[1].CheckIssuer = func(discovery.Issuer) error { return errors.New("not this bucket") }
+	mustPublish(t, p)
+	wantIDs(t, "copy", publicIn(t, replica), "a")
+}
