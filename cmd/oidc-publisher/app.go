@@ -30,7 +30,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
 		Action:         noCommand,
-		Commands:       []*cli.Command{publishCommand(), verifyCommand(), completionCommand(), versionCommand()},
+		Commands:       []*cli.Command{publishCommand(), watchCommand(), verifyCommand(), completionCommand(), versionCommand()},
 	}
 	for _, command := range app.Commands {
 		command.OnUsageError = onUsageError

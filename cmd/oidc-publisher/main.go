@@ -5,9 +5,12 @@ package main
 import (
 	"context"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"k8s.io/klog/v2"
 )
 
 func main() { os.Exit(realMain()) }
@@ -20,6 +23,8 @@ func realMain() int {
 
 // run is the whole program; tests call it in their own process.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// client-go would write to the process's stderr by itself.
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	app := newApp(stdin, stdout, stderr)
 	args, err := flagsFirst(app, args)
 	if err == nil {

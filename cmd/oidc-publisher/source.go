@@ -12,7 +12,7 @@ import (
 func sourceFlags() []cli.Flag {
 	flags := []cli.Flag{
 		stringFlag("kubeconfig", "", "read the cluster of this kubeconfig `FILE` (default: $KUBECONFIG, ~/.kube/config, then the pod's own cluster)"),
-		stringFlag("context", "", "kubeconfig `NAME`d context (default: the current one)"),
+		stringFlag("context", "", "use the context `NAME` of the kubeconfig (default: its current one)"),
 		boolFlag("all-api-servers", "ask every API server of the cluster and take the union of their keys"),
 		stringFlag("from", "", "read the documents from `DIR`, as kubectl get --raw left them, instead of a cluster"),
 		listFlag("public-key", "take the keys from this PEM `FILE` instead of a cluster, as the API server's --service-account-key-file; repeatable; needs --issuer"),
@@ -77,10 +77,12 @@ func openSource(c *cli.Context, issuer discovery.Issuer) (publish.Source, error)
 	return openCluster(c)
 }
 
-func openCluster(c *cli.Context) (*kube.Source, error) {
-	return kube.New(kube.Config{
+func openCluster(c *cli.Context) (*kube.Source, error) { return kube.New(clusterConfig(c)) }
+
+func clusterConfig(c *cli.Context) kube.Config {
+	return kube.Config{
 		Kubeconfig:    c.String("kubeconfig"),
 		Context:       c.String("context"),
 		AllAPIServers: c.Bool("all-api-servers"),
-	})
+	}
 }

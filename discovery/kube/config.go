@@ -16,32 +16,33 @@ import (
 const defaultUserAgent = "oidc-publisher"
 
 // load applies client-go's rules and says what was looked for where they find
-// nothing.
-func load(c Config) (*rest.Config, error) {
+// nothing. The namespace is the context's, or the pod's own.
+func load(c Config) (config *rest.Config, namespace string, err error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = c.Kubeconfig
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules,
 		&clientcmd.ConfigOverrides{CurrentContext: c.Context})
 	raw, err := loader.RawConfig()
 	if err != nil {
-		return nil, explainLoading(c, err)
+		return nil, "", explainLoading(c, err)
 	}
 	if err := checkContext(c, raw); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	config, err := loader.ClientConfig()
+	config, err = loader.ClientConfig()
 	switch {
 	case clientcmd.IsEmptyConfig(err):
-		return nil, fmt.Errorf("no kubeconfig at %s, and this is not a pod with a service account token: "+
+		return nil, "", fmt.Errorf("no kubeconfig at %s, and this is not a pod with a service account token: "+
 			"name the file with --kubeconfig or KUBECONFIG", strings.Join(rules.GetLoadingPrecedence(), ", "))
 	case err != nil:
-		return nil, explainLoading(c, err)
+		return nil, "", explainLoading(c, err)
 	}
 	config.UserAgent = c.UserAgent
 	if config.UserAgent == "" {
 		config.UserAgent = defaultUserAgent
 	}
-	return config, nil
+	namespace, _, err = loader.Namespace()
+	return config, namespace, err
 }
 
 func explainLoading(c Config, err error) error {

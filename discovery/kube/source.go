@@ -52,8 +52,9 @@ type Config struct {
 
 // Source reads one cluster's documents. It is safe for concurrent use.
 type Source struct {
-	config *rest.Config
-	home   server
+	config    *rest.Config
+	namespace string
+	home      server
 	// direct are clients for endpoints that are addressed by IP, one for each
 	// name under which the certificate may be made out.
 	direct  []*http.Client
@@ -70,7 +71,7 @@ func New(c Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := load(c)
+	config, namespace, err := load(c)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func New(c Config) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server of the kubeconfig: %w", err)
 	}
-	s := &Source{config: config, all: c.AllAPIServers, canary: canary, timeout: c.Timeout}
+	s := &Source{config: config, namespace: namespace, all: c.AllAPIServers, canary: canary, timeout: c.Timeout}
 	s.tokenFile = useTokenFile(config)
 	if s.timeout <= 0 {
 		s.timeout = defaultTimeout
@@ -96,6 +97,12 @@ func New(c Config) (*Source, error) {
 	}
 	return s, err
 }
+
+// RESTConfig is how the cluster is reached, for clients of other APIs of it.
+func (s *Source) RESTConfig() *rest.Config { return rest.CopyConfig(s.config) }
+
+// Namespace is that of the kubeconfig's context, or the pod's own.
+func (s *Source) Namespace() string { return s.namespace }
 
 // Fetch asks the API server, or all of them, for both documents and judges
 // them. Nothing of an answer that can't be taken whole is returned.

@@ -3,6 +3,7 @@ package verify
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Status is the outcome of one check, and of a whole report.
@@ -46,6 +47,9 @@ type Report struct {
 	// else Pass (0). A failure outranks an error because no further checking
 	// can turn it into a pass; warnings and skipped checks do not count.
 	Verdict Status
+	// CertificateExpiry is when the first certificate of the chains seen
+	// expires, zero where none was seen.
+	CertificateExpiry time.Time
 }
 
 func newReport(issuer string, checks []Check) Report {

@@ -61,7 +61,9 @@ func Run(ctx context.Context, opts Options) (Report, error) {
 	if err := ctx.Err(); err != nil {
 		return Report{}, err
 	}
-	return newReport(opts.Issuer, v.judge(profiles)), nil
+	report := newReport(opts.Issuer, v.judge(profiles))
+	report.CertificateExpiry = v.certificateExpiry()
+	return report, nil
 }
 
 // view is everything that was seen; the checks only read it.
@@ -86,6 +88,20 @@ type view struct {
 	tokenErr error
 	// now is the local clock when all was read.
 	now time.Time
+}
+
+// certificateExpiry is the earliest of both documents' chains.
+func (v view) certificateExpiry() time.Time {
+	var earliest time.Time
+	for _, f := range []fetched{v.document, v.keys} {
+		if !f.answered() || f.plain.tls == nil || len(f.plain.tls.PeerCertificates) == 0 {
+			continue
+		}
+		if end := firstToExpire(f.plain).NotAfter; earliest.IsZero() || end.Before(earliest) {
+			earliest = end
+		}
+	}
+	return earliest
 }
 
 // fetched is one of the two documents as a cache may hand it out and as it is

@@ -1,0 +1,188 @@
+package watch
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"oidc-publisher/discovery/verify"
+	"oidc-publisher/publish"
+)
+
+// Results of passes and checks, as label values.
+const (
+	resultOK      = "ok"
+	resultFailed  = "failed"
+	resultRefused = "refused"
+)
+
+// metrics are the numbers of one watcher. Names follow the conventions of
+// https://prometheus.io/docs/practices/naming/: base units, totals, no
+// durations where a point in time will do.
+type metrics struct {
+	attempt, success *prometheus.GaugeVec
+	keys             *prometheus.GaugeVec
+	unpublished      prometheus.Gauge
+	rotations        prometheus.Counter
+	toPublic         prometheus.Histogram
+	fetches, writes  *prometheus.CounterVec
+	checks           *prometheus.CounterVec
+	certificate      prometheus.Gauge
+	leader           prometheus.Gauge
+	grace            *graceCollector
+}
+
+func newMetrics(registry prometheus.Registerer) *metrics {
+	gauge := func(name, help string) prometheus.GaugeOpts {
+		return prometheus.GaugeOpts{Namespace: "oidc_publisher", Name: name, Help: help}
+	}
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Namespace: "oidc_publisher", Name: name, Help: help}
+	}
+	m := &metrics{
+		attempt:     prometheus.NewGaugeVec(gauge("last_attempt_timestamp_seconds", "When a target was last tried, in seconds since 1970."), []string{"target"}),
+		success:     prometheus.NewGaugeVec(gauge("last_success_timestamp_seconds", "When a target was last found or made equal to the cluster, in seconds since 1970."), []string{"target"}),
+		keys:        prometheus.NewGaugeVec(gauge("published_keys", "Public keys of a target by state: current or retired."), []string{"target", "state"}),
+		unpublished: prometheus.NewGauge(gauge("unpublished_keys", "Keys of the cluster that are not public on every target yet.")),
+		rotations:   prometheus.NewCounter(counter("rotations_total", "How often the cluster's set of keys was seen to change.")),
+		toPublic: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "oidc_publisher", Name: "key_publication_seconds",
+			Help:    "Time from the first sight of a key in the cluster until every target had it.",
+			Buckets: []float64{.05, .1, .25, .5, 1, 2, 5, 10, 30, 60, 300, 3600},
+		}),
+		fetches:     prometheus.NewCounterVec(counter("fetches_total", "Looks at the cluster by result: ok, failed or refused."), []string{"result"}),
+		writes:      prometheus.NewCounterVec(counter("writes_total", "Objects written and passes that could not write, by target and result: ok, failed or refused."), []string{"target", "result"}),
+		checks:      prometheus.NewCounterVec(counter("public_checks_total", "Looks at the public issuer by verdict: pass, fail or error."), []string{"verdict"}),
+		certificate: prometheus.NewGauge(gauge("public_certificate_expiry_timestamp_seconds", "When the first certificate of the public issuer expires, in seconds since 1970; 0 where none was seen.")),
+		leader:      prometheus.NewGauge(gauge("leader", "1 while this replica publishes, 0 while it stands by.")),
+		grace:       newGraceCollector(),
+	}
+	registry.MustRegister(m.attempt, m.success, m.keys, m.unpublished, m.rotations, m.toPublic,
+		m.fetches, m.writes, m.checks, m.certificate, m.leader, m.grace)
+	for _, verdict := range []verify.Status{verify.Pass, verify.Fail, verify.Error} {
+		m.checks.WithLabelValues(string(verdict))
+	}
+	for _, result := range []string{resultOK, resultFailed, resultRefused} {
+		m.fetches.WithLabelValues(result)
+	}
+	return m
+}
+
+// observe takes in one pass.
+func (m *metrics) observe(pass publish.Pass) {
+	m.fetches.WithLabelValues(resultOf(pass.Err)).Inc()
+	for _, t := range pass.Report.Targets {
+		name := t.Target.Name
+		m.attempt.WithLabelValues(name).Set(seconds(pass.Ended))
+		m.writes.WithLabelValues(name, resultOK).Add(float64(len(t.Written)))
+		if t.Err != nil {
+			m.writes.WithLabelValues(name, resultOf(t.Err)).Inc()
+			continue
+		}
+		m.success.WithLabelValues(name).Set(seconds(pass.Ended))
+		retired := len(t.Plan.Changes.Retired)
+		m.keys.WithLabelValues(name, "retired").Set(float64(retired))
+		m.keys.WithLabelValues(name, "current").Set(float64(len(t.Plan.Changes.Published) - retired))
+		m.grace.set(name, t.Plan.GraceEnds)
+	}
+}
+
+func resultOf(err error) string {
+	switch {
+	case err == nil:
+		return resultOK
+	case errors.Is(err, publish.ErrRefused):
+		return resultRefused
+	default:
+		return resultFailed
+	}
+}
+
+func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
+
+// graceCollector tells how long each retired key will stay, counted at the
+// time of the scrape.
+type graceCollector struct {
+	desc *prometheus.Desc
+	mu   sync.Mutex
+	ends map[string]map[string]time.Time
+}
+
+func newGraceCollector() *graceCollector {
+	return &graceCollector{
+		desc: prometheus.NewDesc("oidc_publisher_key_grace_remaining_seconds", "Time until a retired key is dropped from a target.", []string{"target", "kid"}, nil),
+		ends: map[string]map[string]time.Time{},
+	}
+}
+
+func (g *graceCollector) set(target string, ends map[string]time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ends[target] = maps.Clone(ends)
+}
+
+// Describe implements prometheus.Collector.
+func (g *graceCollector) Describe(descs chan<- *prometheus.Desc) { descs <- g.desc }
+
+// Collect implements prometheus.Collector.
+func (g *graceCollector) Collect(out chan<- prometheus.Metric) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for target, ends := range g.ends {
+		for kid, end := range ends {
+			out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, max(0, time.Until(end).Seconds()), target, kid)
+		}
+	}
+}
+
+// rotation follows keys from their first sight in the cluster until every
+// target has them.
+type rotation struct {
+	listed  []string
+	waiting map[string]time.Time
+}
+
+// observe returns whether the cluster's set changed and how long each key took
+// that is public now.
+func (r *rotation) observe(pass publish.Pass) (changed bool, took []time.Duration) {
+	if pass.Err != nil {
+		return false, nil
+	}
+	ids := pass.Report.Snapshot.Keys.IDs()
+	slices.Sort(ids)
+	first := r.listed == nil
+	changed = !first && !slices.Equal(ids, r.listed)
+	if r.waiting == nil {
+		r.waiting = map[string]time.Time{}
+	}
+	for _, id := range ids {
+		if !slices.Contains(r.listed, id) {
+			r.waiting[id] = pass.Began
+		}
+	}
+	for id, since := range r.waiting {
+		if !slices.Contains(ids, id) {
+			delete(r.waiting, id)
+		} else if everywhere(pass, id) {
+			delete(r.waiting, id)
+			if !first {
+				took = append(took, pass.Ended.Sub(since))
+			}
+		}
+	}
+	r.listed = ids
+	return changed, took
+}
+
+func everywhere(pass publish.Pass, id string) bool {
+	for _, t := range pass.Report.Targets {
+		if t.Err != nil || !slices.Contains(t.Plan.Changes.Published, id) {
+			return false
+		}
+	}
+	return true
+}
