@@ -23,7 +23,8 @@ type KeySet struct {
 
 // ParseKeySet reads a JWKS and reports every fault that makes it unfit for
 // publication, joined into one error; those of a single key are *KeyError. A
-// key of unknown type is left out (see LeftOut) and does not block the rest.
+// key of unknown type or a second copy is left out (see LeftOut) and does not
+// block the rest.
 func ParseKeySet(data []byte) (KeySet, error) {
 	members, err := parseObject(data)
 	if err != nil {
@@ -59,19 +60,23 @@ func ParseKeySet(data []byte) (KeySet, error) {
 	return s, nil
 }
 
+// add judges the keys one by one and returns the faults of those that can't be
+// published.
 func (s *KeySet) add(raws []json.RawMessage) []error {
 	var faults []error
-	seen := map[string]bool{}
 	for i, raw := range raws {
 		key, keyFaults := parseKey(raw)
-		if key.ID != "" && seen[key.ID] {
-			keyFaults = append(keyFaults, errors.New("stands in the set twice, so relying parties may pick the wrong one"))
-		}
-		seen[key.ID] = true
-		if len(keyFaults) == 1 && errors.Is(keyFaults[0], errUnknownType) {
-			s.leftOut = append(s.leftOut, &KeyError{Index: i, KeyID: key.ID, Reason: keyFaults[0].Error()})
-			s.raw = nil
+		other, seen := s.Lookup(key.ID)
+		switch {
+		case len(keyFaults) == 1 && errors.Is(keyFaults[0], errUnknownType):
+			s.leaveOut(i, key.ID, keyFaults[0].Error()+": left out, so tokens signed with it will be refused everywhere")
 			continue
+		case seen && key.ID != "" && len(keyFaults) == 0 && key.Thumbprint == other.Thumbprint:
+			// kube-apiserver does this if it is given one key file twice.
+			s.leaveOut(i, key.ID, "stands in the set twice: one copy is left out")
+			continue
+		case seen && key.ID != "":
+			keyFaults = append(keyFaults, errors.New("stands in the set twice with different key material, so relying parties may pick the wrong one"))
 		}
 		for _, fault := range keyFaults {
 			faults = append(faults, &KeyError{Index: i, KeyID: key.ID, Reason: fault.Error()})
@@ -79,6 +84,11 @@ func (s *KeySet) add(raws []json.RawMessage) []error {
 		s.keys = append(s.keys, key)
 	}
 	return faults
+}
+
+func (s *KeySet) leaveOut(index int, id, reason string) {
+	s.leftOut = append(s.leftOut, &KeyError{Index: index, KeyID: id, Reason: reason})
+	s.raw = nil
 }
 
 // Keys returns the keys in the order of the document.
@@ -96,7 +106,8 @@ func (s KeySet) IDs() []string {
 	return ids
 }
 
-// LeftOut returns the keys that were not taken because their type is unknown.
+// LeftOut returns the keys that were not taken: of unknown type, or a second
+// copy of another. The reasons say what follows.
 func (s KeySet) LeftOut() []*KeyError { return slices.Clone(s.leftOut) }
 
 // Lookup returns the key of that ID.

@@ -287,9 +287,6 @@ func (p *planner) judgeMaterial() {
 				"find out who, and --revoke it if the old key leaked", key.ID, seen.FirstSeen.Format(time.DateOnly))
 		}
 	}
-	for _, left := range p.fetched.Keys.LeftOut() {
-		p.warn("%v: left out, tokens signed with it can't be verified by anyone", left)
-	}
 }
 
 // liveKeys is rule 4: it moves every key along its life and returns those that

@@ -70,9 +70,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	if testing.Short() {
-		t.SkipNow()
-	}
+	testserver.Require(t, "go") // and skip in -short, where nothing was built
 	l := &lab{t: t, internet: testserver.NewInternet(t), dir: t.TempDir()}
 	l.env = append(l.internet.Env(), "PATH="+os.Getenv("PATH"), "HOME="+l.dir, "AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1", "GORACE=halt_on_error=1")
 	return l

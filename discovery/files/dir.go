@@ -72,7 +72,7 @@ func readDir(path string) (discovery.Snapshot, error) {
 		return discovery.Snapshot{}, err
 	}
 	for _, fault := range s.Keys.LeftOut() {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("%s: %v: left out, so tokens signed with it will be refused everywhere", keysFile, fault))
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%s: %v", keysFile, fault))
 	}
 	return s, nil
 }

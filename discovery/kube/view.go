@@ -70,7 +70,7 @@ func (v *view) readKeys(ctx context.Context, from server) error {
 	}
 	v.maxAge = maxAge(a.header.Get("Cache-Control"))
 	for _, fault := range v.keys.LeftOut() {
-		v.warnings = append(v.warnings, fmt.Sprintf("API server %s: %v: left out, so tokens signed with it will be refused everywhere", v.address, fault))
+		v.warnings = append(v.warnings, fmt.Sprintf("API server %s: %v", v.address, fault))
 	}
 	return nil
 }

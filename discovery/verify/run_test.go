@@ -185,7 +185,8 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 		{"symmetric key", func(s *site) {
 			s.keys.body = jwksOf(map[string]any{"kty": "oct", "kid": "a", "k": secretBody})
 		}, "jwks-keys", verify.Fail, "symmetric"},
-		{"duplicate key ID", func(s *site) { s.keys.body = jwks(s.signer, s.signer) }, "jwks-keys", verify.Fail, "twice"},
+		{"duplicate key ID", func(s *site) { s.keys.body = jwks(s.signer, newEC(t, "key-1")) }, "jwks-keys", verify.Fail, "twice"},
+		{"second copy of a key", func(s *site) { s.keys.body = jwks(s.signer, s.signer) }, "jwks-keys", verify.Warn, "twice"},
 		{"key without ID", func(s *site) { s.keys.body = jwksOf(s.signer.with("kid", "")) }, "jwks-keys", verify.Fail, "kid"},
 		{"two faults", func(s *site) {
 			s.keys.body = jwksOf(s.signer.with("n", "AQAB"), s.signer.with("alg", "HS256"))
