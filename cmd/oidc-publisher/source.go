@@ -84,5 +84,6 @@ func clusterConfig(c *cli.Context) kube.Config {
 		Kubeconfig:    c.String("kubeconfig"),
 		Context:       c.String("context"),
 		AllAPIServers: c.Bool("all-api-servers"),
+		UserAgent:     name + "/" + version(),
 	}
 }
