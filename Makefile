@@ -26,18 +26,21 @@ tool = .cache/$(1)@$(call pinned,testdata/tools/go.mod,$(2))/$(1)
 ETCD := $(call server,etcd,go.etcd.io/etcd/server/v3)
 FAKE_GCS := $(call server,fake-gcs-server,github.com/fsouza/fake-gcs-server)
 KUBE_APISERVER := $(call server,kube-apiserver,k8s.io/kubernetes)
+KUSTOMIZE := $(call server,kustomize,sigs.k8s.io/kustomize/kustomize/v5)
 VERSITYGW := $(call server,versitygw,github.com/versity/versitygw)
-GO_SERVERS := $(ETCD) $(FAKE_GCS) $(VERSITYGW) $(KUBE_APISERVER)
+GO_SERVERS := $(ETCD) $(FAKE_GCS) $(VERSITYGW) $(KUSTOMIZE) $(KUBE_APISERVER)
 
 S3RVER_VERSION := $(or $(shell sed -n 's/.*"s3rver": "\([0-9.]*\)".*/\1/p' testdata/servers/package.json),$(error testdata/servers/package.json does not pin s3rver))
 S3RVER := .cache/s3rver@$(S3RVER_VERSION)/node_modules/.bin/s3rver
+
+PROMTOOL := .cache/promtool/promtool
 
 GOLANGCI_LINT := $(call tool,golangci-lint,github.com/golangci/golangci-lint/v2)
 GOVULNCHECK := $(call tool,govulncheck,golang.org/x/vuln)
 
 empty :=
 space := $(empty) $(empty)
-SERVER_PATH := $(subst $(space),:,$(patsubst %/,$(CURDIR)/%,$(dir $(GO_SERVERS) $(S3RVER))))
+SERVER_PATH := $(subst $(space),:,$(patsubst %/,$(CURDIR)/%,$(dir $(GO_SERVERS) $(S3RVER) $(PROMTOOL))))
 
 .PHONY: help build demo deps servers lint test-unit test fuzz vuln clean
 
@@ -80,11 +83,12 @@ deps: ## install the few Debian packages that tests use (root and apt-get only)
 	apt-get -o DPkg::Lock::Timeout=300 -q update; \
 	apt-get -o DPkg::Lock::Timeout=300 -q -y --no-install-recommends install "$${packages[@]}"
 
-servers: $(GO_SERVERS) $(S3RVER) ## build the real servers that tests run (once per version; minutes)
+servers: $(GO_SERVERS) $(S3RVER) $(PROMTOOL) ## build the real servers that tests run (once per version; minutes)
 
 $(ETCD): package := go.etcd.io/etcd/server/v3
 $(FAKE_GCS): package := github.com/fsouza/fake-gcs-server
 $(VERSITYGW): package := github.com/versity/versitygw/cmd/versitygw
+$(KUSTOMIZE): package := sigs.k8s.io/kustomize/kustomize/v5
 $(KUBE_APISERVER): package := k8s.io/kubernetes/cmd/kube-apiserver
 # Without this it calls itself v0.0.0-master.
 $(KUBE_APISERVER): version = -X k8s.io/component-base/version.gitVersion=$(call pinned,testdata/servers/go.mod,k8s.io/kubernetes)
@@ -113,6 +117,21 @@ $(S3RVER): | deps
 	npm --prefix "$$part" ci --ignore-scripts --no-audit --no-fund --loglevel=error; \
 	rm -rf .cache/s3rver@$(S3RVER_VERSION); \
 	mv -T "$$part" .cache/s3rver@$(S3RVER_VERSION)
+
+# Taken out of Debian's package, which is not installed: its installation would
+# bring a Prometheus that starts with the machine.
+$(PROMTOOL): | deps
+	@mkdir -p $(@D); \
+	if found=$$(command -v promtool); then ln -sf "$$found" $@; exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "servers: no promtool and no apt-get, so the tests that need promtool will say so" >&2; exit 0; fi; \
+	echo "unpacking $@"; \
+	part=$$(mktemp -d $(CURDIR)/$(@D).XXXXXX); trap 'rm -rf "$$part"' EXIT; \
+	chmod 755 "$$part"; \
+	cd "$$part"; \
+	apt-get -q download prometheus || { [ "$$(id -u)" -eq 0 ] && apt-get -q update && apt-get -q download prometheus; } || \
+	  { echo "servers: apt-get can't download the package prometheus, so the tests that need promtool will say so" >&2; exit 0; }; \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool; \
+	mv usr/bin/promtool $(CURDIR)/$@
 
 # -- tests -------------------------------------------------------------------
 

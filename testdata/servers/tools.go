@@ -8,4 +8,5 @@ import (
 	_ "github.com/versity/versitygw/cmd/versitygw"
 	_ "go.etcd.io/etcd/server/v3"
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "sigs.k8s.io/kustomize/kustomize/v5"
 )
