@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
 )
 
@@ -68,14 +69,42 @@ func (p *Publisher) readBack(ctx context.Context, report Report, done []TargetRe
 		if i > 0 && bytes.Equal(t.Plan.Keys.Body, done[i-1].Plan.Keys.Body) {
 			continue
 		}
-		ctx, cancel := p.operation(ctx)
-		err = verify.Published(ctx, p.Client, report.Issuer, t.Plan.Document.Body, t.Plan.Keys.Body)
-		cancel()
+		err = p.compare(ctx, report.Issuer, t.Plan.Document, t.Plan.Keys)
+		if different := new(verify.DifferentError); errors.As(err, &different) {
+			if held, ok := p.overtaken(ctx, t); ok {
+				err = p.compare(ctx, report.Issuer, *held.Document, *held.Keys)
+			}
+		}
 		if err == nil {
 			return nil
 		}
 	}
 	return err
+}
+
+func (p *Publisher) compare(ctx context.Context, issuer discovery.Issuer, document, keys Object) error {
+	ctx, cancel := p.operation(ctx)
+	defer cancel()
+	return verify.Published(ctx, p.Client, issuer, document.Body, keys.Body)
+}
+
+// overtaken returns what the target holds now if another publisher added to
+// it since: that is then what has to be public.
+func (p *Publisher) overtaken(ctx context.Context, t TargetReport) (Held, bool) {
+	held, err := p.read(ctx, t.Target.Backend)
+	if err != nil || held.Keys == nil || held.Document == nil {
+		return Held{}, false
+	}
+	keys, err := discovery.ParseKeySet(held.Keys.Body)
+	if err != nil {
+		return Held{}, false
+	}
+	for _, id := range t.Plan.Changes.Published {
+		if _, kept := keys.Lookup(id); !kept {
+			return Held{}, false
+		}
+	}
+	return held, true
 }
 
 func done(targets []TargetReport) []TargetReport {

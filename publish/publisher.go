@@ -281,7 +281,7 @@ func (p *Publisher) probe(ctx context.Context, backend Backend, held *Object, s 
 		return err
 	}
 	for _, unmet := range []Precondition{IfAbsent(), IfVersion(stale)} {
-		err := p.tryPut(ctx, backend, Write{s.object(), unmet})
+		err := p.putUnmet(ctx, backend, Write{s.object(), unmet})
 		if err == nil {
 			return fmt.Errorf("%w: two publishers would overwrite each other's keys, so nothing was published. Use a store with conditional writes", ErrUnconditional)
 		}
@@ -291,6 +291,20 @@ func (p *Publisher) probe(ctx context.Context, backend Backend, held *Object, s 
 	}
 	s.Probe = ""
 	return p.put(ctx, backend, Write{s.object(), IfVersion(open)})
+}
+
+// putUnmet tries a write that must be refused. If no answer came and the store
+// still answers, it asks once more: whether the write was refused can't be
+// told from what the store holds.
+func (p *Publisher) putUnmet(ctx context.Context, backend Backend, write Write) error {
+	err := p.tryPut(ctx, backend, write)
+	if err == nil || errors.Is(err, ErrPrecondition) {
+		return err
+	}
+	if _, readErr := p.get(ctx, backend, write.Object.Name); readErr != nil {
+		return err
+	}
+	return p.tryPut(ctx, backend, write)
 }
 
 // putOwn writes and returns the version of what it wrote. Finding another

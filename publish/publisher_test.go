@@ -231,6 +231,34 @@ func TestStoreThatIgnoresConditionsIsFoundOut(t *testing.T) {
 	}
 }
 
+// TestProbeAnswerIsLost: whether the store refused can't be seen from what it
+// holds, so it is asked once more.
+func TestProbeAnswerIsLost(t *testing.T) {
+	for _, unmet := range []int{3, 4} {
+		r, store, puts := keyring{}, new(backendtest.Memory), 0
+		store.BeforePut = func(publish.Object) error {
+			if puts++; puts == unmet {
+				return io.ErrUnexpectedEOF
+			}
+			return nil
+		}
+		mustPublish(t, publisher(fixed(r.snapshot("a")), store))
+		wantIDs(t, "public", publicIn(t, store), "a")
+
+		store, puts = &backendtest.Memory{IgnorePreconditions: true}, 0
+		store.AfterPut = func(publish.Object) error {
+			if puts++; puts == unmet {
+				return io.ErrUnexpectedEOF
+			}
+			return nil
+		}
+		report, _ := publisher(fixed(r.snapshot("a")), store).Publish(t.Context())
+		if !errors.Is(report.Targets[0].Err, publish.ErrUnconditional) {
+			t.Errorf("put %d: %v", unmet, report.Targets[0].Err)
+		}
+	}
+}
+
 // TestProbeIsResumed: a publisher that died while it probed leaves the
 // question open, and the next one asks again.
 func TestProbeIsResumed(t *testing.T) {
@@ -397,6 +425,31 @@ func TestProof(t *testing.T) {
 			w.store = old
 			report := mustPublish(t, p)
 			if report.Proof.Err != nil || report.Proof.FreshIn != 50*time.Minute {
+				t.Errorf("proof %+v", report.Proof)
+			}
+		})
+	})
+	t.Run("another publisher adds its key meanwhile", func(t *testing.T) {
+		r, store, once := keyring{}, new(backendtest.Memory), sync.Once{}
+		w := &web{visible: func() bool {
+			once.Do(func() { mustPublish(t, publisher(fixed(r.snapshot("b", "both")), store)) })
+			return true
+		}}
+		report := mustPublish(t, proving(fixed(r.snapshot("a", "both")), store, w))
+		if report.Proof.Err != nil {
+			t.Errorf("proof %+v", report.Proof)
+		}
+		wantIDs(t, "public", publicIn(t, store), "a", "b", "both")
+	})
+	t.Run("somebody else takes a key away meanwhile", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r, store, once := keyring{}, new(backendtest.Memory), sync.Once{}
+			w := &web{visible: func() bool {
+				once.Do(func() { store.Place(publish.Object{Name: discovery.JWKSPath, Body: []byte(r.jwks("b"))}) })
+				return true
+			}}
+			report := mustPublish(t, proving(fixed(r.snapshot("a", "b")), store, w))
+			if different := new(verify.DifferentError); !errors.As(report.Proof.Err, &different) {
 				t.Errorf("proof %+v", report.Proof)
 			}
 		})

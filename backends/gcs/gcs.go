@@ -248,6 +248,10 @@ func (b *Backend) describe(err, ended error) string {
 	}
 	switch {
 	case errors.Is(ended, context.DeadlineExceeded):
+		// The SDK tries until the deadline: why it had to is the cause.
+		if cause := local(err); cause != "" && cause != ended.Error() {
+			return "no answer in time: " + cause
+		}
 		return "no answer in time"
 	case ended != nil:
 		return ""
