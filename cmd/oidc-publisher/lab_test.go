@@ -72,8 +72,15 @@ func newLab(t *testing.T) *lab {
 	t.Helper()
 	testserver.Require(t, "go") // and skip in -short, where nothing was built
 	l := &lab{t: t, internet: testserver.NewInternet(t), dir: t.TempDir()}
-	l.env = append(l.internet.Env(), "PATH="+os.Getenv("PATH"), "HOME="+l.dir, "AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1", "GORACE=halt_on_error=1")
+	l.env = append(l.internet.Env(), "PATH="+os.Getenv("PATH"), "HOME="+l.dir, "AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1", "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	return l
+}
+
+// in is the same lab for a subtest.
+func (l *lab) in(t *testing.T) *lab {
+	sub := *l
+	sub.t, sub.env, sub.secrets = t, slices.Clip(l.env), slices.Clip(l.secrets)
+	return &sub
 }
 
 // outcomeOf is what one run of the program left behind.
@@ -90,25 +97,50 @@ func (l *lab) run(args ...string) outcomeOf {
 
 func (l *lab) runWith(env []string, args ...string) outcomeOf {
 	l.t.Helper()
+	return l.start(env, args...).wait()
+}
+
+// running is a run of the program that nobody waited for yet.
+type running struct {
+	lab            *lab
+	cmd            *exec.Cmd
+	cancel         context.CancelFunc
+	stdout, stderr bytes.Buffer
+}
+
+func (l *lab) start(env []string, args ...string) *running {
+	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, built, args...)
-	cmd.Env, cmd.Dir = append(slices.Clone(l.env), env...), l.dir
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	r := &running{lab: l, cmd: exec.CommandContext(ctx, built, args...), cancel: cancel}
+	r.cmd.Env, r.cmd.Dir = append(slices.Clone(l.env), env...), l.dir
+	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
+	if err := r.cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	got := outcomeOf{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
-	for _, secret := range l.secrets {
+	return r
+}
+
+// jwtHeader begins every token whose header begins with its algorithm, as the
+// API server's do: it finds those that the program mints itself.
+const jwtHeader = "eyJhbGciOi"
+
+// wait checks that nothing secret was told.
+func (r *running) wait() outcomeOf {
+	l := r.lab
+	l.t.Helper()
+	defer r.cancel()
+	var exit *exec.ExitError
+	if err := r.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		l.t.Errorf("%v: %v", r.cmd.Args, err)
+	}
+	got := outcomeOf{r.cmd.ProcessState.ExitCode(), r.stdout.String(), r.stderr.String()}
+	for _, secret := range slices.Concat(l.secrets, []string{jwtHeader}) {
 		if strings.Contains(got.stdout+got.stderr, secret) {
-			l.t.Errorf("%v tells a secret", args)
+			l.t.Errorf("%v tells a secret", r.cmd.Args)
 		}
 	}
 	if strings.Contains(got.stderr, "DATA RACE") {
-		l.t.Errorf("%v: %s", args, got.stderr)
+		l.t.Errorf("%v: %s", r.cmd.Args, got.stderr)
 	}
 	return got
 }
@@ -192,6 +224,20 @@ func (l *lab) kube(options testserver.KubeOptions) (cluster *testserver.KubeClus
 	cluster.GrantMint(l.t, "publisher", "default", "default")
 	l.secrets = append(l.secrets, cluster.Servers[0].Kubeconfig("publisher").Token)
 	return cluster, cluster.WriteKubeconfig(l.t, "publisher")
+}
+
+// embedded starts an API server inside this process, with the same user and
+// the same rights.
+func (l *lab) embedded(options testserver.EmbeddedOptions) (api *testserver.Embedded, kubeconfig string) {
+	l.t.Helper()
+	api = testserver.StartEmbedded(l.t, options)
+	api.Grant("publisher", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces)
+	l.secrets = append(l.secrets, api.Token("publisher"))
+	kubeconfig = filepath.Join(l.t.TempDir(), "kubeconfig")
+	if err := api.WriteKubeconfig(kubeconfig, "publisher"); err != nil {
+		l.t.Fatal(err)
+	}
+	return api, kubeconfig
 }
 
 func (l *lab) mint(cluster *testserver.KubeCluster) string {

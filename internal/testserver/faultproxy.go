@@ -21,6 +21,9 @@ func LoseAck(_ http.ResponseWriter, r *http.Request, server http.Handler) {
 	panic(http.ErrAbortHandler)
 }
 
+// Cut closes the client's connection without asking the server.
+func Cut(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }
+
 // CutBody closes the client's connection in the middle of the response body.
 func CutBody(w http.ResponseWriter, r *http.Request, server http.Handler) {
 	rec := httptest.NewRecorder()
