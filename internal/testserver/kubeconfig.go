@@ -34,6 +34,8 @@ type Kubeconfig struct {
 	Insecure bool
 	// Context is the name of the one context, "test" if empty.
 	Context string
+	// Namespace is that of the context.
+	Namespace string
 }
 
 // Write writes the file, readable by its owner alone. A kubeconfig may be
@@ -54,6 +56,8 @@ func (k Kubeconfig) Write(path string) error {
 	set(cluster, "tls-server-name", k.TLSServerName, k.TLSServerName != "")
 	set(cluster, "proxy-url", k.ProxyURL, k.ProxyURL != "")
 	set(cluster, "insecure-skip-tls-verify", true, k.Insecure)
+	context := map[string]any{"cluster": name, "user": name}
+	set(context, "namespace", k.Namespace, k.Namespace != "")
 	set(user, "token", k.Token, k.Token != "")
 	set(user, "tokenFile", k.TokenFile, k.TokenFile != "")
 	set(user, "client-certificate-data", k.Certificate, len(k.Certificate) > 0)
@@ -62,7 +66,7 @@ func (k Kubeconfig) Write(path string) error {
 		"apiVersion": "v1", "kind": "Config", "current-context": name,
 		"clusters": []any{map[string]any{"name": name, "cluster": cluster}},
 		"users":    []any{map[string]any{"name": name, "user": user}},
-		"contexts": []any{map[string]any{"name": name, "context": map[string]any{"cluster": name, "user": name}}},
+		"contexts": []any{map[string]any{"name": name, "context": context}},
 	}, "", "  ")
 	if err != nil {
 		return err
