@@ -49,14 +49,16 @@ func (p Pass) Failed() bool {
 // again, soon at first and then at the interval, for ever: the last good stays
 // public meanwhile. Run returns nil when ctx ends, and an error that wraps
 // ErrOwner if the first complete pass finds the target to be somebody else's.
+// TakeOver holds until a pass has done all it should: two publishers that both
+// take over must not do so for ever.
 func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-chan struct{}, done func(Pass)) error {
 	var failing time.Time // since when
 	retry := firstRetry
 	settled := false
-	for {
+	for ctx.Err() == nil {
 		pass := p.pass(ctx)
-		if ctx.Err() != nil {
-			return nil
+		if ctx.Err() != nil && pass.Err != nil {
+			break
 		}
 		done(pass)
 		if err := ownerConflict(pass); err != nil && !settled {
@@ -66,17 +68,17 @@ func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-cha
 		wait := jitter(lookAfter(pass, interval))
 		switch {
 		case !pass.Failed():
+			p.Policy.TakeOver = false
 			failing, retry = time.Time{}, firstRetry
 		case failing.IsZero():
 			failing = pass.Ended
 			fallthrough
 		case pass.Ended.Sub(failing) < patience:
-			wait, retry = max(jitter(retry), retryAfter(pass)), min(2*retry, shortRetry)
+			wait, retry = jitter(retry), min(2*retry, shortRetry)
 		}
-		if !idle(ctx, wait, nudge) {
-			return nil
-		}
+		idle(ctx, max(wait, retryAfter(pass)), nudge)
 	}
+	return nil
 }
 
 // pass gives what is under way when ctx ends a while to be finished.
@@ -123,21 +125,19 @@ func jitter(d time.Duration) time.Duration {
 	return d - d/10 + time.Duration(rand.Int64N(int64(d/5)+1))
 }
 
-// idle waits for time to pass or a nudge, and reports whether ctx still runs.
+// idle waits for time to pass, a nudge, or the end of ctx.
 // Nudges count only after a moment of rest: a server that ends each connection
 // must not make this a busy loop.
-func idle(ctx context.Context, d time.Duration, nudge <-chan struct{}) bool {
+func idle(ctx context.Context, d time.Duration, nudge <-chan struct{}) {
 	rest := min(d, shortestRest)
 	if !sleep(ctx, rest) {
-		return false
+		return
 	}
 	timer := time.NewTimer(d - rest)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return false
 	case <-timer.C:
 	case <-nudge:
 	}
-	return ctx.Err() == nil
 }

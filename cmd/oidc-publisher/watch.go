@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,24 +64,22 @@ func watchFlags() []cli.Flag {
 }
 
 func watchAction(c *cli.Context) error {
-	log, err := logger(c)
+	log, err := watchLogger(c)
 	if err != nil {
 		return err
 	}
 	if c.Duration("interval") < time.Second || c.Duration("verify-interval") < 0 {
 		return usagef("--interval must be at least 1s, and --verify-interval not negative")
 	}
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
 	nudge := make(chan struct{}, 1)
-	publisher, cluster, err := newWatchedPublisher(c, func() {
-		select {
-		case nudge <- struct{}{}:
-		default: // a look is due already
-		}
-	})
+	defer onHangup(ctx, nudge)()
+	status := new(statusHandler)
+	publisher, cluster, err := newWatchedPublisher(c, func() { look(nudge) })
 	if err != nil {
 		return err
 	}
-	defer closeTargets(publisher.Targets)
 	publisher.Log = log
 	config := watch.Config{
 		Publisher:      publisher,
@@ -91,30 +91,73 @@ func watchAction(c *cli.Context) error {
 	if c.Bool("no-verify") {
 		config.VerifyInterval = 0
 	}
+	stop, err := serveStatus(ctx, c.String("listen"), status)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := openTargetsInTime(ctx, c, publisher, log); err != nil || ctx.Err() != nil {
+		return err
+	}
+	defer closeTargets(publisher.Targets)
 	if config.Elector, err = elector(c, cluster, publisher); err != nil {
 		return err
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	watcher := watch.New(config, registry)
-	ctx, cancel := context.WithCancel(c.Context)
-	defer cancel()
-	stop, err := serveStatus(ctx, c.String("listen"), watcher.Handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
-	if err != nil {
-		return err
+	status.use(watcher.Handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	var targets []string
+	for _, target := range publisher.Targets {
+		targets = append(targets, target.Name)
 	}
-	defer stop()
-	defer onHangup(ctx, nudge)()
-	log.Info("watching", "targets", strings.Join(list(c, "to"), ","), "interval", config.Interval)
+	log.Info("watching", "targets", strings.Join(targets, ","), "interval", config.Interval)
 	return watcher.Run(ctx)
 }
 
-// newWatchedPublisher is newPublisher with a cluster that says when it goes away.
-func newWatchedPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, *kube.Source, error) {
-	if fromFiles(c) {
-		publisher, err := newPublisher(c)
-		return publisher, nil, err
+// watchLogger is logger for a program that nobody looks at: JSON, unless
+// somebody does.
+func watchLogger(c *cli.Context) (*slog.Logger, error) {
+	if file, ok := c.App.ErrWriter.(*os.File); !c.IsSet("log-format") && !(ok && isTerminal(file)) {
+		if err := c.Set("log-format", "json"); err != nil {
+			return nil, err
+		}
 	}
+	return logger(c)
+}
+
+// look asks for a pass without delay.
+func look(nudge chan<- struct{}) {
+	select {
+	case nudge <- struct{}{}:
+	default: // a look is due already
+	}
+}
+
+// openTargetsInTime is openTargets that waits for an API server that has to be
+// asked first and does not answer yet.
+func openTargetsInTime(ctx context.Context, c *cli.Context, p *publish.Publisher, log *slog.Logger) error {
+	for said := ""; ; {
+		err := openTargets(c, p)
+		usage := new(usageError)
+		if err == nil || len(list(c, "to")) > 0 || errors.As(err, &usage) || errors.Is(err, publish.ErrRefused) {
+			return err
+		}
+		if err.Error() != said {
+			said = err.Error()
+			log.Error("the issuer, which names the target, is not known yet", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// newWatchedPublisher is newPublisher without targets yet, and with a cluster
+// that says when it goes away. A source of files has no cluster.
+func newWatchedPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, *kube.Source, error) {
 	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c)); err != nil {
 		return nil, nil, err
 	}
@@ -122,14 +165,23 @@ func newWatchedPublisher(c *cli.Context, disconnected func()) (*publish.Publishe
 	if err != nil {
 		return nil, nil, err
 	}
+	if _, err := parseTargets(list(c, "to")); err != nil {
+		return nil, nil, err
+	}
+	if fromFiles(c) {
+		source, err := openSource(c, policy.Issuer)
+		return &publish.Publisher{Source: source, Policy: policy, Timeout: c.Duration("timeout")}, nil, err
+	}
 	config := clusterConfig(c)
 	config.Canary, config.Disconnected = c.String("canary"), disconnected
+	if namespace, account, ok := strings.Cut(config.Canary, "/"); config.Canary != "" && (!ok || namespace == "" || account == "") {
+		return nil, nil, usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
+	}
 	cluster, err := kube.New(config)
 	if err != nil {
 		return nil, nil, err
 	}
-	publisher := &publish.Publisher{Source: cluster, Policy: policy, Timeout: c.Duration("timeout")}
-	return publisher, cluster, openTargets(c, publisher)
+	return &publish.Publisher{Source: cluster, Policy: policy, Timeout: c.Duration("timeout")}, cluster, nil
 }
 
 // elector competes for a Lease that is named after what is published, so that
@@ -155,6 +207,21 @@ func leaseName(p *publish.Publisher) string {
 	}
 	sum := sha256.Sum256([]byte(what))
 	return name + "-" + hex.EncodeToString(sum[:5])
+}
+
+// statusHandler answers before there is a watcher: it lives, and is not ready.
+type statusHandler struct{ watcher atomic.Pointer[http.Handler] }
+
+func (s *statusHandler) use(h http.Handler) { s.watcher.Store(&h) }
+
+func (s *statusHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := s.watcher.Load(); h != nil {
+		(*h).ServeHTTP(w, r)
+		return
+	}
+	if r.URL.Path != "/livez" {
+		http.Error(w, "starting", http.StatusServiceUnavailable)
+	}
 }
 
 // serveStatus serves health and metrics until ctx ends.
@@ -188,10 +255,7 @@ func onHangup(ctx context.Context, nudge chan<- struct{}) (stop func()) {
 			case <-ctx.Done():
 				return
 			case <-hangups:
-			}
-			select {
-			case nudge <- struct{}{}:
-			default: // a look is due already
+				look(nudge)
 			}
 		}
 	}()

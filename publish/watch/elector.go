@@ -3,9 +3,10 @@ package watch
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
+	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
@@ -25,8 +26,7 @@ const (
 // leader that was frozen may write after another took over, which the
 // conditions on every write make harmless.
 type Elector struct {
-	lock     resourcelock.Interface
-	identity string
+	lock resourcelock.Interface
 }
 
 // NewElector competes for the Lease namespace/name under an identity that no
@@ -38,21 +38,28 @@ func NewElector(config *rest.Config, namespace, name, identity string) (*Elector
 	if err != nil {
 		return nil, fmt.Errorf("leader election: %w", err)
 	}
-	return &Elector{
-		lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: name},
-			Client:     client,
-			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
-		},
-		identity: identity,
-	}, nil
+	return &Elector{&resourcelock.LeaseLock{
+		LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Client:     client,
+		LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+	}}, nil
+}
+
+// candidate is who an Elector elects.
+type candidate struct {
+	// lead works until its context ends. Its error ends the candidacy for good.
+	lead func(context.Context) error
+	// standBy is told when another leads.
+	standBy func(leader string)
+	// lease is told of every try to read or write the Lease, how it went.
+	lease func(error)
 }
 
 // run leads whenever it is elected, until ctx ends or lead returns an error.
 // The Lease is given up only after lead has returned.
-func (e *Elector) run(ctx context.Context, lead func(context.Context) error, standBy func(leader string)) error {
+func (e *Elector) run(ctx context.Context, c candidate) error {
 	for ctx.Err() == nil {
-		if err := e.term(ctx, lead, standBy); err != nil {
+		if err := e.term(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -60,38 +67,38 @@ func (e *Elector) run(ctx context.Context, lead func(context.Context) error, sta
 }
 
 // term is one candidacy and, once elected, one time in office.
-func (e *Elector) term(ctx context.Context, lead func(context.Context) error, standBy func(leader string)) error {
+func (e *Elector) term(ctx context.Context, c candidate) error {
 	office, resign := context.WithCancel(context.WithoutCancel(ctx))
 	defer resign()
-	var elected atomic.Bool
-	var outcome error
-	done := make(chan struct{})
+	t := &term{done: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() {
-		if !elected.Load() {
+		if t.withdraw() {
 			resign()
 		}
 	})
 	defer stop()
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            e.lock,
+		Lock:            tellingLock{e.lock, c.lease},
 		LeaseDuration:   leaseDuration,
 		RenewDeadline:   renewDeadline,
 		RetryPeriod:     retryPeriod,
 		ReleaseOnCancel: true,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(inOffice context.Context) {
-				elected.Store(true)
-				defer close(done)
+				if !t.begin() {
+					return
+				}
+				defer close(t.done)
 				defer resign()
 				work, cancel := context.WithCancel(inOffice)
 				defer cancel()
 				defer context.AfterFunc(ctx, cancel)()
-				outcome = lead(work)
+				t.outcome = c.lead(work)
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(identity string) {
-				if identity != e.identity && identity != "" {
-					standBy(identity)
+				if identity != e.lock.Identity() && identity != "" {
+					c.standBy(identity)
 				}
 			},
 		},
@@ -100,8 +107,68 @@ func (e *Elector) term(ctx context.Context, lead func(context.Context) error, st
 		return fmt.Errorf("leader election: %w", err)
 	}
 	elector.Run(office)
-	if elected.Load() {
-		<-done
+	if t.withdraw() {
+		return nil
 	}
-	return outcome
+	<-t.done
+	return t.outcome
+}
+
+// term decides, whatever the order of events, whether its time in office ever
+// begins.
+type term struct {
+	mu               sync.Mutex
+	begun, withdrawn bool
+	done             chan struct{} // closed when it has begun and ended
+	outcome          error
+}
+
+// begin reports whether the time in office begins.
+func (t *term) begin() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun = !t.withdrawn
+	return t.begun
+}
+
+// withdraw reports whether it has not begun, and now never will.
+func (t *term) withdraw() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.withdrawn = !t.begun
+	return t.withdrawn
+}
+
+// tellingLock tells how each request for the Lease went: client-go itself
+// retries for ever in silence, also where RBAC forbids what it needs.
+type tellingLock struct {
+	resourcelock.Interface
+	tell func(error)
+}
+
+func (l tellingLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, raw, err := l.Interface.Get(ctx)
+	if !apierrors.IsNotFound(err) {
+		l.told(ctx, err)
+	}
+	return record, raw, err
+}
+
+func (l tellingLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Create(ctx, record)
+	l.told(ctx, err)
+	return err
+}
+
+func (l tellingLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Update(ctx, record)
+	l.told(ctx, err)
+	return err
+}
+
+// told leaves out what is no fault: another was faster, or it is over.
+func (l tellingLock) told(ctx context.Context, err error) {
+	if ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+		l.tell(err)
+	}
 }

@@ -14,29 +14,42 @@ import (
 // published, or stands by to.
 type health struct {
 	mu sync.Mutex
-	// turned is when the loop last turned; zero while it stands by.
+	// turned is when the loop last turned; zero while this replica does not
+	// run it, because another leads or nobody can be elected.
 	turned time.Time
 	// stuck is how long one turn may take.
-	stuck    time.Duration
-	ready    bool
-	because  string
-	standing bool
+	stuck time.Duration
+	// published is set once a pass did all it should, standing while another leads.
+	published, standing bool
 }
 
-// slack covers the longest pass (its timeout), the longest Retry-After, and then some.
+// slack covers the longest wait between two passes but the interval (an API
+// server's Retry-After), and then some.
 const slack = 3 * time.Minute
 
-func newHealth(interval time.Duration) *health {
-	return &health{stuck: 2*interval + slack, turned: time.Now(), because: "nothing was published yet"}
+// newHealth takes the interval between passes and how long one may take.
+func newHealth(interval, timeout time.Duration) *health {
+	return &health{stuck: 2*interval + 2*timeout + slack}
+}
+
+// begin is when the loop starts, end when it has ended.
+func (h *health) begin() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.turned, h.standing = time.Now(), false
+}
+
+func (h *health) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.turned = time.Time{}
 }
 
 func (h *health) observe(pass publish.Pass) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.turned, h.standing = pass.Ended, false
-	if !pass.Failed() {
-		h.ready = true
-	}
+	h.turned = time.Now()
+	h.published = h.published || !pass.Failed()
 }
 
 func (h *health) standBy() {
@@ -45,11 +58,14 @@ func (h *health) standBy() {
 	h.standing = true
 }
 
-// live returns why the process should be restarted, or "".
-func (h *health) live() string {
+// dead returns why the process should be restarted, or "".
+func (h *health) dead() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if still := time.Since(h.turned); !h.standing && still > h.stuck {
+	if h.turned.IsZero() {
+		return ""
+	}
+	if still := time.Since(h.turned); still > h.stuck {
 		return fmt.Sprintf("the loop has stood still for %v", still.Round(time.Second))
 	}
 	return ""
@@ -59,10 +75,10 @@ func (h *health) live() string {
 func (h *health) unready() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ready || h.standing {
+	if h.published || h.standing {
 		return ""
 	}
-	return h.because
+	return "nothing was published yet"
 }
 
 func answer(why func() string) http.HandlerFunc {
@@ -78,7 +94,7 @@ func answer(why func() string) http.HandlerFunc {
 // Handler serves /livez, /readyz and, from the given handler, /metrics.
 func (w *Watcher) Handler(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /livez", answer(w.health.live))
+	mux.Handle("GET /livez", answer(w.health.dead))
 	mux.Handle("GET /readyz", answer(w.health.unready))
 	mux.Handle("GET /metrics", metrics)
 	return mux

@@ -32,11 +32,12 @@ type metrics struct {
 	fetches, writes  *prometheus.CounterVec
 	checks           *prometheus.CounterVec
 	certificate      prometheus.Gauge
+	repairs          *prometheus.CounterVec
 	leader           prometheus.Gauge
 	grace            *graceCollector
 }
 
-func newMetrics(registry prometheus.Registerer) *metrics {
+func newMetrics(registry prometheus.Registerer, targets []publish.Target) *metrics {
 	gauge := func(name, help string) prometheus.GaugeOpts {
 		return prometheus.GaugeOpts{Namespace: "oidc_publisher", Name: name, Help: help}
 	}
@@ -47,7 +48,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		attempt:     prometheus.NewGaugeVec(gauge("last_attempt_timestamp_seconds", "When a target was last tried, in seconds since 1970."), []string{"target"}),
 		success:     prometheus.NewGaugeVec(gauge("last_success_timestamp_seconds", "When a target was last found or made equal to the cluster, in seconds since 1970."), []string{"target"}),
 		keys:        prometheus.NewGaugeVec(gauge("published_keys", "Public keys of a target by state: current or retired."), []string{"target", "state"}),
-		unpublished: prometheus.NewGauge(gauge("unpublished_keys", "Keys of the cluster that are not public on every target yet.")),
+		unpublished: prometheus.NewGauge(gauge("unpublished_keys", "Keys that the cluster lists or signs with and that are not public on every target yet.")),
 		rotations:   prometheus.NewCounter(counter("rotations_total", "How often the cluster's set of keys was seen to change.")),
 		toPublic: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "oidc_publisher", Name: "key_publication_seconds",
@@ -58,11 +59,21 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		writes:      prometheus.NewCounterVec(counter("writes_total", "Objects written and passes that could not write, by target and result: ok, failed or refused."), []string{"target", "result"}),
 		checks:      prometheus.NewCounterVec(counter("public_checks_total", "Looks at the public issuer by verdict: pass, fail or error."), []string{"verdict"}),
 		certificate: prometheus.NewGauge(gauge("public_certificate_expiry_timestamp_seconds", "When the first certificate of the public issuer expires, in seconds since 1970; 0 where none was seen.")),
+		repairs:     prometheus.NewCounterVec(counter("repairs_total", "How often a target had to be mended though the cluster's documents had not changed: somebody else writes there."), []string{"target"}),
 		leader:      prometheus.NewGauge(gauge("leader", "1 while this replica publishes, 0 while it stands by.")),
 		grace:       newGraceCollector(),
 	}
 	registry.MustRegister(m.attempt, m.success, m.keys, m.unpublished, m.rotations, m.toPublic,
-		m.fetches, m.writes, m.checks, m.certificate, m.leader, m.grace)
+		m.fetches, m.writes, m.checks, m.certificate, m.repairs, m.leader, m.grace)
+	// What can be alerted on is there from the start.
+	for _, target := range targets {
+		m.attempt.WithLabelValues(target.Name)
+		m.success.WithLabelValues(target.Name)
+		m.repairs.WithLabelValues(target.Name)
+		for _, result := range []string{resultOK, resultFailed, resultRefused} {
+			m.writes.WithLabelValues(target.Name, result)
+		}
+	}
 	for _, verdict := range []verify.Status{verify.Pass, verify.Fail, verify.Error} {
 		m.checks.WithLabelValues(string(verdict))
 	}
@@ -144,6 +155,8 @@ func (g *graceCollector) Collect(out chan<- prometheus.Metric) {
 type rotation struct {
 	listed  []string
 	waiting map[string]time.Time
+	// unlisted is a key that signs and is neither listed nor public.
+	unlisted string
 }
 
 // observe returns whether the cluster's set changed and how long each key took
@@ -175,7 +188,19 @@ func (r *rotation) observe(pass publish.Pass) (changed bool, took []time.Duratio
 		}
 	}
 	r.listed = ids
+	r.unlisted = ""
+	if canary := pass.Report.Snapshot.Canary; canary != nil && !everywhere(pass, canary.KeyID) && !slices.Contains(ids, canary.KeyID) {
+		r.unlisted = canary.KeyID
+	}
 	return changed, took
+}
+
+// unpublished is how many keys are known and not public everywhere.
+func (r *rotation) unpublished() int {
+	if r.unlisted != "" {
+		return len(r.waiting) + 1
+	}
+	return len(r.waiting)
 }
 
 func everywhere(pass publish.Pass, id string) bool {

@@ -2,61 +2,72 @@ package watch
 
 import (
 	"log/slog"
+	"regexp"
 	"sync"
 )
 
 // teller says what is new and keeps quiet about what it said already: a
 // fault that lasts an hour is one line when it comes and one when it goes.
 type teller struct {
-	log  *slog.Logger
-	mu   sync.Mutex
-	last map[string]string
+	log *slog.Logger
+	mu  sync.Mutex
+	// faults are what was said of a fault that still lasts, by whom it befell.
+	faults map[string]map[string]bool
 	// before and now are the warnings of the last pass and of this one.
 	before, now map[string]bool
 }
 
-// outcome tells a fault of something when it appears, changes or ends.
+func newTeller(log *slog.Logger) *teller {
+	return &teller{log: log, faults: map[string]map[string]bool{}, now: map[string]bool{}}
+}
+
+// outcome tells a fault of something when it appears, shows another face, or
+// ends.
 func (t *teller) outcome(of string, err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
 	t.mu.Lock()
-	before := t.last[of]
-	t.last[of] = text
-	t.mu.Unlock()
-	switch {
-	case text == before:
-		t.log.Debug("unchanged", "of", of, "error", text)
-	case text == "":
-		t.log.Info("works again", "of", of)
-	default:
-		t.log.Error("fault", "of", of, "error", text)
+	defer t.mu.Unlock()
+	said := t.faults[of]
+	if err == nil {
+		delete(t.faults, of)
+		if len(said) > 0 {
+			t.log.Info("works again", "of", of)
+		}
+		return
+	}
+	if said == nil {
+		said = map[string]bool{}
+		t.faults[of] = said
+	}
+	if face := face(err.Error()); said[face] {
+		t.log.Debug("still", "of", of, "error", err)
+	} else {
+		said[face] = true
+		t.log.Error("fault", "of", of, "error", err)
 	}
 }
 
 // warning tells a warning of a pass unless the pass before had it too.
 func (t *teller) warning(of, text string) {
-	if t.now == nil {
-		t.now = map[string]bool{}
-	}
-	said := t.before[text] || t.now[text]
-	t.now[text] = true
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	face := face(text)
+	said := t.before[face] || t.now[face]
+	t.now[face] = true
 	if !said {
 		t.log.Warn(text, "of", of)
 	}
 }
 
-// endOfPass forgets warnings that this pass did not repeat.
-func (t *teller) endOfPass() { t.before, t.now = t.now, nil }
-
-// warningOnce tells a warning when it appears or changes.
-func (t *teller) warningOnce(of, text string) {
+// endOfPass forgets the warnings that this pass did not repeat. A pass that
+// saw nothing is none.
+func (t *teller) endOfPass() {
 	t.mu.Lock()
-	before := t.last[of]
-	t.last[of] = text
-	t.mu.Unlock()
-	if text != "" && text != before {
-		t.log.Warn(text)
-	}
+	defer t.mu.Unlock()
+	t.before, t.now = t.now, map[string]bool{}
 }
+
+// varying is what differs each time in texts that say the same: the numbers
+// that servers give to requests, and the local port of a connection.
+var varying = regexp.MustCompile(`(?i)(request|host|trace)[ _-]?id[:=]? ?[^,; ]*|:[0-9]+->|[0-9.]+(ns|µs|ms|s)\b|for [0-9]+ s\b`)
+
+func face(text string) string { return varying.ReplaceAllString(text, "") }

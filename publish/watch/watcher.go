@@ -1,23 +1,21 @@
 package watch
 
 import (
+	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"oidc-publisher/discovery"
-	"oidc-publisher/discovery/verify"
 	"oidc-publisher/publish"
 )
 
-// Config says what to watch, and how. All but Elector and Transport is needed.
+// Config says what to watch, and how. All but Nudge, Elector and Transport is needed.
 type Config struct {
 	// Publisher's proof is left to the watcher, which sets NoVerify.
 	Publisher *publish.Publisher
@@ -40,11 +38,9 @@ type Watcher struct {
 	health  *health
 	said    *teller
 	rotated rotation
-	// wrote asks for a look at the public side after a change.
-	wrote chan struct{}
-
-	mu   sync.Mutex
-	last discovery.Snapshot
+	public  public
+	// wanted is what each target was last found or made to hold.
+	wanted map[string]publish.Plan
 }
 
 // New makes a watcher whose metrics are in the registry.
@@ -52,10 +48,11 @@ func New(c Config, registry prometheus.Registerer) *Watcher {
 	c.Publisher.NoVerify = true
 	return &Watcher{
 		Config:  c,
-		metrics: newMetrics(registry),
-		health:  newHealth(c.Interval),
-		said:    &teller{log: c.Log, last: map[string]string{}},
-		wrote:   make(chan struct{}, 1),
+		metrics: newMetrics(registry, c.Publisher.Targets),
+		health:  newHealth(c.Interval, c.Publisher.Timeout),
+		said:    newTeller(c.Log),
+		public:  public{wrote: make(chan struct{}, 1)},
+		wanted:  map[string]publish.Plan{},
 	}
 }
 
@@ -66,25 +63,31 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if w.Elector == nil {
 		return w.lead(ctx)
 	}
-	w.metrics.leader.Set(0)
-	return w.Elector.run(ctx, w.lead, w.standBy)
-}
-
-func (w *Watcher) standBy(leader string) {
-	w.health.standBy()
-	w.Log.Info("standing by", "leader", leader)
+	return w.Elector.run(ctx, candidate{
+		lead: func(ctx context.Context) error {
+			w.Log.Info("leading")
+			return w.lead(ctx)
+		},
+		standBy: func(leader string) {
+			w.health.standBy()
+			w.Log.Info("standing by", "leader", leader)
+		},
+		lease: func(err error) { w.said.outcome("leader election", err) },
+	})
 }
 
 // lead publishes until ctx ends.
 func (w *Watcher) lead(ctx context.Context) error {
 	w.metrics.leader.Set(1)
 	defer w.metrics.leader.Set(0)
+	w.health.begin()
+	defer w.health.end()
 	ctx, cancel := context.WithCancel(ctx)
-	var public sync.WaitGroup
+	var looking sync.WaitGroup
 	if w.VerifyInterval > 0 {
-		public.Go(func() { w.watchPublic(ctx) })
+		looking.Go(func() { w.watchPublic(ctx) })
 	}
-	defer public.Wait()
+	defer looking.Wait()
 	defer cancel()
 	return w.Publisher.Run(ctx, w.Interval, w.Nudge, w.observe)
 }
@@ -96,33 +99,45 @@ func (w *Watcher) observe(pass publish.Pass) {
 	w.health.observe(pass)
 	w.observeKeys(pass)
 	w.said.outcome("cluster", pass.Err)
-	for _, warning := range pass.Report.Warnings {
-		w.said.warning("source", warning)
-	}
-	for _, t := range pass.Report.Targets {
-		w.said.outcome(t.Target.Name, t.Err)
-		for _, warning := range t.Plan.Warnings {
-			w.said.warning(t.Target.Name, warning)
-		}
-		if t.Err == nil && len(t.Written) > 0 {
-			c := t.Plan.Changes
-			w.Log.Info("published", "target", t.Target.Name, "written", strings.Join(t.Written, ","),
-				"added", strings.Join(c.Added, ","), "retired", strings.Join(c.Retired, ","), "dropped", strings.Join(c.Dropped, ","))
-		}
-	}
-	w.said.endOfPass()
 	if pass.Err != nil {
 		return
 	}
-	w.mu.Lock()
-	w.last = pass.Report.Snapshot
-	w.mu.Unlock()
-	if pass.Report.Changed() {
-		select {
-		case w.wrote <- struct{}{}:
-		default: // a look is due already
-		}
+	for _, warning := range pass.Report.Warnings {
+		w.said.warning("cluster", warning)
 	}
+	for _, t := range pass.Report.Targets {
+		w.observeTarget(t)
+	}
+	w.said.endOfPass()
+	w.public.expect(pass)
+}
+
+func (w *Watcher) observeTarget(t publish.TargetReport) {
+	name := t.Target.Name
+	w.said.outcome(name, t.Err)
+	for _, warning := range t.Plan.Warnings {
+		w.said.warning(name, warning)
+	}
+	if t.Err != nil {
+		return
+	}
+	before, known := w.wanted[name]
+	w.wanted[name] = t.Plan
+	if len(t.Written) == 0 {
+		return
+	}
+	if known && samePublic(before, t.Plan) && !slices.Equal(t.Written, []string{publish.StateName}) {
+		w.metrics.repairs.WithLabelValues(name).Inc()
+		w.Log.Warn("repaired what somebody else changed or deleted", "target", name, "written", strings.Join(t.Written, ","))
+		return
+	}
+	c := t.Plan.Changes
+	w.Log.Info("published", "target", name, "written", strings.Join(t.Written, ","),
+		"added", strings.Join(c.Added, ","), "retired", strings.Join(c.Retired, ","), "dropped", strings.Join(c.Dropped, ","))
+}
+
+func samePublic(a, b publish.Plan) bool {
+	return bytes.Equal(a.Keys.Body, b.Keys.Body) && bytes.Equal(a.Document.Body, b.Document.Body)
 }
 
 func (w *Watcher) observeKeys(pass publish.Pass) {
@@ -133,88 +148,5 @@ func (w *Watcher) observeKeys(pass publish.Pass) {
 	for _, d := range took {
 		w.metrics.toPublic.Observe(d.Seconds())
 	}
-	w.metrics.unpublished.Set(float64(len(w.rotated.waiting)))
-}
-
-// settle is how long a store or cache may take to show what was written,
-// before a look at the public side is worth it.
-const settle = 5 * time.Second
-
-// watchPublic reads the issuer as a relying party does, at each interval and a
-// little after each change.
-func (w *Watcher) watchPublic(ctx context.Context) {
-	for {
-		timer := time.NewTimer(w.VerifyInterval)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C:
-		case <-w.wrote:
-			timer.Reset(settle)
-			select {
-			case <-ctx.Done():
-				return
-			case <-timer.C:
-			}
-		}
-		w.lookAtPublic(ctx)
-	}
-}
-
-func (w *Watcher) lookAtPublic(ctx context.Context) {
-	w.mu.Lock()
-	snapshot := w.last
-	w.mu.Unlock()
-	issuer := w.Publisher.Policy.Issuer
-	if issuer == "" {
-		issuer = snapshot.Document.Issuer()
-	}
-	if issuer == "" {
-		return // nothing was published yet
-	}
-	ctx, cancel := context.WithTimeout(ctx, w.Publisher.Timeout)
-	defer cancel()
-	opts := verify.Options{Issuer: string(issuer), Transport: w.Transport}
-	if !w.Publisher.Policy.AheadOfIssuerChange {
-		opts.Source = &snapshot
-	}
-	report, err := verify.Run(ctx, opts)
-	if err != nil {
-		if !errors.Is(err, context.Canceled) {
-			w.metrics.checks.WithLabelValues(string(verify.Error)).Inc()
-			w.said.outcome("public issuer", err)
-		}
-		return
-	}
-	w.metrics.checks.WithLabelValues(string(report.Verdict)).Inc()
-	w.metrics.certificate.Set(0)
-	if !report.CertificateExpiry.IsZero() {
-		w.metrics.certificate.Set(seconds(report.CertificateExpiry))
-	}
-	w.said.outcome("public issuer", verdict(report))
-	w.said.warningOnce("public certificate", certificateWarning(report))
-}
-
-func verdict(report verify.Report) error {
-	var faults []string
-	for _, check := range report.Checks {
-		if check.Status == verify.Fail || check.Status == verify.Error {
-			faults = append(faults, fmt.Sprintf("%s: %s (%s)", check.Title, check.Cause, check.Cure))
-		}
-	}
-	if len(faults) == 0 {
-		return nil
-	}
-	return errors.New(strings.Join(faults, "; "))
-}
-
-// expiryNotice is how long before its end a certificate is complained about.
-const expiryNotice = 14 * 24 * time.Hour
-
-func certificateWarning(report verify.Report) string {
-	if report.CertificateExpiry.IsZero() || time.Until(report.CertificateExpiry) > expiryNotice {
-		return ""
-	}
-	return "a certificate of the public issuer expires on " + report.CertificateExpiry.UTC().Format(time.DateOnly)
+	w.metrics.unpublished.Set(float64(w.rotated.unpublished()))
 }

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/testserver"
+)
+
+// watcher is a running `oidc-publisher watch`.
+type watcher struct {
+	*testserver.Process
+	t      *testing.T
+	status string // base URL
+}
+
+// watch starts the program and returns when it answers. The end of the test
+// ends it, and looks for secrets and data races in what it said.
+func (l *lab) watch(args ...string) *watcher { return l.watchWith(nil, args...) }
+
+func (l *lab) watchWith(env []string, args ...string) *watcher {
+	l.t.Helper()
+	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(l.t))
+	w := &watcher{t: l.t, status: "http://" + address}
+	w.Process = testserver.Start(l.t, testserver.Command{
+		Name:  "oidc-publisher watch",
+		Path:  built,
+		Args:  append([]string{"watch", "--listen", address}, args...),
+		Env:   append(slices.Clone(l.env), env...),
+		Dir:   l.dir,
+		Ready: testserver.HTTPReady(http.DefaultClient, "http://"+address+"/livez"),
+	})
+	l.t.Cleanup(func() {
+		w.Stop()
+		for _, bad := range append([]string{"DATA RACE", "panic:"}, l.secrets...) {
+			if strings.Contains(w.Output(), bad) {
+				l.t.Errorf("the log of watch holds %q", bad)
+			}
+		}
+	})
+	return w
+}
+
+// eventually polls until there is no error any more, at most for so long.
+func eventually(t *testing.T, atMost time.Duration, what string, check func() error) (took time.Duration) {
+	t.Helper()
+	began := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		took = time.Since(began)
+		if err == nil {
+			return took
+		}
+		if took > atMost {
+			t.Fatalf("%s: not within %v: %v", what, atMost, err)
+		}
+		<-tick.C
+	}
+}
+
+// get asks the watcher itself.
+func (w *watcher) get(path string) (status int, body string, err error) {
+	resp, err := http.Get(w.status + path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(data), err
+}
+
+func (w *watcher) answers(path string, want int) error {
+	status, body, err := w.get(path)
+	if err == nil && status != want {
+		err = fmt.Errorf("%s: HTTP status %d: %s", path, status, strings.TrimSpace(body))
+	}
+	return err
+}
+
+func (w *watcher) ready() {
+	w.t.Helper()
+	eventually(w.t, 30*time.Second, "ready", func() error { return w.answers("/readyz", http.StatusOK) })
+}
+
+// alive demands that it runs and says that it lives.
+func (w *watcher) alive() {
+	w.t.Helper()
+	if err := w.answers("/livez", http.StatusOK); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// metric is the sum over a metric's series that have these labels, given as
+// name=value.
+func (w *watcher) metric(name string, labels ...string) float64 {
+	w.t.Helper()
+	_, body, err := w.get("/metrics")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	sum := 0.0
+	for text := range strings.Lines(body) {
+		series, value, _ := strings.Cut(strings.TrimSpace(text), " ")
+		found, values, _ := strings.Cut(strings.TrimSuffix(series, "}"), "{")
+		has := strings.Split(strings.ReplaceAll(values, `"`, ""), ",")
+		if found != name || slices.ContainsFunc(labels, func(l string) bool { return !slices.Contains(has, l) }) {
+			continue
+		}
+		number, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		sum += number
+	}
+	return sum
+}
+
+// looks waits for so many more looks at the cluster, whatever their result.
+func (w *watcher) looks(more int) {
+	w.t.Helper()
+	before := w.metric("oidc_publisher_fetches_total")
+	eventually(w.t, 2*time.Minute, "looks", func() error {
+		if now := w.metric("oidc_publisher_fetches_total"); now < before+float64(more) {
+			return fmt.Errorf("%v of %v", now-before, more)
+		}
+		return nil
+	})
+}
+
+// line is one record of the log.
+type line struct{ Level, Msg, Of, Error, Target, Written, Added string }
+
+// log returns the records whose message is this one, or all.
+func (w *watcher) log(msg string) (lines []line) {
+	w.t.Helper()
+	for text := range strings.Lines(w.Output()) {
+		var l line
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			continue // the oldest may be cut
+		}
+		if msg == "" || l.Msg == msg {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+// saysOnce waits for a record and demands that there is only one of its kind.
+func (w *watcher) says(msg, of string) {
+	w.t.Helper()
+	eventually(w.t, 30*time.Second, "the log says "+msg+" of "+of, func() error {
+		if !slices.ContainsFunc(w.log(msg), func(l line) bool { return strings.Contains(l.Of+l.Target, of) }) {
+			return fmt.Errorf("it says\n%s", w.Output())
+		}
+		return nil
+	})
+}
+
+// public polls until exactly these keys are public in a directory.
+func holds(dir string, ids ...string) func() error {
+	want := sorted(slices.Clone(ids)...)
+	return func() error {
+		body, err := os.ReadFile(filepath.Join(dir, discovery.JWKSPath))
+		if err != nil {
+			return err
+		}
+		return wantKeys(body, want)
+	}
+}
+
+// shows is holds for what an issuer answers.
+func (l *lab) shows(issuer string, ids ...string) func() error {
+	want := sorted(slices.Clone(ids)...)
+	return func() error {
+		ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+"/"+discovery.JWKSPath, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := l.internet.Client().Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("HTTP status %d: %s", resp.StatusCode, bytes.TrimSpace(body))
+		}
+		if err != nil {
+			return err
+		}
+		return wantKeys(body, want)
+	}
+}
+
+func wantKeys(body []byte, want []string) error {
+	keys, err := discovery.ParseKeySet(body)
+	if err != nil {
+		return err
+	}
+	if got := sorted(keys.IDs()...); !slices.Equal(got, want) {
+		return fmt.Errorf("public are %v, want %v", got, want)
+	}
+	return nil
+}
+
+func (w *watcher) signal(s syscall.Signal) {
+	w.t.Helper()
+	if err := w.Signal(s); err != nil {
+		w.t.Fatal(err)
+	}
+}
