@@ -65,11 +65,12 @@ func (k *KubeCluster) Get(t testing.TB, path string) Object {
 	return object
 }
 
-// AwaitAccess waits until every server allows a user what the attributes of a
-// SubjectAccessReview say, or denies it.
-func (k *KubeCluster) AwaitAccess(t testing.TB, user string, allowed bool, attributes Object) {
+// AwaitAccess waits until every server allows a service account what the
+// attributes of a SubjectAccessReview say, or denies it.
+func (k *KubeCluster) AwaitAccess(t testing.TB, namespace, name string, allowed bool, attributes Object) {
 	t.Helper()
-	k.awaitRight(t, user, allowed, attributes)
+	attributes["groups"] = []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"}
+	k.awaitRight(t, "system:serviceaccount:"+namespace+":"+name, allowed, attributes)
 }
 
 // collection is where objects of a kind are, as the API server's discovery says.
@@ -102,8 +103,11 @@ func (k *KubeCluster) collection(t testing.TB, object Object) string {
 	return ""
 }
 
-// request is send with the API server's own words as the error.
+// request is send with the API server's own words as the error. It works in
+// cleanups, too.
 func (k *KubeCluster) request(ctx context.Context, method, path, contentType string, body Object, into any) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cacheTimeout)
+	defer cancel()
 	var reader io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
