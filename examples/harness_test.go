@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +16,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,32 +26,42 @@ import (
 	"oidc-publisher/internal/testserver"
 )
 
-// built is the program as users run it, made once by TestMain.
-var built string
+// TestMain gives program a folder that outlives each test.
+func TestMain(m *testing.M) { os.Exit(runIn(m)) }
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+var folder string
 
-func buildAndRun(m *testing.M) int {
-	flag.Parse()
-	if testing.Short() {
-		return m.Run()
-	}
+func runIn(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "oidc-publisher-examples-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	built = filepath.Join(dir, "oidc-publisher")
-	args := []string{"build", "-tags", "disable_grpc_modules", "-o", built}
+	folder = dir
+	return m.Run()
+}
+
+var build = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(folder, "oidc-publisher")
+	args := []string{"build", "-tags", "disable_grpc_modules", "-o", path}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		args = append(args, "-race")
 	}
 	if out, err := exec.Command("go", append(args, "../cmd/oidc-publisher")...).CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		return 1
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	return m.Run()
+	return path, nil
+})
+
+// program is oidc-publisher as users run it.
+func program(t *testing.T) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 type object = testserver.Object
@@ -287,7 +297,7 @@ func (p *plane) fill(t *testing.T, q *pod, objects []object, mounted *strings.Re
 func (q *pod) start() *pod {
 	q.t.Helper()
 	q.process = testserver.Start(q.t, testserver.Command{
-		Name: "oidc-publisher", Path: built, Args: q.args, Env: q.env,
+		Name: "oidc-publisher", Path: program(q.t), Args: q.args, Env: q.env,
 		StopTimeout: time.Duration(q.spec.TerminationGracePeriodSeconds) * time.Second,
 	})
 	return q
@@ -373,7 +383,7 @@ func (p *plane) accepted(t *testing.T, token string) func() error {
 // bootstrap is the administrator's first publication.
 func (p *plane) bootstrap(t *testing.T, target string, env ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), built, "publish", "--kubeconfig", p.WriteKubeconfig(t, "admin"), "--to", target)
+	cmd := exec.CommandContext(t.Context(), program(t), "publish", "--kubeconfig", p.WriteKubeconfig(t, "admin"), "--to", target)
 	cmd.Env = slices.Concat(p.internet.Env(), []string{"HOME=" + t.TempDir(), "AWS_EC2_METADATA_DISABLED=true"}, env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("bootstrap: %v\n%s", err, out)

@@ -172,7 +172,7 @@ func (p *plane) serves(t *testing.T, q *pod) {
 	t.Helper()
 	q.start()
 	container := q.spec.Containers[0]
-	for _, probe := range []string{container.StartupProbe.HTTPGet.Path, container.LivenessProbe.HTTPGet.Path, container.ReadinessProbe.HTTPGet.Path, "/metrics"} {
+	for _, probe := range []string{container.StartupProbe.HTTPGet.Path, container.LivenessProbe.HTTPGet.Path, container.ReadinessProbe.HTTPGet.Path} {
 		eventually(t, q.wants(probe, http.StatusOK))
 	}
 	for _, probe := range []string{container.StartupProbe.HTTPGet.Port, container.LivenessProbe.HTTPGet.Port, container.ReadinessProbe.HTTPGet.Port} {
@@ -181,6 +181,9 @@ func (p *plane) serves(t *testing.T, q *pod) {
 		}
 	}
 	eventually(t, p.accepted(t, p.MintToken(t, "default", "default", "relying-party")))
+	if _, metrics, err := q.get("/metrics"); err != nil || !strings.Contains(metrics, "\noidc_publisher_leader 1\n") {
+		t.Errorf("the metrics know of no leader: %v\n%s", err, metrics)
+	}
 	if holders := p.holders(t); len(holders) != 1 {
 		t.Errorf("the Lease is held by %q, want one", holders)
 	}
