@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -54,4 +57,12 @@ func checkTimeout(c *cli.Context) error {
 		return usagef("--timeout must be positive, like 30s")
 	}
 	return nil
+}
+
+// overtime adds to the error of a step that took too long what allows more.
+func overtime(err error, limit time.Duration) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w (--timeout is %v, all steps together)", err, limit)
 }

@@ -79,7 +79,10 @@ func publishAction(c *cli.Context) error {
 	publisher.Log = log
 	report, err := publisher.Publish(c.Context)
 	if err != nil {
-		return err
+		return overtime(err, publisher.Timeout)
+	}
+	for i, target := range report.Targets {
+		report.Targets[i].Err = overtime(target.Err, publisher.Timeout)
 	}
 	for _, warning := range warnings(report) {
 		log.Warn(warning)

@@ -94,7 +94,7 @@ func verifyAction(c *cli.Context) error {
 	ctx, cancel := context.WithTimeout(c.Context, checkingTime(c))
 	defer cancel()
 	if err := addCluster(ctx, c, &opts, log); err != nil {
-		return err
+		return overtime(err, checkingTime(c))
 	}
 	result, err := verify.Run(ctx, opts)
 	if err != nil {

@@ -65,7 +65,7 @@ func (s server) explain(ctx context.Context, r request, err error) error {
 		return fmt.Errorf("%s: the connection broke in the middle of the answer to %s: try again: %w", where, r, err)
 	default:
 		// Not wrapped: the text may repeat what a stranger sent.
-		return fmt.Errorf("%s: the request for %s failed: %s", where, r, cut(err.Error()))
+		return fmt.Errorf("%s: the request for %s failed: %s: try again, and if it stays so look at what stands between", where, r, cut(err.Error()))
 	}
 }
 
