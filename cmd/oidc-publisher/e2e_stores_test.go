@@ -211,7 +211,7 @@ func newScene(t *testing.T, kind string) scene {
 	l := newLab(t)
 	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
 	s := scene{lab: l, store: l.store(kind), api: api}
-	s.args = []string{"--kubeconfig", kubeconfig, "--grace", "0", "--to", ""}
+	s.args = []string{"--kubeconfig", kubeconfig, "--grace", "0", "--log-level", "debug", "--to", ""}
 	s.move("target")
 	return s
 }

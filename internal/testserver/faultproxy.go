@@ -1,6 +1,8 @@
 package testserver
 
 import (
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -96,6 +98,7 @@ func NewFaultProxy(t testing.TB, upstream string) *FaultProxy {
 		},
 		// The client's Accept-Encoding must pass as it is, or as absent.
 		Transport: &http.Transport{DisableCompression: true},
+		ErrorLog:  log.New(io.Discard, "", 0), // killed clients are not worth a word
 	}}
 	p.Up(t)
 	t.Cleanup(p.Down)

@@ -76,7 +76,7 @@ func (n *Internet) Route(host string, handler http.Handler) {
 	n.routes[host] = handler
 }
 
-// Requests counts the connections that were made to a host.
+// Requests counts the connections to a host that the proxy was asked for.
 func (n *Internet) Requests(host string) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -93,11 +93,11 @@ func (n *Internet) route(host string) http.Handler {
 // connect is the proxy: it ends TLS itself and serves one connection.
 func (n *Internet) connect(w http.ResponseWriter, r *http.Request) {
 	host, port, err := net.SplitHostPort(r.Host)
+	handler := n.route(host)
 	if r.Method != http.MethodConnect || err != nil || port != "443" {
 		http.Error(w, "only CONNECT to port 443", http.StatusBadRequest)
 		return
 	}
-	handler := n.route(host)
 	if handler == nil {
 		http.Error(w, "no such host", http.StatusBadGateway)
 		return

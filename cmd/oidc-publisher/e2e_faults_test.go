@@ -1,0 +1,300 @@
+package main
+
+import (
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/testserver"
+	"oidc-publisher/publish"
+)
+
+// TestAPIServerFaults: whatever the API server does, nothing public changes by
+// it, and the error says what happened, where, and what to do.
+func TestAPIServerFaults(t *testing.T) {
+	l := newLab(t)
+	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
+	dir, public := l.local("public")
+	l.internet.Route("issuer.example.com", routed(public))
+	args := []string{"publish", "--kubeconfig", kubeconfig, "--to", dir, "--log-level", "debug"}
+	l.must(exitDone, args...)
+	before, touched := l.documents(public), times(t, dir)
+	if _, err := api.Rotate("ES384"); err != nil { // there is something to publish
+		t.Fatal(err)
+	}
+	at := "API server " + api.Address()
+	const everywhere, keys = "", "/" + discovery.JWKSPath
+	breaks := func(path string, fault testserver.Fault) func() { return func() { api.Break(path, fault) } }
+	keySet := func(body string) func() {
+		return breaks(keys, testserver.FaultBody(http.StatusOK, "application/jwk-set+json", body))
+	}
+	for name, test := range map[string]struct {
+		code  int
+		fault func()
+		args  []string
+		want  []string
+	}{
+		"down":              {exitFailed, api.Stop, nil, []string{at, "can't connect", "is down, or the kubeconfig names a wrong address"}},
+		"silent":            {exitFailed, breaks(everywhere, testserver.FaultHang()), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"slow":              {exitFailed, breaks(everywhere, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"slow keys":         {exitFailed, breaks(keys, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"login page":        {exitFailed, breaks(everywhere, testserver.FaultHTML()), nil, []string{at, "text/html", "login page or gateway", "set the kubeconfig's server"}},
+		"login page, later": {exitFailed, breaks(keys, testserver.FaultHTML()), nil, []string{at, keys, "login page or gateway"}},
+		"broken connection": {exitFailed, breaks(everywhere, testserver.FaultTruncated()), nil, []string{at, "/.well-known/openid-configuration", "try again"}},
+		"half a document":   {exitFailed, breaks(everywhere, testserver.FaultBody(http.StatusOK, "application/json", `{"issuer":`)), nil, []string{at, "not valid JSON"}},
+		"huge":              {exitFailed, breaks(everywhere, testserver.FaultHuge()), nil, []string{at, "larger than", "not the document of an API server"}},
+		"redirect":          {exitFailed, breaks(everywhere, testserver.FaultRedirect("https://elsewhere.example.com/")), nil, []string{at, `redirects`, `"elsewhere.example.com"`, "set the kubeconfig's server"}},
+		"401":               {exitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusUnauthorized)), nil, []string{at, "HTTP 401", "renew the kubeconfig"}},
+		"403":               {exitFailed, breaks(everywhere, testserver.FaultBody(http.StatusForbidden, "text/plain", "")), nil, []string{at, "HTTP 403", "a proxy or firewall on the way?"}},
+		"429":               {exitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusTooManyRequests)), nil, []string{at, "HTTP 429", "7 s of patience", "try again later"}},
+		"500":               {exitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500", "its log says why"}},
+		"500 for the keys":  {exitFailed, breaks(keys, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, keys, "HTTP 500"}},
+		"500 for the UID":   {exitFailed, breaks("/api/v1/namespaces/kube-system", testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500"}},
+		"no keys":           {exitRefused, keySet(`{"keys":[]}`), nil, []string{at, "no usable key"}},
+		"a private key":     {exitRefused, keySet(`{"keys":[{"kty":"EC","kid":"x","crv":"P-256","d":"AAAA","x":"AAAA","y":"AAAA"}]}`), nil, []string{at, `key "x"`, "private"}},
+		"another issuer":    {exitRefused, func() { api.SetIssuer("https://other.example.com") }, nil, []string{labIssuer, "https://other.example.com", "--take-over"}},
+		"not --issuer": {exitRefused, func() {}, []string{"--issuer", "https://other.example.com"}, []string{labIssuer, "https://other.example.com",
+			"--service-account-issuer=https://other.example.com"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := l.in(t)
+			test.fault()
+			defer func() {
+				api.Mend()
+				api.SetIssuer(labIssuer)
+				if err := api.Start(); err != nil {
+					t.Fatal(err)
+				}
+			}()
+			begun := time.Now()
+			got := l.must(test.code, append(slices.Clone(args), test.args...)...)
+			if took := time.Since(begun); took > 10*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(got.stderr, want) {
+					t.Errorf("the error does not say %q:\n%s", want, got.stderr)
+				}
+			}
+			if strings.Contains(got.stderr, "secret-of-the-page") {
+				t.Error("the error repeats a stranger's page")
+			}
+			if after := l.documents(public); after != before {
+				t.Errorf("what is public changed from %+v to %+v", before, after)
+			}
+			for path, now := range times(t, dir) {
+				if !now.Equal(touched[path]) {
+					t.Errorf("%s was touched", path)
+				}
+			}
+		})
+	}
+	l.must(exitDone, args...)
+	l.wantWhole(public, labIssuer, api.KeyIDs()...)
+}
+
+// TestFullDisk: a full disk costs nothing that was there, leaves nothing
+// behind, and once there is room all goes on.
+func TestFullDisk(t *testing.T) {
+	l := newLab(t)
+	if os.Geteuid() != 0 {
+		testserver.Missing(t, "mounting a small disk takes root")
+	}
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=64k"); err != nil {
+		testserver.Missing(t, "mounting a small disk: "+err.Error())
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	ballast := filepath.Join(disk, "ballast")
+	fill := func() {
+		t.Helper()
+		if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
+			t.Fatal(err)
+		}
+	}
+	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
+	dir := filepath.Join(disk, "public")
+	public := testserver.Website(dir)
+	l.internet.Route("issuer.example.com", routed(public))
+	wantFull := func() {
+		t.Helper()
+		got := l.must(exitFailed, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+		for _, want := range []string{dir, syscall.ENOSPC.Error(), "make room"} {
+			if !strings.Contains(got.stderr, want) {
+				t.Errorf("the error does not say %q:\n%s", want, got.stderr)
+			}
+		}
+	}
+	free := func() {
+		t.Helper()
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+		l.publish("--kubeconfig", kubeconfig, "--to", dir)
+		l.wantWhole(public, labIssuer, api.KeyIDs()...)
+		wantList(t, "files", filesIn(t, dir), publish.StateName, discovery.ConfigurationPath, discovery.JWKSPath)
+	}
+
+	fill()
+	wantFull()
+	wantList(t, "files", filesIn(t, dir))
+	free()
+
+	before := l.documents(public)
+	if _, err := api.Rotate("ES384"); err != nil {
+		t.Fatal(err)
+	}
+	fill()
+	wantFull()
+	if after := l.documents(public); after != before {
+		t.Errorf("what is public changed from %+v to %+v", before, after)
+	}
+	wantList(t, "files", filesIn(t, dir), publish.StateName, discovery.ConfigurationPath, discovery.JWKSPath)
+	free()
+}
+
+// filesIn are the names of all files below a directory, hidden ones too.
+func filesIn(t *testing.T, dir string) []string {
+	t.Helper()
+	var names []string
+	err := fs.WalkDir(os.DirFS(dir), ".", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			names = append(names, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// TestKilled ends the program with SIGKILL somewhere between its look at the
+// keys and its end. Each time the cluster is one step further in an endless
+// rotation: its next key is new, the last but one is gone, and the key that
+// signs was public before and will be after.
+func TestKilled(t *testing.T) {
+	for _, kind := range []string{"dir", "s3"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, kind)
+			looked := make(chan time.Time, 1)
+			s.api.Break("/"+discovery.JWKSPath, testserver.FaultBefore(func() { looked <- time.Now() }))
+			step := func(algorithm string) {
+				t.Helper()
+				if _, err := s.api.AddKey(algorithm); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.api.SignWith(s.api.KeyIDs()[1]); err != nil {
+					t.Fatal(err)
+				}
+				s.api.RemoveKey(s.api.KeyIDs()[0])
+			}
+			// Three algorithms for two keys: the document changes each time.
+			algorithms := []string{"ES512", "ES256", "ES384"}
+			if _, err := s.api.AddKey("ES384"); err != nil {
+				t.Fatal(err)
+			}
+			heal := func() {
+				t.Helper()
+				s.publish(append(s.args, "--no-verify")...)
+				<-looked
+			}
+			heal()
+			window := 100 * time.Millisecond
+			outcomes := map[string]int{}
+			for n := range 52 {
+				before := s.documents(s.public(s.name))
+				step(algorithms[n%3])
+				victim := s.start(nil, append([]string{"publish", "--no-verify"}, s.args...)...)
+				select {
+				case <-looked:
+				case <-time.After(time.Minute):
+					t.Fatal("it never looked at the keys")
+				}
+				time.Sleep(rand.N(window)) // the random moment
+				if err := victim.cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				victim.wait()
+				during := s.documents(s.public(s.name))
+				heal()
+				after := s.documents(s.public(s.name))
+				s.wantWhole(s.public(s.name), labIssuer, s.api.KeyIDs()...)
+				if !strings.Contains(during.keys, s.api.SigningKeyID()) {
+					t.Errorf("the key that signs is not public: %s", during.keys)
+				}
+				// The window follows the machine's speed, so that most kills
+				// fall among the writes.
+				switch during {
+				case before:
+					outcomes["nothing"]++
+					window += window / 4
+				case documents{after.keys, before.configuration}:
+					outcomes["keys"]++
+				case after:
+					outcomes["all"]++
+					window -= window / 5
+				default:
+					t.Fatalf("half published: %+v\nbefore: %+v\nafter: %+v", during, before, after)
+				}
+			}
+			t.Logf("when it was killed it had published: %v", outcomes)
+			if outcomes["nothing"] == 0 || outcomes["keys"]+outcomes["all"] == 0 {
+				t.Errorf("it was always killed too early or too late: %v", outcomes)
+			}
+			s.wantIdle()
+			<-looked
+			if kind == "dir" {
+				wantList(t, "files", filesIn(t, s.target(s.name)), publish.StateName, discovery.ConfigurationPath, discovery.JWKSPath)
+			}
+		})
+	}
+}
+
+// TestNoCredentialOnTheCommandLine: everybody on a machine may read
+// /proc/PID/cmdline. No flag takes a credential, and one that is written there
+// all the same is refused and not repeated.
+func TestNoCredentialOnTheCommandLine(t *testing.T) {
+	filesOrPublic := []string{"token-file", "public-key", "revoke", "wait-for-kid"}
+	for _, command := range newApp(nil, io.Discard, io.Discard).Commands {
+		for _, flag := range command.Flags {
+			for _, word := range []string{"secret", "password", "token", "credential", "key"} {
+				if flag := flag.Names()[0]; strings.Contains(flag, word) && !slices.Contains(filesOrPublic, flag) {
+					t.Errorf("%s --%s seems to take a credential", command.Name, flag)
+				}
+			}
+		}
+	}
+	l := newLab(t)
+	_, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	const secret = "wJalrXUtnFEMI"
+	l.env, l.secrets = append(l.env, "KUBECONFIG="+kubeconfig), append(l.secrets, secret)
+	for _, args := range [][]string{
+		{"publish", "--to", "s3://AKIA:" + secret + "@bucket"},
+		{"publish", "--to", "s3://bucket?secret-key=" + secret},
+		{"publish", "--to", "s3://bucket?endpoint=https://user:" + secret + "@s3.example.com"},
+		{"publish", "--to", "gs://" + secret + "@bucket"},
+		{"publish", "--to", "https://user:" + secret + "@example.com/bucket"},
+		{"publish", "--token=" + secret},
+		{"publish", "--token", secret},
+		{"publish", "--issuer", "https://user:" + secret + "@issuer.example.com", "--to", "public"},
+		{"verify", "--token", secret, labIssuer},
+		{"verify", "https://user:" + secret + "@issuer.example.com", "--mint", "default/default"},
+	} {
+		l.must(exitUsage, args...)
+	}
+}
