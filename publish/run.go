@@ -18,6 +18,10 @@ const (
 	shortestRest = 200 * time.Millisecond
 	// farewell is what a write in hand may still take at the end.
 	farewell = 10 * time.Second
+	// After a nudge it looks each second for a while: a server that ended its
+	// connections comes back with other keys, or lets others go first.
+	alertFor  = 20 * time.Second
+	alertLook = time.Second
 	// shortestLook bounds how often an external signer's announcements are
 	// followed.
 	shortestLook = time.Second
@@ -33,7 +37,7 @@ type Pass struct {
 
 // Failed reports whether the pass left something undone.
 func (p Pass) Failed() bool {
-	if p.Err != nil {
+	if p.Err != nil || p.Report.Proof.Failed() {
 		return true
 	}
 	for _, t := range p.Report.Targets {
@@ -44,8 +48,8 @@ func (p Pass) Failed() bool {
 	return false
 }
 
-// Run publishes at each interval, jittered by a tenth, and at once when
-// nudged, until ctx ends; done is told of every pass. What fails is tried
+// Run publishes at each interval, jittered by a tenth, and at once and more
+// often for a while when nudged, until ctx ends; done is told of every pass. What fails is tried
 // again, soon at first and then at the interval, for ever: the last good stays
 // public meanwhile. Run returns nil when ctx ends, and an error that wraps
 // ErrOwner if the first complete pass finds the target to be somebody else's.
@@ -54,6 +58,7 @@ func (p Pass) Failed() bool {
 func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-chan struct{}, done func(Pass)) error {
 	var failing time.Time // since when
 	retry := firstRetry
+	var nudged time.Time
 	settled := false
 	for ctx.Err() == nil {
 		pass := p.pass(ctx)
@@ -76,7 +81,12 @@ func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-cha
 		case pass.Ended.Sub(failing) < patience:
 			wait, retry = jitter(retry), min(2*retry, shortRetry)
 		}
-		idle(ctx, max(wait, retryAfter(pass)), nudge)
+		if !nudged.IsZero() && time.Since(nudged) < alertFor {
+			wait = min(wait, jitter(alertLook))
+		}
+		if idle(ctx, max(wait, retryAfter(pass)), nudge) {
+			nudged = time.Now()
+		}
 	}
 	return nil
 }
@@ -125,13 +135,14 @@ func jitter(d time.Duration) time.Duration {
 	return d - d/10 + time.Duration(rand.Int64N(int64(d/5)+1))
 }
 
-// idle waits for time to pass, a nudge, or the end of ctx.
+// idle waits for time to pass, a nudge, or the end of ctx, and reports whether
+// it was a nudge.
 // Nudges count only after a moment of rest: a server that ends each connection
 // must not make this a busy loop.
-func idle(ctx context.Context, d time.Duration, nudge <-chan struct{}) {
+func idle(ctx context.Context, d time.Duration, nudge <-chan struct{}) (nudged bool) {
 	rest := min(d, shortestRest)
 	if !sleep(ctx, rest) {
-		return
+		return false
 	}
 	timer := time.NewTimer(d - rest)
 	defer timer.Stop()
@@ -139,5 +150,7 @@ func idle(ctx context.Context, d time.Duration, nudge <-chan struct{}) {
 	case <-ctx.Done():
 	case <-timer.C:
 	case <-nudge:
+		return true
 	}
+	return false
 }

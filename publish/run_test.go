@@ -49,14 +49,24 @@ func TestRunKeepsItsInterval(t *testing.T) {
 	})
 }
 
+// TestRunFollowsANudge at once, and is alert for a while.
 func TestRunFollowsANudge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nudge := make(chan struct{}, 1)
 		began := time.Now()
 		time.AfterFunc(3*time.Second, func() { nudge <- struct{}{} })
-		passes, _ := runFor(t, publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory)), 5*time.Second, nudge)
-		if len(passes) != 2 || passes[1].Began.Sub(began) != 3*time.Second {
-			t.Errorf("%d passes", len(passes))
+		passes, _ := runFor(t, publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory)), 2*time.Minute, nudge)
+		if len(passes) < 2 || passes[1].Began.Sub(began) != 3*time.Second {
+			t.Fatalf("%d passes", len(passes))
+		}
+		alert := 0
+		for _, pass := range passes[2:] {
+			if pass.Began.Sub(began) < 24*time.Second {
+				alert++
+			}
+		}
+		if calm := len(passes) - 2 - alert; alert < 17 || alert > 24 || calm < 8 || calm > 11 {
+			t.Errorf("%d passes while it is alert, and %d after", alert, calm)
 		}
 	})
 }

@@ -68,6 +68,6 @@ func (t *teller) endOfPass() {
 
 // varying is what differs each time in texts that say the same: the numbers
 // that servers give to requests, and the local port of a connection.
-var varying = regexp.MustCompile(`(?i)(request|host|trace)[ _-]?id[:=]? ?[^,; ]*|:[0-9]+->|[0-9.]+(ns|µs|ms|s)\b|for [0-9]+ s\b`)
+var varying = regexp.MustCompile(`(?i)(request|host|trace)[ _-]?id[:=]? ?[^,; ]*|:[0-9]+->|stream ID [0-9]+|[0-9.]+(ns|µs|ms|s)\b|for [0-9]+ s\b`)
 
 func face(text string) string { return varying.ReplaceAllString(text, "") }

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-jose/go-jose/v4"
+	authentication "k8s.io/api/authentication/v1"
+	rbac "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"oidc-publisher/internal/testserver"
+)
+
+// client is a typed client of one API server.
+func client(t *testing.T, server *testserver.KubeServer, user string) *kubernetes.Clientset {
+	t.Helper()
+	config := server.Kubeconfig(user)
+	clients, err := kubernetes.NewForConfig(&rest.Config{
+		Host: config.Server, BearerToken: config.Token, TLSClientConfig: rest.TLSClientConfig{CAData: config.CA},
+		QPS: -1, Timeout: 5 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return clients
+}
+
+// minted is what is known of all tokens of one key.
+type minted struct {
+	// token is the first one: whether it verifies depends on the key alone.
+	token           string
+	first, verified time.Time
+	count           int
+}
+
+// mint is a client that asks one server for tokens, again and again.
+func (m *mints) mint(ctx context.Context, clients *kubernetes.Clientset) {
+	expiry := int64(600)
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		answer, err := clients.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authentication.TokenRequest{
+			Spec: authentication.TokenRequestSpec{Audiences: []string{"relying-party"}, ExpirationSeconds: &expiry},
+		}, metav1.CreateOptions{})
+		if err == nil { // else it restarts
+			m.add(answer.Status.Token)
+		}
+	}
+}
+
+// mints are all tokens that were ever minted, by key.
+type mints struct {
+	t    *testing.T
+	mu   sync.Mutex
+	keys map[string]*minted
+	all  []string
+}
+
+func (m *mints) add(token string) {
+	parsed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
+	if err != nil {
+		m.t.Error(err)
+		return
+	}
+	kid := parsed.Signatures[0].Header.KeyID
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = append(m.all, token)
+	if m.keys[kid] == nil {
+		m.keys[kid] = &minted{token: token, first: time.Now()}
+	}
+	m.keys[kid].count++
+}
+
+// check verifies, through the public copy and from scratch, a token of each key.
+func (m *mints) check(l *lab) {
+	m.mu.Lock()
+	var waiting []*minted
+	for _, k := range m.keys {
+		waiting = append(waiting, k)
+	}
+	m.mu.Unlock()
+	for _, k := range waiting {
+		err := l.relyingParty(labIssuer, k.token)
+		m.mu.Lock()
+		switch {
+		case err == nil && k.verified.IsZero():
+			k.verified = time.Now()
+		case err != nil && !k.verified.IsZero():
+			m.t.Errorf("a token that verified before does no more: %v", err)
+		}
+		m.mu.Unlock()
+	}
+}
+
+// TestWatchARollingRotation: three API servers on one etcd get a new key one
+// after the other, bluntly, while clients mint tokens through all of them all
+// the time.
+func TestWatchARollingRotation(t *testing.T) {
+	l := newLab(t)
+	old, fresh := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256")
+	cluster, _ := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: old}, Servers: 3})
+	cluster.GrantEndpoints(t, "publisher")
+	dir, public := l.local("public")
+	l.internet.Route("issuer.example.com", routed(public))
+	kubeconfig := filepath.Join(l.dir, "kubeconfig")
+	if err := cluster.Servers[2].Kubeconfig("publisher").Write(kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	w := l.watch("--kubeconfig", kubeconfig, "--all-api-servers", "--to", dir)
+	w.ready()
+
+	m := &mints{t: t, keys: map[string]*minted{}}
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer stop()
+	for _, server := range cluster.Servers {
+		clients.Go(func() { m.mint(ctx, client(t, server, "admin")) })
+	}
+	clients.Go(func() {
+		for ctx.Err() == nil {
+			m.check(l)
+		}
+	})
+	// As it is done in life: a server leaves the endpoints while it restarts.
+	for i, server := range cluster.Servers {
+		others := slices.Delete(slices.Clone(cluster.Servers), i, i+1)
+		cluster.SetEndpoints(t, others...)
+		server.RestartWith(t, testserver.KubeKeys{Signing: fresh})
+		cluster.SetEndpoints(t, cluster.Servers...)
+		eventually(t, 30*time.Second, "tokens of both keys verify", func() error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if k := m.keys[fresh.ID]; k == nil || k.verified.IsZero() {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	w.looks(2)
+	stop()
+	clients.Wait()
+
+	m.check(l)
+	late := 0
+	for kid, k := range m.keys {
+		gap := k.verified.Sub(k.first)
+		t.Logf("key %s: %d tokens, the first verified after %v", kid, k.count, gap.Round(time.Millisecond))
+		// An interval, jittered, and what a look takes beside three API servers on this machine.
+		if gap > 11*time.Second+2*time.Second || k.verified.IsZero() {
+			t.Errorf("key %s: its tokens could not be verified for %v", kid, gap)
+		}
+	}
+	ctx = oidc.ClientContext(t.Context(), l.internet.Client())
+	provider, err := oidc.NewProvider(ctx, labIssuer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier := provider.VerifierContext(ctx, &oidc.Config{ClientID: "relying-party"})
+	for _, token := range m.all {
+		if _, err := verifier.Verify(ctx, token); err != nil {
+			late++
+		}
+	}
+	if len(m.keys) != 2 || late > 0 {
+		t.Errorf("%d keys; at the end %d of %d tokens could not be verified", len(m.keys), late, len(m.all))
+	}
+	t.Logf("%d tokens, none unverifiable at the end", len(m.all))
+	if err := holds(dir, old.ID, fresh.ID)(); err != nil {
+		t.Error(err)
+	}
+}
+
+// grantLeases lets a user compete for Leases in the namespace default.
+func grantLeases(t *testing.T, server *testserver.KubeServer, user string) {
+	t.Helper()
+	admin := client(t, server, "admin").RbacV1()
+	named := metav1.ObjectMeta{Name: "watch-lease", Namespace: "default"}
+	_, err := admin.Roles("default").Create(t.Context(), &rbac.Role{ObjectMeta: named, Rules: []rbac.PolicyRule{
+		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update"}},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = admin.RoleBindings("default").Create(t.Context(), &rbac.RoleBinding{
+		ObjectMeta: named,
+		RoleRef:    rbac.RoleRef{APIGroup: rbac.GroupName, Kind: "Role", Name: named.Name},
+		Subjects:   []rbac.Subject{{APIGroup: rbac.GroupName, Kind: rbac.UserKind, Name: user}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// elected runs two watchers that compete, and returns the leader first.
+func (l *lab) elected(kubeconfig, target string, args ...string) (leader, other *watcher) {
+	l.t.Helper()
+	args = append([]string{"--kubeconfig", kubeconfig, "--to", target, "--leader-elect", "--no-verify"}, args...)
+	leader = l.watch(args...)
+	leader.ready()
+	other = l.watch(args...)
+	other.ready()
+	if leader.metric("oidc_publisher_leader") != 1 || other.metric("oidc_publisher_leader") != 0 {
+		l.t.Fatal("there is not one leader")
+	}
+	return leader, other
+}
+
+func leads(w *watcher) func() error {
+	return func() error {
+		if w.metric("oidc_publisher_leader") != 1 {
+			return errors.New("it stands by")
+		}
+		return nil
+	}
+}
+
+// TestWatchWithLeaderElection: two replicas and a real Lease.
+func TestWatchWithLeaderElection(t *testing.T) {
+	l := newLab(t)
+	keys := []*testserver.KubeKey{testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "ES256")}
+	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: keys[0]}})
+	dir, _ := l.local("public")
+
+	denied := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--leader-elect", "--no-verify")
+	denied.says("fault", "leader election")
+	if err := denied.answers("/readyz", http.StatusServiceUnavailable); err != nil {
+		t.Error(err)
+	}
+	if lines := denied.log("fault"); !strings.Contains(lines[0].Error, "leases") {
+		t.Errorf("it does not say what is missing: %s", lines[0].Error)
+	}
+	denied.alive()
+	denied.Stop()
+
+	grantLeases(t, cluster.Servers[0], "publisher")
+	first, second := l.elected(kubeconfig, dir)
+
+	// Frozen past its Lease while the key is replaced, and thawed.
+	first.signal(syscall.SIGSTOP)
+	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: keys[1]})
+	took := eventually(t, 60*time.Second, "the other leads", leads(second))
+	eventually(t, 12*time.Second, "the new key", holds(dir, keys[0].ID, keys[1].ID))
+	t.Logf("frozen: the other led %v later", took.Round(100*time.Millisecond))
+	first.signal(syscall.SIGCONT)
+	first.says("standing by", "")
+	if err := holds(dir, keys[0].ID, keys[1].ID)(); err != nil {
+		t.Error(err)
+	}
+
+	// SIGTERM gives the Lease up at once.
+	began := time.Now()
+	second.Stop()
+	ended := time.Since(began)
+	took = eventually(t, 10*time.Second, "the first leads again", leads(first))
+	t.Logf("SIGTERM: ended after %v, the other led %v later", ended.Round(time.Millisecond), took.Round(100*time.Millisecond))
+	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: keys[2]})
+	eventually(t, 12*time.Second, "the third key", holds(dir, keys[0].ID, keys[1].ID, keys[2].ID))
+	if result := l.publish("--kubeconfig", kubeconfig, "--to", dir, "--no-verify"); result.Changed {
+		t.Errorf("something was left to do: %+v", result)
+	}
+}
+
+// TestWatchWithoutLeaderElection: two watchers of one target are safe, also
+// where one is frozen with a plan in hand.
+func TestWatchWithoutLeaderElection(t *testing.T) {
+	l := newLab(t)
+	api, kubeconfig := l.embedded(watched(labIssuer))
+	_, target, public := l.s3()
+	l.internet.Route("issuer.example.com", routed(public))
+	args := []string{"--kubeconfig", kubeconfig, "--to", target, "--interval", "1s"}
+	watchers := []*watcher{l.watch(args...), l.watch(args...)}
+	for _, w := range watchers {
+		w.ready()
+	}
+	ever := api.KeyIDs()
+	for i := range 10 {
+		frozen := watchers[i%2]
+		frozen.signal(syscall.SIGSTOP)
+		kid, err := api.Replace("ES256")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ever = append(ever, kid)
+		eventually(t, 20*time.Second, "one frozen", l.shows(labIssuer, ever...))
+		frozen.signal(syscall.SIGCONT)
+		frozen.looks(1)
+		if err := l.shows(labIssuer, ever...)(); err != nil {
+			t.Errorf("thawed: %v", err)
+		}
+	}
+	for _, w := range watchers {
+		w.alive()
+		w.Stop()
+	}
+	if result := l.publish("--kubeconfig", kubeconfig, "--to", target); result.Changed {
+		t.Errorf("something was left to do: %+v", result)
+	}
+}

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"oidc-publisher/internal/testserver"
+)
+
+// TestWatchIsKilled with SIGKILL at random moments, under rotation: what it
+// published is right at each moment, and whole after each restart.
+func TestWatchIsKilled(t *testing.T) {
+	const times = 25 // for each kind of target
+	for _, kind := range []string{"dir", "s3"} {
+		t.Run(kind, func(t *testing.T) {
+			l := newLab(t)
+			api, kubeconfig := l.embedded(watched(labIssuer))
+			target, public := l.local("public")
+			if kind == "s3" {
+				_, target, public = l.s3()
+			}
+			l.internet.Route("issuer.example.com", routed(public))
+			w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--no-verify")
+			w.ready()
+			ever := api.KeyIDs()
+			for range times {
+				rotate := map[bool]func(string) (string, error){true: api.Replace, false: api.Rotate}[rand.IntN(2) == 0]
+				kid, err := rotate("ES256")
+				if err != nil {
+					t.Fatal(err)
+				}
+				before := slices.Clone(ever)
+				ever = append(ever, kid)
+				w.Signal(1) // SIGHUP: it begins to write
+				busy := time.Now().Add(time.Duration(rand.IntN(60)) * time.Millisecond)
+				for time.Now().Before(busy) {
+					if l.shows(labIssuer, before...)() != nil && l.shows(labIssuer, ever...)() != nil {
+						t.Fatal("something else than the old or the new set is public")
+					}
+				}
+				w.Kill()
+				if l.shows(labIssuer, before...)() != nil && l.shows(labIssuer, ever...)() != nil {
+					t.Fatal("it was killed, and something else than the old or the new set is public")
+				}
+				if err := w.Restart(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				w.ready()
+				if err := l.shows(labIssuer, ever...)(); err != nil {
+					t.Fatalf("after the restart: %v", err)
+				}
+				if left := leftovers(t, target); len(left) > 0 && kind == "dir" {
+					t.Logf("left behind: %v", left)
+				}
+			}
+			w.Stop()
+			if result := l.publish("--kubeconfig", kubeconfig, "--to", target); result.Changed {
+				t.Errorf("something was left to do: %+v", result)
+			}
+		})
+	}
+}
+
+// leftovers are the files in a published directory that should not be there.
+func leftovers(t *testing.T, dir string) []string {
+	t.Helper()
+	var left []string
+	_ = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() && !slices.Contains([]string{"jwks", "openid-configuration", ".oidc-publisher.json"}, entry.Name()) {
+			left = append(left, path)
+		}
+		return nil
+	})
+	return left
+}
+
+// TestWatchOutlivesFaults: each comes, is told once, changes nothing that is
+// public, and goes; then what happened meanwhile is public soon.
+func TestWatchOutlivesFaults(t *testing.T) {
+	l := newLab(t)
+	api, _ := l.embedded(watched(labIssuer))
+	api.SetToken("publisher", "first-token")
+	tokenFile, kubeconfig := filepath.Join(l.dir, "token"), filepath.Join(l.dir, "config")
+	config := api.Kubeconfig("publisher")
+	config.Token, config.TokenFile = "", tokenFile
+	write(t, tokenFile, "first-token")
+	if err := config.Write(kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	server, _, public := l.s3()
+	proxy := testserver.NewFaultProxy(t, server.Endpoint)
+	l.internet.Route("issuer.example.com", routed(public))
+	w := l.watch("--kubeconfig", kubeconfig, "--to", s3Target(proxy.Endpoint), "--interval", "1s", "--verify-interval", "1s")
+	w.ready()
+	ever := api.KeyIDs()
+	any := func(*http.Request) bool { return true }
+	const xml = `<?xml version="1.0"?><Error><Code>%s</Code><Message>no</Message><RequestId>%d</RequestId></Error>`
+	deny := func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.Header().Set("X-Amz-Request-Id", fmt.Sprint(rand.Uint64()))
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, xml, "ExpiredToken", rand.Uint64())
+	}
+	for _, tc := range []struct {
+		name, of   string
+		come, goes func()
+		tells      bool
+	}{
+		{"the API server is gone", "cluster", api.Stop, func() { must(t, api.Start()) }, true},
+		{"429 with Retry-After", "cluster", func() { api.Break("", testserver.FaultStatus(http.StatusTooManyRequests)) }, api.Mend, true},
+		{"503", "cluster", func() { api.Break("", testserver.FaultStatus(http.StatusServiceUnavailable)) }, api.Mend, true},
+		{"500", "cluster", func() { api.Break("", testserver.FaultStatus(http.StatusInternalServerError)) }, api.Mend, true},
+		{"a login page", "cluster", func() { api.Break("", testserver.FaultHTML()) }, api.Mend, true},
+		{"answers that break off", "cluster", func() { api.Break("/openid/v1/jwks", testserver.FaultTruncated()) }, api.Mend, true},
+		{"the token is replaced before its file", "cluster", func() { api.SetToken("publisher", "second-token") }, func() { write(t, tokenFile, "second-token") }, true},
+		{"the token file is gone", "cluster", func() { must(t, os.Remove(tokenFile)) }, func() { write(t, tokenFile, "second-token") }, true},
+		{"the store refuses the credentials", "s3", func() { proxy.Inject(1<<30, any, deny) }, proxy.Clear, true},
+		{"the store is overloaded", "s3", func() {
+			proxy.Inject(1<<30, any, testserver.Answer(http.StatusServiceUnavailable, http.Header{"Retry-After": {"1"}}, fmt.Sprintf(xml, "SlowDown", 1)))
+		}, proxy.Clear, true},
+		{"the store is unreachable", "s3", proxy.Down, func() { proxy.Up(t) }, true},
+		{"writes are cut in the middle, done or not", "s3", func() { proxy.Inject(3, testserver.Method(http.MethodPut), testserver.LoseAck) }, func() {}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w, l := *w, *l
+			w.t, l.t = t, t
+			told := len(w.log("fault"))
+			tc.come()
+			if tc.tells {
+				eventually(t, 40*time.Second, "it is told", func() error {
+					if len(w.log("fault")) == told {
+						return fmt.Errorf("%s", w.Output())
+					}
+					return nil
+				})
+			}
+			before := slices.Clone(ever)
+			kid, err := api.Rotate("ES256")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ever = append(ever, kid)
+			if tc.tells {
+				w.looks(2)
+				if err := l.shows(labIssuer, before...)(); err != nil {
+					t.Errorf("the last good did not stay: %v", err)
+				}
+			}
+			w.alive()
+			tc.goes()
+			took := eventually(t, 30*time.Second, "recovery", l.shows(labIssuer, ever...))
+			lines := w.log("fault")[told:]
+			of := func(l line) bool { return strings.HasPrefix(l.Of, tc.of) }
+			if tc.tells && (len(lines) == 0 || !of(lines[0])) || len(lines) > 3 {
+				t.Errorf("it told %+v", lines)
+			}
+			t.Logf("told %d times (%s); recovered %v after", len(lines), said(lines), took.Round(10*time.Millisecond))
+			eventually(t, 30*time.Second, "all is well", func() error {
+				if works := len(w.log("works again")); works < 1 && tc.tells {
+					return fmt.Errorf("%d", works)
+				}
+				return w.answers("/readyz", http.StatusOK)
+			})
+		})
+	}
+	w.alive()
+}
+
+func said(lines []line) string {
+	var texts []string
+	for _, l := range lines {
+		texts = append(texts, l.Error)
+	}
+	return strings.Join(texts, " | ")
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+}
+
+// TestWatchHealsThePublicSide: what somebody changes or deletes is right again
+// within an interval; a bucket that was deleted and made anew is filled.
+func TestWatchHealsThePublicSide(t *testing.T) {
+	l := newLab(t)
+	api, kubeconfig := l.embedded(watched(labIssuer))
+	server, target, public := l.s3()
+	l.internet.Route("issuer.example.com", routed(public))
+	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--verify-interval", "1s")
+	w.ready()
+	keys := api.KeyIDs()
+	bucket, key := "issuers", "cluster-a/openid/v1/jwks"
+	store := server.Client()
+	repairs := func(n int) {
+		t.Helper()
+		eventually(t, 10*time.Second, "repair", func() error {
+			if got := w.metric("oidc_publisher_repairs_total"); got < float64(n) {
+				return fmt.Errorf("%v repairs, want %d", got, n)
+			}
+			return l.shows(labIssuer, keys...)()
+		})
+	}
+	_, err := store.PutObject(t.Context(), &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: strings.NewReader(`{"keys":[]}`)})
+	must(t, err)
+	repairs(1)
+	_, err = store.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &bucket, Key: &key})
+	must(t, err)
+	repairs(2)
+
+	for _, object := range []string{key, "cluster-a/.well-known/openid-configuration", "cluster-a/.oidc-publisher.json"} {
+		_, err = store.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &bucket, Key: &object})
+		must(t, err)
+	}
+	if _, err = store.DeleteBucket(t.Context(), &s3.DeleteBucketInput{Bucket: &bucket}); err != nil {
+		t.Logf("it was faster: %v", err)
+	}
+	w.says("fault", "s3")
+	w.alive()
+	server.CreateBucket(t, bucket)
+	w.says("fault", "public issuer") // nobody may read the new bucket
+	server.MakePublic(t, bucket)
+	eventually(t, 20*time.Second, "the new bucket", l.shows(labIssuer, keys...))
+	w.says("works again", "public issuer")
+}
+
+// TestWatchFollowsTheCA: the API server and the file that the kubeconfig names
+// get another CA.
+func TestWatchFollowsTheCA(t *testing.T) {
+	l := newLab(t)
+	old, _ := l.embedded(watched(labIssuer))
+	ca := filepath.Join(l.dir, "ca.crt")
+	write(t, ca, string(old.CA()))
+	kubeconfig := filepath.Join(l.dir, "config")
+	write(t, kubeconfig, fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"x","contexts":[{"name":"x","context":{"cluster":"x","user":"x"}}],
+		"clusters":[{"name":"x","cluster":{"server":%q,"certificate-authority":%q}}],"users":[{"name":"x","user":{"token":%q}}]}`,
+		old.URL(), ca, old.Token("publisher")))
+	dir, public := l.local("public")
+	l.internet.Route("issuer.example.com", routed(public))
+	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--owner", "cluster-a", "--interval", "1s", "--no-verify")
+	w.ready()
+	old.Stop()
+	fresh, err := testserver.NewEmbedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256", Listen: old.Address()})
+	must(t, err)
+	t.Cleanup(fresh.Stop)
+	fresh.SetToken("publisher", old.Token("publisher"))
+	fresh.Grant("publisher", testserver.RightDiscovery, testserver.RightMint)
+	eventually(t, 20*time.Second, "a stranger's certificate is refused", func() error {
+		if lines := w.log("fault"); !slices.ContainsFunc(lines, func(l line) bool { return strings.Contains(l.Error, "not issued by the CA") }) {
+			return fmt.Errorf("%s", said(lines))
+		}
+		return nil
+	})
+	write(t, ca, string(fresh.CA()))
+	took := eventually(t, 90*time.Second, "the new CA", holds(dir, old.KeyIDs()[0], fresh.KeyIDs()[0]))
+	t.Logf("public %v after the CA's file was replaced", took.Round(10*time.Millisecond))
+}
