@@ -253,7 +253,8 @@ func (p *plane) pod(t *testing.T, objects []object, args, env []string) *pod {
 	if err := kubeconfig.Write(path); err != nil {
 		t.Fatal(err)
 	}
-	q.env = append(p.internet.Env(), "HOME="+t.TempDir(), "KUBECONFIG="+path,
+	// The root is read-only: there is nowhere to write but in volumes.
+	q.env = append(p.internet.Env(), "HOME=/nonexistent", "TMPDIR=/nonexistent", "KUBECONFIG="+path,
 		"AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1", "GORACE=halt_on_error=1")
 	for _, from := range container.EnvFrom {
 		var data map[string]string
@@ -320,6 +321,17 @@ func (q *pod) wants(path string, status int) func() error {
 		got, body, err := q.get(path)
 		if err == nil && got != status {
 			err = fmt.Errorf("%s: HTTP status %d, want %d: %s", path, got, status, body)
+		}
+		return err
+	}
+}
+
+// leads is for eventually: what the metrics say.
+func (q *pod) leads(want bool) func() error {
+	return func() error {
+		_, metrics, err := q.get("/metrics")
+		if leads := strings.Contains(metrics, "\noidc_publisher_leader 1\n"); err == nil && leads != want {
+			err = fmt.Errorf("that it leads is %t", leads)
 		}
 		return err
 	}

@@ -20,6 +20,7 @@ func TestWatch(t *testing.T) {
 	t.Run("directory", func(t *testing.T) { testDirectory(t, p) })
 	t.Run("gcs", func(t *testing.T) { testGCS(t, p) })
 	t.Run("s3", func(t *testing.T) { testS3(t, p) })
+	t.Run("replicas", func(t *testing.T) { testReplicas(t, p) })
 	t.Run("rights", func(t *testing.T) { testRights(t, p) })
 }
 
@@ -29,6 +30,26 @@ func testDirectory(t *testing.T, p *plane) {
 	q := p.pod(t, objects, nil, nil)
 	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", testserver.Website(q.volumes["issuer"])))
 	p.serves(t, q)
+}
+
+// testReplicas: one leads, the other is ready too and takes over.
+func testReplicas(t *testing.T, p *plane) {
+	objects := kustomize(t, "directory", false)
+	p.apply(t, objects)
+	first, second := p.pod(t, objects, nil, nil), p.pod(t, objects, nil, nil)
+	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", testserver.Website(first.volumes["issuer"])))
+	second.env = append(second.env, "OIDC_PUBLISHER_TO="+first.volumes["issuer"])
+	first.start()
+	eventually(t, first.leads(true))
+	second.start()
+	eventually(t, second.wants("/readyz", http.StatusOK))
+	for q, leads := range map[*pod]bool{first: true, second: false} {
+		if err := q.leads(leads)(); err != nil {
+			t.Error(err)
+		}
+	}
+	first.process.Stop()
+	eventually(t, second.leads(true))
 }
 
 // testGCS has doubles of Google's two sides: the token service takes what a
@@ -181,8 +202,8 @@ func (p *plane) serves(t *testing.T, q *pod) {
 		}
 	}
 	eventually(t, p.accepted(t, p.MintToken(t, "default", "default", "relying-party")))
-	if _, metrics, err := q.get("/metrics"); err != nil || !strings.Contains(metrics, "\noidc_publisher_leader 1\n") {
-		t.Errorf("the metrics know of no leader: %v\n%s", err, metrics)
+	if err := q.leads(true)(); err != nil {
+		t.Error(err)
 	}
 	if holders := p.holders(t); len(holders) != 1 {
 		t.Errorf("the Lease is held by %q, want one", holders)
