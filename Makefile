@@ -42,10 +42,10 @@ empty :=
 space := $(empty) $(empty)
 SERVER_PATH := $(subst $(space),:,$(patsubst %/,$(CURDIR)/%,$(dir $(GO_SERVERS) $(S3RVER) $(PROMTOOL))))
 
-.PHONY: help build demo deps servers lint test-unit test fuzz vuln clean
+.PHONY: help build demo deps servers lint test-unit test soak bench-rotation fuzz vuln clean
 
 help: ## say what the targets do (this text)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # -- the product -------------------------------------------------------------
 
@@ -154,6 +154,15 @@ test: deps lint servers ## set everything up, then run every test with -race
 	@command -v "$${CC:-gcc}" >/dev/null || { echo "test: no C compiler: go test -race needs gcc (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
 	PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 CGO_ENABLED=1 \
 	  $(GO) test -race -count=1 -timeout 30m -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
+
+# Both without -race, which costs memory and time of its own.
+watch_test = PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 30m -v -tags $(TAGS) ./cmd/oidc-publisher
+
+soak: servers ## let watch look every second for ten minutes, and see that its memory stays flat
+	OIDC_PUBLISHER_SOAK=10m $(watch_test) -run '^TestWatchSoak$$'
+
+bench-rotation: servers ## measure how soon a replaced key is public, and what watch takes at rest
+	OIDC_PUBLISHER_FIGURES=1 $(watch_test) -run '^TestWatchFigures$$'
 
 fuzz: ## run every fuzz target for FUZZTIME each (10s)
 	@targets=$$(git grep --untracked -HoE '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go' | sed 's/:func /:/' || true); \

@@ -282,6 +282,7 @@ func TestWatchWithLeaderElection(t *testing.T) {
 // TestWatchWithoutLeaderElection: two watchers of one target are safe, also
 // where one is frozen with a plan in hand.
 func TestWatchWithoutLeaderElection(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
 	_, target, public := l.s3()

@@ -57,8 +57,13 @@ func (l *lab) watchWith(env []string, args ...string) *watcher {
 // eventually polls until there is no error any more, at most for so long.
 func eventually(t *testing.T, atMost time.Duration, what string, check func() error) (took time.Duration) {
 	t.Helper()
+	return poll(t, 5*time.Millisecond, atMost, what, check)
+}
+
+func poll(t *testing.T, each, atMost time.Duration, what string, check func() error) (took time.Duration) {
+	t.Helper()
 	began := time.Now()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(each)
 	defer tick.Stop()
 	for {
 		err := check()
@@ -134,7 +139,7 @@ func (w *watcher) metric(name string, labels ...string) float64 {
 func (w *watcher) looks(more int) {
 	w.t.Helper()
 	before := w.metric("oidc_publisher_fetches_total")
-	eventually(w.t, 2*time.Minute, "looks", func() error {
+	poll(w.t, 100*time.Millisecond, 2*time.Minute, "looks", func() error {
 		if now := w.metric("oidc_publisher_fetches_total"); now < before+float64(more) {
 			return fmt.Errorf("%v of %v", now-before, more)
 		}
@@ -160,7 +165,7 @@ func (w *watcher) log(msg string) (lines []line) {
 	return lines
 }
 
-// saysOnce waits for a record and demands that there is only one of its kind.
+// says waits for a record.
 func (w *watcher) says(msg, of string) {
 	w.t.Helper()
 	eventually(w.t, 30*time.Second, "the log says "+msg+" of "+of, func() error {
@@ -171,7 +176,7 @@ func (w *watcher) says(msg, of string) {
 	})
 }
 
-// public polls until exactly these keys are public in a directory.
+// holds checks that exactly these keys are public in a directory.
 func holds(dir string, ids ...string) func() error {
 	want := sorted(slices.Clone(ids)...)
 	return func() error {

@@ -66,6 +66,7 @@ func TestWatchRotations(t *testing.T) {
 
 // TestWatchIsQuiet: one line for each change of the world and none else.
 func TestWatchIsQuiet(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
 	dir, public := l.local("public")
@@ -102,6 +103,7 @@ func TestWatchIsQuiet(t *testing.T) {
 
 // TestWatchEnds: what can't pass ends it, with the usual codes.
 func TestWatchEnds(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.embedded(watched(labIssuer))
 	_, stranger := l.embedded(watched(labIssuer))
@@ -141,6 +143,7 @@ func TestWatchEnds(t *testing.T) {
 // TestWatchFindsItsTarget: without --to the API server has to be asked for the
 // issuer first. It need not be up yet.
 func TestWatchFindsItsTarget(t *testing.T) {
+	t.Parallel()
 	const issuer = "https://storage.googleapis.com/issuers/cluster-a"
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(issuer))
@@ -167,6 +170,7 @@ func TestWatchFindsItsTarget(t *testing.T) {
 
 // TestWatchIsNudged: with an interval of an hour, only nudges can be why it looks.
 func TestWatchIsNudged(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
 	dir, _ := l.local("public")
@@ -192,6 +196,7 @@ func TestWatchIsNudged(t *testing.T) {
 // TestWatchTerminates: SIGTERM ends it in an orderly way, with exit code 0 and
 // the write in hand done.
 func TestWatchTerminates(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.embedded(watched(labIssuer))
 	server, _, public := l.s3()

@@ -75,6 +75,7 @@ func New(c Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	followCA(config)
 	if c.Disconnected != nil {
 		config.Dial = newDialer(c.Disconnected).dial
 	}
@@ -164,8 +165,8 @@ func (s *Source) user() string {
 	return claims.subject
 }
 
-// newClient returns client-go's HTTP client, which re-reads certificate and CA
-// files by itself, but follows no redirects: they would lead the
+// newClient returns client-go's HTTP client, which re-reads certificate files
+// by itself, but follows no redirects: they would lead the
 // credentials astray.
 func newClient(config *rest.Config) (*http.Client, error) {
 	client, err := rest.HTTPClientFor(config)

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"oidc-publisher/internal/testserver"
+)
+
+// TestWatchSoak looks every second at a cluster whose keys change all the time:
+// memory and goroutines stay flat. OIDC_PUBLISHER_SOAK is for how long.
+func TestWatchSoak(t *testing.T) {
+	t.Parallel()
+	long := 25 * time.Second
+	if given := os.Getenv("OIDC_PUBLISHER_SOAK"); given != "" {
+		var err error
+		if long, err = time.ParseDuration(given); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := newLab(t)
+	api, kubeconfig := l.embedded(watched(labIssuer))
+	_, target, public := l.s3()
+	l.internet.Route("issuer.example.com", routed(public))
+	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--verify-interval", "1s", "--grace", "5s")
+	w.ready()
+	var memory, goroutines []float64
+	began := time.Now()
+	for sample := 0; time.Since(began) < long; sample++ {
+		if sample%3 == 0 {
+			if _, err := api.Rotate("ES256"); err != nil {
+				t.Fatal(err)
+			}
+			if ids := api.KeyIDs(); len(ids) > 2 {
+				api.RemoveKey(ids[0])
+			}
+		}
+		w.looks(1)
+		memory = append(memory, w.metric("process_resident_memory_bytes"))
+		goroutines = append(goroutines, w.metric("go_goroutines"))
+	}
+	w.alive()
+	half := len(memory) / 2
+	early, late := median(memory[:half]), median(memory[half:])
+	t.Logf("%v: memory from %.1f to %.1f MiB, at most %.1f; goroutines from %v to %v, at most %v; %v rotations, %v looks",
+		long, early/(1<<20), late/(1<<20), slices.Max(memory)/(1<<20), median(goroutines[:half]), median(goroutines[half:]), slices.Max(goroutines),
+		w.metric("oidc_publisher_rotations_total"), w.metric("oidc_publisher_fetches_total"))
+	if long >= time.Minute && late > early*1.2 {
+		t.Error("memory grows")
+	}
+	if median(goroutines[half:]) > median(goroutines[:half])+5 {
+		t.Error("goroutines grow")
+	}
+	if n := len(w.log("fault")); n > 1 { // that of the certificate, which lasts for an hour
+		t.Errorf("there were faults:\n%s", w.Output())
+	}
+}
+
+func median(values []float64) float64 {
+	values = slices.Sorted(slices.Values(values))
+	return values[len(values)/2]
+}
+
+// TestWatchFigures measures, with default settings and a real API server, how
+// soon a replaced key is public, and what the program takes at rest. It runs
+// where OIDC_PUBLISHER_FIGURES is set, without the race detector.
+func TestWatchFigures(t *testing.T) {
+	if os.Getenv("OIDC_PUBLISHER_FIGURES") == "" {
+		t.Skip("only for `make bench-rotation`")
+	}
+	const rotations = 20
+	l := newLab(t)
+	first := testserver.NewKubeKey(t, "RS256")
+	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
+	_, target, public := l.s3()
+	l.internet.Route("issuer.example.com", routed(public))
+	w := l.watch("--kubeconfig", kubeconfig, "--to", target)
+	w.ready()
+	before := cpu(t, w.Pid())
+	began := time.Now()
+	<-time.After(time.Minute) // asking it how it is would be work
+	took := time.Since(began)
+	used := cpu(t, w.Pid()) - before
+	t.Logf("at rest for %v: %.2f %% of a core, %.1f MiB resident", took.Round(time.Second),
+		100*used.Seconds()/took.Seconds(), w.metric("process_resident_memory_bytes")/(1<<20))
+
+	ever, late := []string{first.ID}, []float64{}
+	for range rotations {
+		fresh := testserver.NewKubeKey(t, "RS256")
+		ever = append(ever, fresh.ID)
+		cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: fresh})
+		late = append(late, eventually(t, time.Minute, "rotation", l.shows(labIssuer, ever...)).Seconds())
+	}
+	t.Logf("from the API server's readiness to public, %d times: median %.3f s, worst %.3f s: %.3f", rotations, median(late), slices.Max(late), late)
+	t.Logf("after it: %.1f MiB resident", w.metric("process_resident_memory_bytes")/(1<<20))
+}
+
+// cpu is what a process took so far.
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	ticks := 0
+	for _, field := range fields[11:13] { // utime and stime, in hundredths of a second
+		n, err := strconv.Atoi(string(field))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
