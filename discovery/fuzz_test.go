@@ -22,6 +22,13 @@ func FuzzDocument(f *testing.F) {
 		if !bytes.Equal(document.Bytes(), data) {
 			t.Fatalf("parsed and written again: %q, was %q", document.Bytes(), data)
 		}
+		var loose struct {
+			Issuer  string `json:"issuer"`
+			JWKSURI string `json:"jwks_uri"`
+		}
+		if err := json.Unmarshal(data, &loose); err != nil || discovery.Issuer(loose.Issuer) != document.Issuer() || loose.JWKSURI != document.JWKSURI() {
+			t.Fatalf("a relying party written in Go reads %+v, %v, and we read %q, %q", loose, err, document.Issuer(), document.JWKSURI())
+		}
 		once := document.WithJWKSURI(uri)
 		if twice := once.WithJWKSURI(uri); !bytes.Equal(once.Bytes(), twice.Bytes()) {
 			t.Fatalf("rewritten twice: %q, once: %q", twice.Bytes(), once.Bytes())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -30,7 +31,9 @@ type member struct {
 // objectMembers checks that data is one strict, bounded JSON object and
 // returns its own members in order. JSON as Go reads it is laxer than what
 // relying parties accept, and a second "issuer" or "d" hidden behind the first
-// would be read differently by each, so duplicate names are refused at any depth.
+// would be read differently by each, so duplicate names are refused at any
+// depth. Names that differ by case alone count as the same: encoding/json, and
+// with it go-oidc, takes "Issuer" for "issuer".
 func objectMembers(data []byte) ([]member, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("is larger than %d bytes", MaxSize)
@@ -78,10 +81,10 @@ func (w *walker) members() ([]member, error) {
 			return nil, err
 		}
 		name, _ := token.(string)
-		if seen[name] {
-			return nil, fmt.Errorf("has two members named %q in one object", name)
+		if seen[folded(name)] {
+			return nil, fmt.Errorf("has two members named %q in one object, or alike but for case", clip(name))
 		}
-		seen[name] = true
+		seen[folded(name)] = true
 		afterName := int(w.dec.InputOffset())
 		if err := w.value(); err != nil {
 			return nil, err
@@ -90,6 +93,27 @@ func (w *walker) members() ([]member, error) {
 	}
 	_, err := w.token()
 	return members, err
+}
+
+// folded maps names that encoding/json takes for the same to one: each rune to
+// the least of those that Unicode folds it to.
+func folded(name string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+			least = min(least, other)
+		}
+		return least
+	}, name)
+}
+
+// clip bounds strangers' text in messages.
+func clip(text string) string {
+	const most = 100
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 func (w *walker) value() error {

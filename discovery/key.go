@@ -67,7 +67,7 @@ func (e *KeyError) Error() string {
 	if e.KeyID == "" {
 		return fmt.Sprintf("key number %d (no key ID): %s", e.Index+1, e.Reason)
 	}
-	return fmt.Sprintf("key %q: %s", e.KeyID, e.Reason)
+	return fmt.Sprintf("key %q: %s", clip(e.KeyID), e.Reason)
 }
 
 // errUnknownType marks a key that is left out rather than refused.
@@ -121,7 +121,7 @@ func (k Key) secrets() []error {
 		faults = append(faults, errors.New("holds private key material in one of its members"))
 	}
 	if alg := k.Algorithm; alg == "none" || strings.HasPrefix(alg, "HS") {
-		faults = append(faults, fmt.Errorf("names the algorithm %s, which proves nothing with a public key", alg))
+		faults = append(faults, fmt.Errorf("names the algorithm %q, which proves nothing with a public key", clip(alg)))
 	}
 	return faults
 }
@@ -133,13 +133,13 @@ func (k *Key) judgeMaterial() error {
 	case "AKP":
 		return k.judgeAKP()
 	default:
-		return fmt.Errorf("%w %q", errUnknownType, k.Type)
+		return fmt.Errorf("%w %q", errUnknownType, clip(k.Type))
 	}
 }
 
 func (k *Key) judgeJOSE() error {
 	if crv := k.text("crv"); k.Type == "OKP" && crv != "Ed25519" {
-		return fmt.Errorf("%w %q with curve %q", errUnknownType, k.Type, crv)
+		return fmt.Errorf("%w %q with curve %q", errUnknownType, clip(k.Type), clip(crv))
 	}
 	var jwk jose.JSONWebKey
 	if err := jwk.UnmarshalJSON(k.raw); err != nil {
@@ -175,7 +175,7 @@ var mldsaSizes = map[string]int{"ML-DSA-44": 1312, "ML-DSA-65": 1952, "ML-DSA-87
 func (k *Key) judgeAKP() error {
 	size, known := mldsaSizes[k.Algorithm]
 	if !known {
-		return fmt.Errorf("%w %q with algorithm %q", errUnknownType, k.Type, k.Algorithm)
+		return fmt.Errorf("%w %q with algorithm %q", errUnknownType, clip(k.Type), clip(k.Algorithm))
 	}
 	pub, err := base64.RawURLEncoding.Strict().DecodeString(k.text("pub"))
 	if err != nil || len(pub) != size {

@@ -88,6 +88,9 @@ type Plan struct {
 	Refusals []error
 	// Warnings are for people and stop nothing.
 	Warnings []string
+	// Unknown are keys to revoke that are neither public here nor listed by
+	// the cluster. They will not be published should they appear.
+	Unknown []string
 
 	// unproved says that the store must first show that it honours
 	// preconditions.
@@ -199,6 +202,24 @@ func (p *planner) readHeld() {
 			"Give each issuer its own target, or use --take-over", p.known.Issuer, p.plan.Issuer)
 	}
 	p.memory = memory(p.known, p.public, p.now)
+	p.judgeHeldDocument()
+}
+
+// judgeHeldDocument is for a target without memory: its document says whose it
+// is, even where its keys stand elsewhere (ccoctl leaves them in keys.json).
+func (p *planner) judgeHeldDocument() {
+	if p.known != nil || p.held.Document == nil || p.policy.TakeOver {
+		return
+	}
+	document, err := discovery.ParseDocument(p.held.Document.Body)
+	switch {
+	case err != nil:
+		p.refuse("%w: its %s is none of this tool's. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath)
+	case document.Issuer() != p.plan.Issuer:
+		p.refuse("%w: its %s is of the issuer %q. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath, document.Issuer())
+	case p.held.State == nil:
+		p.warn("there is no %s beside the public documents: revoked keys and the owner are not remembered", StateName)
+	}
 }
 
 // judgeOwner is rule 5: nobody is overwritten.
@@ -244,7 +265,14 @@ func (p *planner) sameOwner() bool {
 	if now != "" && then != "" {
 		return now == then
 	}
-	return slices.ContainsFunc(p.fetched.Cluster, p.known.hasName) || p.keysInCommon()
+	if p.keysInCommon() {
+		return true
+	}
+	byCA := slices.ContainsFunc(p.fetched.Cluster, p.known.hasName)
+	if byCA && then != "" {
+		p.warn("this cluster is told by its CA alone, without one known key: let this user get the namespace kube-system, so that its UID can be compared")
+	}
+	return byCA
 }
 
 func uid(names []string) string {
@@ -266,7 +294,7 @@ func (s *state) ownerGiven() bool {
 // keysInCommon looks at current keys only: retired ones may be a former owner's.
 func (p *planner) keysInCommon() bool {
 	for _, key := range p.fetched.Keys.Keys() {
-		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && m.Retired == nil && m.JWK != nil {
+		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && m.Retired == nil && m.JWK != "" {
 			return true
 		}
 	}
@@ -279,12 +307,13 @@ func (p *planner) judgeMaterial() {
 	for _, key := range p.fetched.Keys.Keys() {
 		seen, ok := p.memory[key.ID]
 		switch {
-		case !ok || seen.Thumbprint == key.Thumbprint:
+		case !ok || seen.Thumbprint == key.Thumbprint || seen.Thumbprint == "":
+		case p.revoked(key.ID, seen): // neither of the two will be public
 		case p.policy.TakeOver:
 			p.memory[key.ID] = remember(key, p.now)
 		default:
-			p.refuse("key %q: was seen with other key material on %s. Somebody replaced the key under its name: "+
-				"find out who, and --revoke it if the old key leaked", key.ID, seen.FirstSeen.Format(time.DateOnly))
+			p.refuse("key %q: was seen with other key material on %s. Somebody replaced the key under its name: find out who. "+
+				"To take it down whatever its material, use --revoke; to accept the new one, --take-over", key.ID, seen.FirstSeen.Format(time.DateOnly))
 		}
 	}
 }
@@ -312,15 +341,17 @@ func (p *planner) currentKeys() []discovery.Key {
 		m, seen := p.memory[key.ID]
 		if p.revoked(key.ID, m) {
 			p.warn("key %q is revoked and the cluster still lists it: tokens signed with it are refused by relying parties", key.ID)
-			if !seen {
-				p.memory[key.ID] = remember(key, p.now)
+			if m.Thumbprint == "" {
+				first := remember(key, p.now)
+				first.Revoked, first.JWK = m.Revoked, ""
+				p.memory[key.ID] = first
 			}
 			continue
 		}
-		if !seen || m.JWK == nil {
+		if !seen || m.JWK == "" {
 			m = remember(key, p.now)
 		}
-		m.Retired, m.Dropped, m.JWK = nil, nil, key.Bytes()
+		m.Retired, m.Dropped, m.JWK = nil, nil, string(key.Bytes())
 		p.memory[key.ID] = m
 		live = append(live, key)
 	}
@@ -330,7 +361,7 @@ func (p *planner) currentKeys() []discovery.Key {
 // retiredKey returns a key that the cluster no longer lists while its grace lasts.
 func (p *planner) retiredKey(id string) (discovery.Key, bool) {
 	m := p.memory[id]
-	if m.JWK == nil || p.revoked(id, m) {
+	if m.JWK == "" || p.revoked(id, m) {
 		return discovery.Key{}, false
 	}
 	if m.Retired == nil {
@@ -338,11 +369,11 @@ func (p *planner) retiredKey(id string) (discovery.Key, bool) {
 	}
 	ends := m.Retired.Add(p.policy.Grace)
 	if !p.now.Before(ends) {
-		m.Dropped, m.JWK = &p.now, nil
+		m.Dropped, m.JWK = &p.now, ""
 		p.memory[id] = m
 		return discovery.Key{}, false
 	}
-	key, err := discovery.ParseKey(m.JWK)
+	key, err := discovery.ParseKey([]byte(m.JWK))
 	if err != nil {
 		return discovery.Key{}, false // parseState accepted it
 	}
@@ -358,15 +389,17 @@ func (p *planner) revoked(id string, m keyMemory) bool {
 
 func (p *planner) forgetRevoked() {
 	for _, id := range p.policy.Revoke {
-		m, known := p.memory[id]
-		if !known {
-			p.refuse("can't revoke key %q: it is neither public nor listed by the cluster. Public are %s", id, list(p.public.IDs()))
-			continue
+		m, remembered := p.memory[id]
+		if !remembered {
+			m = keyMemory{KeyID: id, FirstSeen: p.now}
+		}
+		if m.Thumbprint == "" { // never seen, here or in the cluster
+			p.plan.Unknown = append(p.plan.Unknown, id)
 		}
 		if m.Revoked == nil {
 			m.Revoked = &p.now
 		}
-		m.JWK = nil
+		m.JWK = ""
 		p.memory[id] = m
 	}
 }
@@ -390,6 +423,10 @@ func (p *planner) judgeCanary(live []discovery.Key) {
 	if !public && !p.revoked(canary.KeyID, p.memory[canary.KeyID]) {
 		p.refuse("the API server signs tokens with key %q, which it does not list among its public keys: every new token would be refused. "+
 			"Add the public half of its --service-account-signing-key-file to --service-account-key-file and restart it", canary.KeyID)
+	}
+	if _, listed := p.fetched.Keys.Lookup(canary.KeyID); public && !listed {
+		p.warn("the API server signs tokens with key %q, which it no longer lists: it refuses them itself, and once the key's grace ends so does everybody. "+
+			"Finish the rotation on every API server", canary.KeyID)
 	}
 	if discovery.Issuer(canary.Issuer) != p.plan.Issuer && !p.policy.AheadOfIssuerChange {
 		p.refuse("a new token says its issuer is %q, and the discovery document says %q: give --service-account-issuer=%s first on every API server",
@@ -471,5 +508,9 @@ func list(ids []string) string {
 	if len(ids) == 0 {
 		return "none"
 	}
-	return strings.Join(ids, ", ")
+	quoted := make([]string, len(ids))
+	for i, id := range ids {
+		quoted[i] = fmt.Sprintf("%q", id)
+	}
+	return strings.Join(quoted, ", ")
 }

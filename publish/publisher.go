@@ -75,6 +75,8 @@ type Report struct {
 	Targets  []TargetReport
 	// Snapshot is what the source said.
 	Snapshot discovery.Snapshot
+	// Unknown are keys to revoke that no target and no API server knows.
+	Unknown []string
 	// Proof is what reading the public issuer back said.
 	Proof Proof
 }
@@ -130,6 +132,7 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 		}
 	}
 	all.Wait()
+	report.Unknown = unknownEverywhere(p.Policy.Revoke, report.Targets)
 	report.Proof = p.prove(ctx, report)
 	return report, nil
 }
@@ -162,6 +165,14 @@ func (p *Publisher) publishTo(ctx context.Context, target Target, snapshot disco
 	}
 	report.Err = fmt.Errorf("other writers were faster every time: %w", report.Err)
 	return report
+}
+
+// unknownEverywhere finds the mistyped among the keys to revoke: one target may
+// never have had a key that another has.
+func unknownEverywhere(revoke []string, targets []TargetReport) []string {
+	return slices.DeleteFunc(slices.Clone(revoke), func(id string) bool {
+		return slices.ContainsFunc(targets, func(t TargetReport) bool { return !slices.Contains(t.Plan.Unknown, id) })
+	})
 }
 
 // refuseUnfit tells a document that must not be published (rule 1) from a look
@@ -211,14 +222,17 @@ func (p *Publisher) carryOut(ctx context.Context, backend Backend, held Held, re
 }
 
 func (p *Publisher) read(ctx context.Context, backend Backend) (Held, error) {
+	// Every publisher writes its memory before the keys. Memory that is read
+	// last is therefore never older than the keys: a key that another
+	// publisher adds or revokes in between is not taken for drift.
 	var held Held
 	for _, object := range []struct {
 		name string
 		into **Object
 	}{
-		{StateName, &held.State},
-		{discovery.JWKSPath, &held.Keys},
 		{discovery.ConfigurationPath, &held.Document},
+		{discovery.JWKSPath, &held.Keys},
+		{StateName, &held.State},
 	} {
 		got, err := p.get(ctx, backend, object.name)
 		if errors.Is(err, fs.ErrNotExist) {

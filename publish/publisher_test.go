@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,7 +218,14 @@ func TestClustersRace(t *testing.T) {
 }
 
 func TestStoreThatIgnoresConditionsIsFoundOut(t *testing.T) {
-	r, store := keyring{}, &backendtest.Memory{IgnorePreconditions: true}
+	for _, store := range []*backendtest.Memory{{IgnoreAbsent: true, IgnoreVersion: true}, {IgnoreAbsent: true}, {IgnoreVersion: true}} {
+		findOut(t, store)
+	}
+}
+
+func findOut(t *testing.T, store *backendtest.Memory) {
+	t.Helper()
+	r := keyring{}
 	for try := range 2 {
 		report, err := publisher(fixed(r.snapshot("a")), store).Publish(t.Context())
 		if err != nil || !errors.Is(report.Targets[0].Err, publish.ErrUnconditional) {
@@ -245,7 +253,7 @@ func TestProbeAnswerIsLost(t *testing.T) {
 		mustPublish(t, publisher(fixed(r.snapshot("a")), store))
 		wantIDs(t, "public", publicIn(t, store), "a")
 
-		store, puts = &backendtest.Memory{IgnorePreconditions: true}, 0
+		store, puts = &backendtest.Memory{IgnoreAbsent: true, IgnoreVersion: true}, 0
 		store.AfterPut = func(publish.Object) error {
 			if puts++; puts == unmet {
 				return io.ErrUnexpectedEOF
@@ -275,7 +283,7 @@ func TestProbeIsResumed(t *testing.T) {
 		if !errors.Is(report.Targets[0].Err, killed) {
 			t.Fatalf("died before put %d: %v", dies, report.Targets[0].Err)
 		}
-		store.BeforePut, store.IgnorePreconditions = nil, true
+		store.BeforePut, store.IgnoreAbsent, store.IgnoreVersion = nil, true, true
 		report, _ = publisher(fixed(r.snapshot("a")), store).Publish(t.Context())
 		if !errors.Is(report.Targets[0].Err, publish.ErrUnconditional) {
 			t.Errorf("died before put %d, and the next pass did not ask again: %v", dies, report.Targets[0].Err)
@@ -476,4 +484,65 @@ func TestCopiesOfTheIssuer(t *testing.T) {
 	p.Targets[1].CheckIssuer = func(discovery.Issuer) error { return errors.New("not this bucket") }
 	mustPublish(t, p)
 	wantIDs(t, "copy", publicIn(t, replica), "a")
+}
+
+// TestAnotherPublisherComesBetweenTwoReads: whatever it did whole between any
+// two of our reads, we don't undo.
+func TestAnotherPublisherComesBetweenTwoReads(t *testing.T) {
+	for _, between := range []string{publish.StateName, discovery.JWKSPath, discovery.ConfigurationPath} {
+		for what, other := range map[string]struct {
+			lists  []string
+			revoke []string
+			public []string
+		}{
+			"adds a key":    {lists: []string{"a", "b", "c"}, public: []string{"a", "b", "c"}},
+			"revokes a key": {lists: []string{"a", "c"}, revoke: []string{"a"}, public: []string{"c"}},
+		} {
+			t.Run(what+" before "+between, func(t *testing.T) {
+				r, store := keyring{}, new(backendtest.Memory)
+				mustPublish(t, publisher(fixed(r.snapshot("a", "c")), store))
+				var came atomic.Bool
+				store.BeforeGet = func(name string) error {
+					if name == between && came.CompareAndSwap(false, true) {
+						rival := publisher(fixed(r.snapshot(other.lists...)), store)
+						rival.Policy.Revoke = other.revoke
+						mustPublish(t, rival)
+					}
+					return nil
+				}
+				mustPublish(t, publisher(fixed(r.snapshot("a", "c")), store))
+				wantIDs(t, "public", publicIn(t, store), other.public...)
+			})
+		}
+	}
+}
+
+func TestRevokingWhatNobodyKnows(t *testing.T) {
+	r, knows, fresh := keyring{}, new(backendtest.Memory), new(backendtest.Memory)
+	mustPublish(t, publisher(fixed(r.snapshot("a", "b")), knows))
+	p := publisher(fixed(r.snapshot("b")), knows, fresh)
+	p.Policy.Revoke = []string{"a", "typo"}
+	report := mustPublish(t, p)
+	wantIDs(t, "unknown", report.Unknown, "typo")
+	wantIDs(t, "public", publicIn(t, knows), "b")
+}
+
+// mute is a store that answers reads and never a write.
+type mute struct{ publish.Backend }
+
+func (mute) Put(ctx context.Context, _ publish.Object, _ publish.Precondition) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestSilentWriteIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := publisher(fixed(keyring{}.snapshot("a")))
+		p.Targets = []publish.Target{{Name: "mute", Backend: mute{new(backendtest.Memory).Open()}}}
+		began := time.Now()
+		report, err := p.Publish(t.Context())
+		if err != nil || !errors.Is(report.Targets[0].Err, context.DeadlineExceeded) || time.Since(began) != p.Timeout/3 {
+			t.Errorf("after %v: %v, %v", time.Since(began), err, report.Targets[0].Err)
+		}
+	})
 }

@@ -13,16 +13,16 @@ import (
 )
 
 // StateName is the object, beside the documents, that remembers across runs
-// who publishes here and when each key was first and last listed. It is as
-// public as the documents and holds nothing that they don't.
+// who publishes here and how each key lives. It may be as public as the
+// documents: it names the cluster's UID and CA and key IDs, and holds no secret.
 const StateName = ".oidc-publisher.json"
 
 const (
 	stateVersion = 1
 	stateAbout   = "Memory of oidc-publisher. Nothing in it is secret. Without it retired keys are forgotten, so do not delete it."
-	// maxForgotten is how many keys that are no longer public are
-	// remembered, so that their key IDs can't come back with other material.
-	maxForgotten = 100
+	// maxDropped is how many keys that were dropped are remembered, so that
+	// their key IDs can't come back with other material.
+	maxDropped = 100
 )
 
 type state struct {
@@ -48,9 +48,9 @@ type keyMemory struct {
 	Retired    *time.Time `json:"retired,omitempty"`
 	Revoked    *time.Time `json:"revoked,omitempty"`
 	Dropped    *time.Time `json:"dropped,omitempty"`
-	// JWK is the key itself for as long as it is public, so that a public
-	// set that was damaged can be restored whole.
-	JWK json.RawMessage `json:"jwk,omitempty"`
+	// JWK is the key itself, byte for byte, for as long as it is public, so
+	// that a public set that was damaged can be restored whole.
+	JWK string `json:"jwk,omitempty"`
 }
 
 func parseState(body []byte) (*state, error) {
@@ -62,10 +62,10 @@ func parseState(body []byte) (*state, error) {
 		return nil, fmt.Errorf("%s has version %d, and this program knows version %d: use a newer oidc-publisher", StateName, s.Version, stateVersion)
 	}
 	for _, k := range s.Keys {
-		if k.JWK == nil {
+		if k.JWK == "" {
 			continue
 		}
-		key, err := discovery.ParseKey(k.JWK)
+		key, err := discovery.ParseKey([]byte(k.JWK))
 		if err != nil || key.ID != k.KeyID || key.Thumbprint != k.Thumbprint {
 			return nil, fmt.Errorf("%s is damaged: its key %q is not what it says", StateName, k.KeyID)
 		}
@@ -99,34 +99,33 @@ func memory(s *state, public discovery.KeySet, now time.Time) map[string]keyMemo
 }
 
 func remember(key discovery.Key, now time.Time) keyMemory {
-	return keyMemory{KeyID: key.ID, Thumbprint: key.Thumbprint, FirstSeen: now, JWK: key.Bytes()}
+	return keyMemory{KeyID: key.ID, Thumbprint: key.Thumbprint, FirstSeen: now, JWK: string(key.Bytes())}
 }
 
-// sortedKeys lists public keys by ID and, after them, the youngest of those
-// that no longer are.
+// sortedKeys lists public and revoked keys by ID and, after them, those that
+// were dropped last. A revoked key is never forgotten: it would be taken for new.
 func sortedKeys(byID map[string]keyMemory) []keyMemory {
 	all := slices.SortedFunc(maps.Values(byID), func(a, b keyMemory) int {
-		return cmp.Or(b.gone().Compare(a.gone()), cmp.Compare(a.KeyID, b.KeyID))
+		return cmp.Or(cmp.Compare(b.droppedAt(), a.droppedAt()), cmp.Compare(a.KeyID, b.KeyID))
 	})
-	public, forgotten := []keyMemory{}, []keyMemory{}
+	kept, dropped := []keyMemory{}, []keyMemory{}
 	for _, k := range all {
-		if k.JWK != nil {
-			public = append(public, k)
+		if k.JWK != "" || k.Revoked != nil {
+			kept = append(kept, k)
 		} else {
-			forgotten = append(forgotten, k)
+			dropped = append(dropped, k)
 		}
 	}
-	slices.SortFunc(public, func(a, b keyMemory) int { return cmp.Compare(a.KeyID, b.KeyID) })
-	return append(public, forgotten[:min(len(forgotten), maxForgotten)]...)
+	slices.SortFunc(kept, func(a, b keyMemory) int { return cmp.Compare(a.KeyID, b.KeyID) })
+	return append(kept, dropped[:min(len(dropped), maxDropped)]...)
 }
 
-func (k keyMemory) gone() time.Time {
-	for _, t := range []*time.Time{k.Dropped, k.Revoked} {
-		if t != nil {
-			return *t
-		}
+// droppedAt is in seconds since 1970, 0 for a key that was not dropped.
+func (k keyMemory) droppedAt() int64 {
+	if k.Dropped == nil {
+		return 0
 	}
-	return time.Time{}
+	return k.Dropped.Unix()
 }
 
 // mergeCluster adds what is now known of the cluster to what was known. A CA

@@ -24,9 +24,9 @@ type Memory struct {
 	// AfterPut, where it returns an error, fails a Put that took place: its
 	// acknowledgement is lost.
 	AfterPut func(object publish.Object) error
-	// IgnorePreconditions makes the store overwrite whatever is there, as
-	// some S3 clones do.
-	IgnorePreconditions bool
+	// IgnoreAbsent makes the store overwrite what must be absent, and
+	// IgnoreVersion what must have another version, as some S3 clones do.
+	IgnoreAbsent, IgnoreVersion bool
 	// BytesOnly makes the store forget metadata, as a directory does.
 	BytesOnly bool
 
@@ -118,7 +118,8 @@ func (m *Memory) replace(object publish.Object, precondition publish.Preconditio
 	defer m.mu.Unlock()
 	current, ok := m.objects[object.Name]
 	version, present := precondition.Version()
-	if !m.IgnorePreconditions && (ok != present || current.Version != version) {
+	ignored := present && m.IgnoreVersion || !present && m.IgnoreAbsent
+	if !ignored && (ok != present || current.Version != version) {
 		return fmt.Errorf("memory: %s: %w", object.Name, publish.ErrPrecondition)
 	}
 	m.store(object)

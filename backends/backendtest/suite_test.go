@@ -212,7 +212,7 @@ func TestMemoryFaults(t *testing.T) {
 	if err := b.Put(t.Context(), o, publish.IfAbsent()); !errors.Is(err, publish.ErrPrecondition) {
 		t.Errorf("create again: %v", err)
 	}
-	m.IgnorePreconditions = true
+	m.IgnoreAbsent, m.IgnoreVersion = true, true
 	if err := b.Put(t.Context(), o, publish.IfAbsent()); err != nil {
 		t.Errorf("with preconditions ignored: %v", err)
 	}

@@ -65,6 +65,6 @@ func report(stderr io.Writer, err error) int {
 // other tools' output may stand around it.
 func say(w io.Writer, kind, message string) {
 	for line := range strings.Lines(message) {
-		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", name, kind, strings.TrimRight(line, "\n"))
+		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", name, kind, printable(strings.TrimRight(line, "\n")))
 	}
 }

@@ -70,7 +70,7 @@ func orEmpty(values []string) []string { return append([]string{}, values...) }
 // printReport shows each target's keys as a diff, and what was written.
 func printReport(w io.Writer, report publish.Report, dryRun bool) error {
 	var out strings.Builder
-	fmt.Fprintf(&out, "issuer %s\n", report.Issuer)
+	fmt.Fprintf(&out, "issuer %s\n", printable(string(report.Issuer)))
 	for _, t := range report.Targets {
 		if t.Err != nil {
 			fmt.Fprintf(&out, "%s: not published\n", t.Target.Name)
@@ -106,9 +106,9 @@ func printKeys(out *strings.Builder, plan publish.Plan) {
 		if ends, retired := plan.GraceEnds[id]; retired {
 			mark, note = "~", "  retired, public until "+ends.Format(time.RFC3339)
 		}
-		fmt.Fprintf(out, "  %s %s%s\n", mark, id, note)
+		fmt.Fprintf(out, "  %s %s%s\n", mark, printable(id), note)
 	}
 	for _, id := range plan.Changes.Dropped {
-		fmt.Fprintf(out, "  - %s  dropped\n", id)
+		fmt.Fprintf(out, "  - %s  dropped\n", printable(id))
 	}
 }
