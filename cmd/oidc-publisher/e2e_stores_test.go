@@ -276,7 +276,7 @@ func TestOutage(t *testing.T) {
 				s.proxy.Inject(1, func(r *http.Request) bool { return s.isWrite(r) && s.count(&writes) == n }, atLast)
 				s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return writes >= n }, testserver.Cut)
 				// One attempt of the S3 client: its pauses would make this test long.
-				got := s.runWith([]string{"AWS_MAX_ATTEMPTS=1"}, append([]string{"publish", "--timeout", "2s"}, s.args...)...)
+				got := s.runWith([]string{"AWS_MAX_ATTEMPTS=1"}, append([]string{"publish", "--timeout", "1500ms"}, s.args...)...)
 				s.proxy.Clear()
 				during := s.documents(s.public(s.name))
 				failed := got.code == exitFailed && strings.Contains(got.stderr, s.target(s.name)+": ") && strings.Contains(got.stderr, "no answer")
