@@ -62,10 +62,9 @@ func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-cha
 	settled := false
 	for ctx.Err() == nil {
 		pass := p.pass(ctx)
-		if ctx.Err() != nil && pass.Err != nil {
-			break
+		if ctx.Err() == nil || !pass.Failed() { // else its end may be why
+			done(pass)
 		}
-		done(pass)
 		if err := ownerConflict(pass); err != nil && !settled {
 			return err
 		}

@@ -74,7 +74,7 @@ type mints struct {
 }
 
 func (m *mints) add(token string) {
-	parsed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
+	parsed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
 	if err != nil {
 		m.t.Error(err)
 		return
@@ -137,7 +137,7 @@ func TestWatchARollingRotation(t *testing.T) {
 	}
 	clients.Go(func() {
 		for ctx.Err() == nil {
-			m.check(l)
+			m.check(l) //nolint:contextcheck // what is being checked at the end is checked to the end
 		}
 	})
 	// As it is done in life: a server leaves the endpoints while it restarts.

@@ -89,7 +89,7 @@ func TestWatchOutlivesFaults(t *testing.T) {
 	w := l.watch("--kubeconfig", kubeconfig, "--to", s3Target(proxy.Endpoint), "--interval", "1s", "--verify-interval", "1s")
 	w.ready()
 	ever := api.KeyIDs()
-	any := func(*http.Request) bool { return true }
+	all := func(*http.Request) bool { return true }
 	const xml = `<?xml version="1.0"?><Error><Code>%s</Code><Message>no</Message><RequestId>%d</RequestId></Error>`
 	deny := func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.Header().Set("X-Amz-Request-Id", fmt.Sprint(rand.Uint64()))
@@ -109,9 +109,9 @@ func TestWatchOutlivesFaults(t *testing.T) {
 		{"answers that break off", "cluster", func() { api.Break("/openid/v1/jwks", testserver.FaultTruncated()) }, api.Mend, true},
 		{"the token is replaced before its file", "cluster", func() { api.SetToken("publisher", "second-token") }, func() { write(t, tokenFile, "second-token") }, true},
 		{"the token file is gone", "cluster", func() { must(t, os.Remove(tokenFile)) }, func() { write(t, tokenFile, "second-token") }, true},
-		{"the store refuses the credentials", "s3", func() { proxy.Inject(1<<30, any, deny) }, proxy.Clear, true},
+		{"the store refuses the credentials", "s3", func() { proxy.Inject(1<<30, all, deny) }, proxy.Clear, true},
 		{"the store is overloaded", "s3", func() {
-			proxy.Inject(1<<30, any, testserver.Answer(http.StatusServiceUnavailable, http.Header{"Retry-After": {"1"}}, fmt.Sprintf(xml, "SlowDown", 1)))
+			proxy.Inject(1<<30, all, testserver.Answer(http.StatusServiceUnavailable, http.Header{"Retry-After": {"1"}}, fmt.Sprintf(xml, "SlowDown", 1)))
 		}, proxy.Clear, true},
 		{"the store is unreachable", "s3", proxy.Down, func() { proxy.Up(t) }, true},
 		{"writes are cut in the middle, done or not", "s3", func() { proxy.Inject(3, testserver.Method(http.MethodPut), testserver.LoseAck) }, func() {}, false},

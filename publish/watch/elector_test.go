@@ -148,13 +148,13 @@ func TestALeaderThatIsCutOff(t *testing.T) {
 		both := 0
 		for range 600 {
 			after(100 * time.Millisecond)
-			a.Watcher.health.mu.Lock()
-			b.Watcher.health.mu.Lock()
-			if !a.Watcher.health.turned.IsZero() && !b.Watcher.health.turned.IsZero() {
+			a.health.mu.Lock()
+			b.health.mu.Lock()
+			if !a.health.turned.IsZero() && !b.health.turned.IsZero() {
 				both++
 			}
-			a.Watcher.health.mu.Unlock()
-			b.Watcher.health.mu.Unlock()
+			a.health.mu.Unlock()
+			b.health.mu.Unlock()
 		}
 		if both > 0 {
 			t.Errorf("both led for %v", time.Duration(both)*100*time.Millisecond)
