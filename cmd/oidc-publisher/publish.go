@@ -119,7 +119,10 @@ func newPublisher(c *cli.Context) (*publish.Publisher, error) {
 		DryRun:   c.Bool("dry-run"),
 		NoVerify: c.Bool("no-verify"),
 	}
-	return p, openTargets(c, p)
+	began := time.Now()
+	err = openTargets(c, p)
+	p.Timeout -= time.Since(began) // it bounds all steps together
+	return p, err
 }
 
 func policy(c *cli.Context) (publish.Policy, error) {
@@ -204,17 +207,33 @@ func targetOfIssuer(ctx context.Context, p *publish.Publisher) (backends.Target,
 	if issuer == "" {
 		ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 		defer cancel()
-		snapshot, err := p.Source.Fetch(ctx)
+		snapshot, err := fetch(ctx, p.Source)
 		if err != nil {
 			return backends.Target{}, err
 		}
 		issuer = snapshot.Document.Issuer()
+		p.Source = &seen{snapshot: snapshot, source: p.Source}
 	}
 	target, ok := backends.ForIssuer(string(issuer))
 	if !ok {
 		return target, usagef("--to is missing: the issuer %q is not a bucket's URL, so say where to publish", issuer)
 	}
 	return target, nil
+}
+
+// seen is a source that was asked already: its first answer counts.
+type seen struct {
+	source   publish.Source
+	snapshot discovery.Snapshot
+	told     bool
+}
+
+func (s *seen) Fetch(ctx context.Context) (discovery.Snapshot, error) {
+	if s.told {
+		return s.source.Fetch(ctx)
+	}
+	s.told = true
+	return s.snapshot, nil
 }
 
 func closeTargets(targets []publish.Target) {

@@ -89,7 +89,7 @@ func (s server) try(ctx context.Context, client *http.Client, r request) (answer
 	if len(r.body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := client.Do(req)
+	resp, err := doWithin(ctx, client, req)
 	if err != nil {
 		return answer{}, err
 	}
@@ -98,6 +98,31 @@ func (s server) try(ctx context.Context, client *http.Client, r request) (answer
 		return answer{}, err
 	}
 	return answer{status: resp.StatusCode, header: resp.Header, body: body}, nil
+}
+
+// doWithin keeps the deadline where client-go does not: it runs an exec
+// credential plugin inside the request and without a context.
+func doWithin(ctx context.Context, client *http.Client, req *http.Request) (*http.Response, error) {
+	type result struct {
+		resp *http.Response
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		resp, err := client.Do(req)
+		done <- result{resp, err}
+	}()
+	select {
+	case r := <-done:
+		return r.resp, r.err
+	case <-ctx.Done():
+		go func() {
+			if late := <-done; late.err == nil {
+				_ = late.resp.Body.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 // get demands the status 200.

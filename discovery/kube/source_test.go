@@ -2,8 +2,12 @@ package kube_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -223,5 +227,29 @@ func writeFile(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestExecPluginKeepsTheDeadline: client-go runs credential plugins without a
+// context.
+func TestExecPluginKeepsTheDeadline(t *testing.T) {
+	server := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: "https://issuer.example.com"})
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	config := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c",
+		"clusters":[{"name":"c","cluster":{"server":%q,"certificate-authority-data":%q}}],
+		"users":[{"name":"u","user":{"exec":{"apiVersion":"client.authentication.k8s.io/v1","command":"sleep","args":["3"],"interactiveMode":"Never"}}}],
+		"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}]}`, server.URL(), base64.StdEncoding.EncodeToString(server.CA()))
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source, err := kube.New(kube.Config{Kubeconfig: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if _, err := source.Fetch(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 2*time.Second {
+		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }
