@@ -62,7 +62,10 @@ func (t Target) CheckIssuer(issuer string) error {
 		return nil
 	}
 	if t.scheme == want.scheme {
-		want.endpoint, want.pathStyle = t.endpoint, t.pathStyle
+		if amazon(t.endpoint) {
+			want.endpoint = t.endpoint
+		}
+		want.pathStyle = t.pathStyle
 		if want.region == "" {
 			want.region = t.region
 		}
@@ -71,8 +74,18 @@ func (t Target) CheckIssuer(issuer string) error {
 }
 
 // serves reports whether the target is the place that an issuer names. A
-// region that either side leaves open is not compared.
+// region that either side leaves open is not compared. What another endpoint
+// holds can't be read at Amazon's.
 func (t Target) serves(want Target) bool {
-	return t.scheme == want.scheme && t.bucket == want.bucket && t.prefix == want.prefix &&
+	return amazon(t.endpoint) && t.scheme == want.scheme && t.bucket == want.bucket && t.prefix == want.prefix &&
 		(t.region == want.region || t.region == "" || want.region == "")
+}
+
+// amazon reports whether an S3 endpoint is one of Amazon's own.
+func amazon(endpoint string) bool {
+	if endpoint == "" {
+		return true
+	}
+	u, err := url.Parse(endpoint)
+	return err == nil && (strings.HasSuffix(u.Hostname(), ".amazonaws.com") || strings.HasSuffix(u.Hostname(), ".amazonaws.com.cn"))
 }

@@ -70,6 +70,7 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("APISERVER", api.Address())
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("NO_COLOR", "1")
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	return errors.Join(
 		writeKeyPair(filepath.Join(env.WorkDir, "sa")),
 		api.WriteKubeconfig(filepath.Join(env.WorkDir, "kubeconfig"), "user"),

@@ -241,7 +241,7 @@ func waitForKey(c *cli.Context, opts verify.Options, log *slog.Logger) error {
 			last = line
 		}
 	})
-	if wait := new(verify.WaitError); errors.As(err, &wait) && c.Err() == nil {
+	if wait := new(verify.WaitError); errors.As(err, &wait) && wait.Last.Answered && c.Err() == nil {
 		return &publish.RefusedError{Reasons: []error{err}}
 	}
 	return err

@@ -30,6 +30,8 @@ type Progress struct {
 	// Lifetime is the longest cache lifetime that any answer announced, and
 	// Remaining how much of it is still to be waited for while Public.
 	Lifetime, Remaining time.Duration
+	// Answered is whether the issuer answered at all, now or before.
+	Answered bool
 	// Seen says in a few words what the last look saw.
 	Seen string
 }
@@ -106,6 +108,9 @@ type waiter struct {
 func (w *waiter) look(ctx context.Context) {
 	err := w.findKey(ctx)
 	now := time.Now()
+	if ctx.Err() == nil && (err == nil || !unseen(err)) {
+		w.state.Answered = true
+	}
 	switch {
 	case ctx.Err() != nil:
 		return
