@@ -198,7 +198,7 @@ func TestCheckIssuer(t *testing.T) {
 		{"s3://bucket/p", amazon, ""},
 		{"s3://bucket/p?region=eu-west-1", amazon, ""},
 		{"s3://bucket/p?region=us-east-1", amazon, "--to 's3://bucket/p?region=eu-west-1'"},
-		{"s3://bucket/p?endpoint=https://minio.example.com", amazon, "--to 's3://bucket/p?region=eu-west-1"},
+		{"s3://bucket/p?endpoint=https://minio.example.com", amazon, "--to 's3://bucket/p?region=eu-west-1'"},
 		{"s3://bucket/p?endpoint=https://s3.eu-west-1.amazonaws.com", amazon, ""},
 		{"s3://bucket/q?region=us-east-1&path-style=true", amazon, "--to 's3://bucket/p?region=eu-west-1&path-style=true'"},
 		{"s3://bucket/q?region=us-east-1", "https://s3.amazonaws.com/bucket/p", "--to 's3://bucket/p?region=us-east-1'"},
