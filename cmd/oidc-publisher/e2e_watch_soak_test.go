@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,7 @@ func TestWatchFigures(t *testing.T) {
 	used := cpu(t, w.Pid()) - before
 	t.Logf("at rest for %v: %.2f %% of a core, %.1f MiB resident", took.Round(time.Second),
 		100*used.Seconds()/took.Seconds(), w.metric("process_resident_memory_bytes")/(1<<20))
+	t.Logf("of that: %s", memoryKinds(t, w.Pid()))
 
 	ever, late := []string{first.ID}, []float64{}
 	for range rotations {
@@ -98,6 +100,23 @@ func TestWatchFigures(t *testing.T) {
 	}
 	t.Logf("from the API server's readiness to public, %d times: median %.3f s, worst %.3f s: %.3f", rotations, median(late), slices.Max(late), late)
 	t.Logf("after it: %.1f MiB resident", w.metric("process_resident_memory_bytes")/(1<<20))
+}
+
+// memoryKinds tells what the process made from what it has of its program's
+// file, which the kernel shares and takes back.
+func memoryKinds(t *testing.T, pid int) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, "RssAnon") || strings.HasPrefix(line, "RssFile") {
+			kinds = append(kinds, strings.Join(strings.Fields(line), " "))
+		}
+	}
+	return strings.Join(kinds, ", ")
 }
 
 // cpu is what a process took so far.

@@ -43,10 +43,15 @@ func (b building) Run() int {
 	defer os.RemoveAll(dir)
 	built = filepath.Join(dir, name)
 	args := []string{"build", "-tags", "disable_grpc_modules", "-o", built}
+	env := os.Environ()
 	if raceDetector() {
 		args = append(args, "-race")
+	} else { // as it is released
+		args, env = append(args, "-trimpath", "-ldflags", "-s -w"), append(env, "CGO_ENABLED=0")
 	}
-	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Env = env
+	if out, err := cmd.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		return 1
 	}
