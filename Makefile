@@ -156,13 +156,13 @@ test: deps lint servers ## set everything up, then run every test with -race
 	  $(GO) test -race -count=1 -timeout 30m -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
 
 # Both without -race, which costs memory and time of its own.
-watch_test = PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 30m -v -tags $(TAGS) ./cmd/oidc-publisher
+watch_test = PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 30m -v -tags $(TAGS),figures ./cmd/oidc-publisher
 
 soak: servers ## let watch look every second for ten minutes, and see that its memory stays flat
 	OIDC_PUBLISHER_SOAK=10m $(watch_test) -run '^TestWatchSoak$$'
 
 bench-rotation: servers ## measure how soon a replaced key is public, and what watch takes at rest
-	OIDC_PUBLISHER_FIGURES=1 $(watch_test) -run '^TestWatchFigures$$'
+	$(watch_test) -run '^TestWatchFigures$$'
 
 fuzz: ## run every fuzz target for FUZZTIME each (10s)
 	@targets=$$(git grep --untracked -HoE '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go' | sed 's/:func /:/' || true); \
