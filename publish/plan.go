@@ -203,6 +203,50 @@ func (p *planner) readHeld() {
 	}
 	p.memory = memory(p.known, p.public, p.now)
 	p.judgeHeldDocument()
+	if p.policy.TakeOver {
+		p.inherit()
+	}
+	p.judgeDrift()
+}
+
+// inherit is what a take-over leaves of the keys that were here. Those of
+// another issuer sign no token of this one, so they go at once; those of this
+// issuer, a rebuilt cluster's for example, have their grace.
+func (p *planner) inherit() {
+	before := p.plan.Issuer
+	if p.known != nil {
+		before = p.known.Issuer
+	} else if p.held.Document != nil {
+		document, _ := discovery.ParseDocument(p.held.Document.Body) // unreadable: of nobody
+		before = document.Issuer()
+	}
+	for id, m := range p.memory {
+		_, listed := p.fetched.Keys.Lookup(id)
+		switch {
+		case listed || m.JWK == "":
+		case before != p.plan.Issuer:
+			m.JWK, m.Dropped = "", &p.now
+			p.memory[id] = m
+		default:
+			p.warn("key %q of the former owner stays public for its grace, and its tokens are taken for this cluster's: use --grace 0 if it must not", id)
+		}
+	}
+}
+
+// judgeDrift says what somebody else did to the public keys. They are repaired,
+// and that would wipe out the traces.
+func (p *planner) judgeDrift() {
+	if p.known == nil {
+		return
+	}
+	for _, key := range p.public.Keys() {
+		switch m, ours := p.memory[key.ID]; {
+		case !ours:
+			p.warn("the public key %q was never the cluster's and is removed: somebody else can write to this target, and tokens signed with it were accepted", key.ID)
+		case m.Thumbprint != key.Thumbprint && m.Thumbprint != "":
+			p.warn("the public key %q was replaced by another under its ID and is restored: somebody else can write to this target, and tokens signed with the other were accepted", key.ID)
+		}
+	}
 }
 
 // judgeHeldDocument is for a target without memory: its document says whose it
@@ -231,6 +275,9 @@ func (p *planner) judgeOwner() {
 	case p.known == nil:
 		p.refuse("%w: %s already holds keys of another issuer (%s), and none of this cluster's. "+
 			"If they are yours to replace, use --take-over", ErrOwner, discovery.JWKSPath, list(p.public.IDs()))
+	case p.policy.Owner == "" && len(p.fetched.Cluster) == 0:
+		p.refuse("%w: it belongs to %s, and none of its keys (%s) is among those given. Give its keys too, name yourself with --owner, "+
+			"or use --take-over if the target is yours to replace", ErrOwner, named(p.known.Owner), list(p.public.IDs()))
 	default:
 		owner := cmp.Or(p.policy.Owner, first(p.fetched.Cluster))
 		p.refuse("%w: it belongs to %s, and this is %s. Check the kubeconfig context and the target; "+
@@ -340,7 +387,8 @@ func (p *planner) currentKeys() []discovery.Key {
 	for _, key := range p.fetched.Keys.Keys() {
 		m, seen := p.memory[key.ID]
 		if p.revoked(key.ID, m) {
-			p.warn("key %q is revoked and the cluster still lists it: tokens signed with it are refused by relying parties", key.ID)
+			p.warn("key %q is revoked and the cluster still lists it: tokens signed with it are refused by relying parties. "+
+				"Give the API server another key", key.ID)
 			if m.Thumbprint == "" {
 				first := remember(key, p.now)
 				first.Revoked, first.JWK = m.Revoked, ""
@@ -492,7 +540,8 @@ func (p *planner) diff(set discovery.KeySet) {
 	changes := &p.plan.Changes
 	changes.Published = set.IDs()
 	for _, id := range changes.Published {
-		if _, public := p.public.Lookup(id); !public {
+		key, _ := set.Lookup(id)
+		if public, ok := p.public.Lookup(id); !ok || public.Thumbprint != key.Thumbprint {
 			changes.Added = append(changes.Added, id)
 		}
 	}

@@ -347,7 +347,7 @@ func TestRefusals(t *testing.T) {
 		{"the CA was replaced, the UID is unreadable, no key is known", published(r, "a"), cluster(r.snapshot("b"), "ca:new"), day, `this is "ca:new"`},
 		{"the CA was replaced, the UID is the same", published(r, "a"), cluster(r.snapshot("b"), "uid:one", "ca:new"), day, ""},
 		{"files with a known key", published(r, "a"), nameless("a"), day, ""},
-		{"files without a known key", published(r, "a"), nameless("b"), day, "source without a name"},
+		{"files without a known key", published(r, "a"), nameless("b"), day, `none of its keys ("a") is among those given`},
 		{"somebody else's keys and no memory", foreign(r, "x", "y"), r.snapshot("a"), day, `keys of another issuer ("x", "y")`},
 		{"our keys and no memory", foreign(r, "x", "a"), r.snapshot("a"), day, ""},
 		{"damaged keys and no memory", func(s *store) { s.put(discovery.JWKSPath, "{}") }, r.snapshot("a"), day, "somebody else"},
@@ -628,5 +628,47 @@ func TestSigningWithARetiredKeyIsSaid(t *testing.T) {
 	plan := s.apply(s.plan(snapshot, day, time.Hour))
 	if !strings.Contains(strings.Join(plan.Warnings, " "), `signs tokens with key "z", which it no longer lists`) {
 		t.Errorf("warnings %q", plan.Warnings)
+	}
+}
+
+// TestTakeOverOfAnotherIssuer: its keys sign no token of this issuer, so they
+// must not be trusted for it for a moment.
+func TestTakeOverOfAnotherIssuer(t *testing.T) {
+	takeOver := publish.Policy{Grace: day.Grace, TakeOver: true}
+	for name, before := range map[string]func(keyring) func(*store){
+		"with memory": func(r keyring) func(*store) {
+			return func(s *store) { s.apply(s.plan(issuerOf(r, "https://other.example.com"), day, 0)) }
+		},
+		"without memory": func(r keyring) func(*store) {
+			return func(s *store) { foreign(r, "a")(s); foreignDocument("https://other.example.com")(s) }
+		},
+	} {
+		r, s := keyring{}, newStore(t)
+		before(r)(s)
+		s.apply(s.plan(r.snapshot("b"), takeOver, 0))
+		wantIDs(t, name, s.public(), "b")
+	}
+}
+
+// TestDriftIsSaid: a repair wipes out the traces of whoever made it needed.
+func TestDriftIsSaid(t *testing.T) {
+	other := keyring{}
+	for name, tc := range map[string]struct {
+		public func(keyring) string
+		want   string
+		added  []string
+	}{
+		"a key too many": {func(r keyring) string { return r.jwks("a", "evil") }, `the public key "evil" was never the cluster's`, nil},
+		"a key replaced": {func(keyring) string { return other.jwks("a") }, `the public key "a" was replaced`, []string{"a"}},
+	} {
+		r, s := keyring{}, newStore(t)
+		published(r, "a")(s)
+		s.put(discovery.JWKSPath, tc.public(r))
+		plan := s.apply(s.plan(r.snapshot("a"), day, time.Hour))
+		if !strings.Contains(strings.Join(plan.Warnings, " "), tc.want) {
+			t.Errorf("%s: warnings %q", name, plan.Warnings)
+		}
+		wantIDs(t, name+": added", plan.Changes.Added, tc.added...)
+		wantIDs(t, name, s.public(), "a")
 	}
 }

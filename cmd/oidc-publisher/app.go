@@ -19,7 +19,6 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Usage:                     "make a private Kubernetes cluster's issuer readable by clouds and registries",
 		Description:               appDescription,
 		Version:                   version(),
-		HideVersion:               true,
 		HideHelpCommand:           true,
 		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true,
@@ -56,6 +55,12 @@ func noCommand(c *cli.Context) error {
 		return cli.ShowAppHelp(c)
 	}
 	given := c.Args().First()
+	if given == "help" {
+		if c.NArg() > 1 {
+			return cli.ShowCommandHelp(c, c.Args().Get(1))
+		}
+		return cli.ShowAppHelp(c)
+	}
 	return &usageError{
 		message: fmt.Sprintf("there is no command %q", given),
 		hint:    suggest(cli.SuggestCommand(c.App.Commands, given), "see "+name+" --help"),
@@ -233,11 +238,10 @@ func completionScript(app *cli.App, shell string) (string, error) {
 // starts with a dash, commands elsewhere.
 const bashCompletion = `_oidc_publisher() {
   local word="${COMP_WORDS[COMP_CWORD]}" before=("${COMP_WORDS[@]:0:COMP_CWORD}")
-  if [[ "$word" == -* ]]; then before+=("$word"); fi
+  if [[ "$word" == -* ]]; then before+=("-"); fi
   COMPREPLY=($(compgen -W "$("${before[@]}" --generate-bash-completion 2>/dev/null | cut -d: -f1)" -- "$word"))
-  if [[ ${#COMPREPLY[@]} -eq 0 ]]; then COMPREPLY=($(compgen -f -- "$word")); fi
 }
-complete -o filenames -F _oidc_publisher oidc-publisher
+complete -o default -F _oidc_publisher oidc-publisher
 `
 
 // terminal reports whether w is one and colour is wanted (no-color.org).

@@ -156,3 +156,29 @@ func TestReadOnlyUser(t *testing.T) {
 		t.Errorf("result %+v, want a warning that the signing key could not be checked", result)
 	}
 }
+
+// TestBucketIsNotPublic: the documents are written, and the proof says why
+// nobody can read them. Once they are public the next run is done.
+func TestBucketIsNotPublic(t *testing.T) {
+	l := newLab(t)
+	api := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: labIssuer})
+	api.AddServiceAccount("default", "default")
+	api.Grant("publisher", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces)
+	kubeconfig := filepath.Join(l.dir, "kubeconfig")
+	if err := api.WriteKubeconfig(kubeconfig, "publisher"); err != nil {
+		t.Fatal(err)
+	}
+	server, _, _ := l.s3()
+	server.CreateBucket(t, "private")
+	target := strings.Replace(s3Target(server.Endpoint), "issuers", "private", 1)
+	l.internet.Route("issuer.example.com", routed(testserver.Upstream(server.Endpoint+"/private/cluster-a")))
+
+	got := l.must(exitFailed, "publish", "--kubeconfig", kubeconfig, "--to", target, "--timeout", "5s")
+	if !strings.Contains(got.stdout, "wrote") || !strings.Contains(got.stderr, "answers 403") {
+		t.Errorf("it says %s%s", got.stdout, got.stderr)
+	}
+	server.MakePublic(t, "private")
+	if result := l.publish("--kubeconfig", kubeconfig, "--to", target); result.Changed || result.Verified == nil || !*result.Verified {
+		t.Errorf("result %+v", result)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,10 @@ func publishAction(c *cli.Context) error {
 	publisher.Log = log
 	report, err := publisher.Publish(c.Context)
 	if err != nil {
-		return overtime(err, publisher.Timeout)
+		return tellFailure(c.App.Writer, format, publisher.DryRun, overtime(err, publisher.Timeout))
+	}
+	if c.Err() != nil {
+		report.Proof = publish.Proof{} // cut short, it says nothing
 	}
 	for i, target := range report.Targets {
 		report.Targets[i].Err = overtime(target.Err, publisher.Timeout)
@@ -96,7 +100,7 @@ func publishAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return outcome(c.App.ErrWriter, report)
+	return cmp.Or(outcome(c.App.ErrWriter, report), c.Err())
 }
 
 // newPublisher turns the flags into a Publisher with open targets.

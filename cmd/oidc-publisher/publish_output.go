@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -62,6 +63,14 @@ func publishJSON(report publish.Report, dryRun bool) reportJSON {
 		out.Targets = append(out.Targets, target)
 	}
 	return out
+}
+
+// tellFailure gives scripts an object for a run that could not even begin.
+func tellFailure(w io.Writer, format string, dryRun bool, err error) error {
+	if format != "json" {
+		return err
+	}
+	return errors.Join(err, printJSON(w, reportJSON{DryRun: dryRun, Targets: []targetJSON{}, Warnings: []string{}, Error: err.Error()}))
 }
 
 // orEmpty makes an empty list print as [] and not as null.

@@ -89,12 +89,12 @@ func verifyAction(c *cli.Context) error {
 		return err
 	}
 	if err := waitForKey(c, opts, log); err != nil {
-		return err
+		return tellUnchecked(c, opts, format, "wait-for-kid", "key is safe to sign with", err)
 	}
 	ctx, cancel := context.WithTimeout(c.Context, checkingTime(c))
 	defer cancel()
 	if err := addCluster(ctx, c, &opts, log); err != nil {
-		return overtime(err, checkingTime(c))
+		return tellUnchecked(c, opts, format, "source", "cluster and token can be read", overtime(err, checkingTime(c)))
 	}
 	result, err := verify.Run(ctx, opts)
 	if err != nil {
@@ -110,6 +110,21 @@ func verifyAction(c *cli.Context) error {
 		return &exitError{exitFailed}
 	}
 	return nil
+}
+
+// tellUnchecked gives a script that asked for a document one with the error in
+// it, where checking did not even begin.
+func tellUnchecked(c *cli.Context, opts verify.Options, format, id, title string, err error) error {
+	if format == "text" {
+		return err
+	}
+	status := verify.Error
+	if errors.Is(err, publish.ErrRefused) {
+		status = verify.Fail
+	}
+	check := verify.Check{ID: id, Title: title, Status: status, Cause: err.Error()}
+	report := verify.Report{Issuer: opts.Issuer, Verdict: status, Checks: []verify.Check{check}}
+	return errors.Join(err, renderVerify(c.App.Writer, report, format, false))
 }
 
 // verifyOptions reads the flags; nothing is asked yet.

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -58,7 +59,8 @@ func Run(ctx context.Context, opts Options) (Report, error) {
 		return Report{}, err
 	}
 	v := look(ctx, opts)
-	if err := ctx.Err(); err != nil {
+	// Where time ran out the report says at what.
+	if err := ctx.Err(); errors.Is(err, context.Canceled) {
 		return Report{}, err
 	}
 	report := newReport(opts.Issuer, v.judge(profiles))

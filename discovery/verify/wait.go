@@ -45,12 +45,12 @@ type WaitError struct {
 }
 
 func (e *WaitError) Error() string {
-	state := "it was not public"
+	state, cure := "it was not public when waiting ended", "publish it, and check the issuer with verify"
 	if e.Last.Public {
-		state = fmt.Sprintf("it must stay public for another %v", e.Last.Remaining.Round(time.Second))
+		state = fmt.Sprintf("it had not been public for %v when waiting ended", e.Last.Lifetime.Round(time.Second))
+		cure = "give a longer --timeout, or a shorter Cache-Control to the keys; each wait counts anew"
 	}
-	return fmt.Sprintf("key %q: do not sign with it yet: %s when waiting ended (last seen: %s): give a longer --timeout, or a shorter Cache-Control to the keys: %v",
-		clip(e.Last.KeyID), state, e.Last.Seen, e.Err)
+	return fmt.Sprintf("key %q: do not sign with it yet: %s (last seen: %s): %s", clip(e.Last.KeyID), state, e.Last.Seen, cure)
 }
 
 func (e *WaitError) Unwrap() error { return e.Err }

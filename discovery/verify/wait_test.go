@@ -157,7 +157,7 @@ func TestWaitForKeyGivesUp(t *testing.T) {
 		text string
 	}{
 		{"key never comes", func(s *site) { s.keys = keysPage("max-age=60", old) }, `not in the set, which has "key-1"`},
-		{"lifetime is too long", func(s *site) { s.keys = keysPage("max-age=3600", next) }, "must stay public for another 5"},
+		{"lifetime is too long", func(s *site) { s.keys = keysPage("max-age=3600", next) }, "had not been public for 1h0m0s"},
 		{"not there", func(s *site) { s.keys = &page{status: 404, header: http.Header{}} }, "404"},
 		{"server broken", func(s *site) { s.document = &page{status: 500, header: http.Header{}} }, "500"},
 		{"redirect", func(s *site) { s.keys = &page{status: 302, header: http.Header{}} }, "redirects"},
@@ -264,7 +264,13 @@ func TestRunStopsWithItsContext(t *testing.T) {
 		defer cancel()
 		opts := s.waitOptions()
 		opts.Transport = inMemory{handler: http.HandlerFunc(s.serve), delay: time.Minute}
-		if _, err := verify.Run(ctx, opts); !errors.Is(err, context.DeadlineExceeded) {
+		report, err := verify.Run(ctx, opts)
+		if err != nil || report.Verdict != verify.Error {
+			t.Errorf("got %v, %v, want a report of what time ran out at", report.Verdict, err)
+		}
+		gone, end := context.WithCancel(t.Context())
+		end()
+		if _, err := verify.Run(gone, opts); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
 	})
