@@ -81,13 +81,13 @@ func publishAction(c *cli.Context) error {
 	publisher.Log = log
 	report, err := publisher.Publish(c.Context)
 	if err != nil {
-		return tellFailure(c.App.Writer, format, publisher.DryRun, overtime(err, publisher.Timeout))
+		return tellFailure(c.App.Writer, format, publisher.DryRun, overtime(err, c.Duration("timeout")))
 	}
 	if c.Err() != nil {
 		report.Proof = publish.Proof{} // cut short, it says nothing
 	}
 	for i, target := range report.Targets {
-		report.Targets[i].Err = overtime(target.Err, publisher.Timeout)
+		report.Targets[i].Err = overtime(target.Err, c.Duration("timeout"))
 	}
 	for _, warning := range warnings(report) {
 		log.Warn(warning)
