@@ -123,7 +123,7 @@ func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.R
 // NewPlan compares what a target holds with what the cluster says and decides,
 // by the rules of publication, what to write. It is pure: now is the only clock.
 func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
-	p := planner{held: held, fetched: fetched, policy: policy, now: now.UTC().Truncate(time.Second)}
+	p := planner{held: held, fetched: fetched, policy: policy, now: now.UTC().Round(0)}
 	p.judgeIssuer()
 	p.readHeld()
 	p.judgeOwner()
