@@ -113,9 +113,9 @@ func (r Report) Changed() bool {
 func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
-	snapshot, err := p.Source.Fetch(ctx)
+	snapshot, err := Fetch(ctx, p.Source)
 	if err != nil {
-		return Report{}, refuseUnfit(err)
+		return Report{}, err
 	}
 	report := Report{
 		Issuer:   cmp.Or(p.Policy.Issuer, snapshot.Document.Issuer()),
@@ -175,13 +175,14 @@ func unknownEverywhere(revoke []string, targets []TargetReport) []string {
 	})
 }
 
-// refuseUnfit tells a document that must not be published (rule 1) from a look
-// that went wrong.
-func refuseUnfit(err error) error {
+// Fetch asks the source once. Documents that must not be published (rule 1) are
+// a *RefusedError; any other error is a look that went wrong.
+func Fetch(ctx context.Context, source Source) (discovery.Snapshot, error) {
+	snapshot, err := source.Fetch(ctx)
 	if unfit := new(discovery.UnfitError); errors.As(err, &unfit) {
-		return &RefusedError{Reasons: []error{err}}
+		return snapshot, &RefusedError{Reasons: []error{err}}
 	}
-	return err
+	return snapshot, err
 }
 
 // checkIssuer returns a refusal for each target that is not where the issuer

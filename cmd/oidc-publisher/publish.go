@@ -211,7 +211,7 @@ func targetOfIssuer(ctx context.Context, p *publish.Publisher) (backends.Target,
 	if issuer == "" {
 		ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 		defer cancel()
-		snapshot, err := fetch(ctx, p.Source)
+		snapshot, err := publish.Fetch(ctx, p.Source)
 		if err != nil {
 			return backends.Target{}, err
 		}

@@ -196,7 +196,7 @@ func addSnapshot(ctx context.Context, c *cli.Context, opts *verify.Options, log 
 	if err != nil {
 		return err
 	}
-	snapshot, err := fetch(ctx, source)
+	snapshot, err := publish.Fetch(ctx, source)
 	if err != nil {
 		return err
 	}
@@ -205,14 +205,6 @@ func addSnapshot(ctx context.Context, c *cli.Context, opts *verify.Options, log 
 	}
 	opts.Source = &snapshot
 	return nil
-}
-
-func fetch(ctx context.Context, source publish.Source) (discovery.Snapshot, error) {
-	snapshot, err := source.Fetch(ctx)
-	if unfit := new(discovery.UnfitError); errors.As(err, &unfit) {
-		return snapshot, &publish.RefusedError{Reasons: []error{err}}
-	}
-	return snapshot, err
 }
 
 // readToken reads a token; its errors never show what was read.
