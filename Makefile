@@ -26,21 +26,26 @@ tool = .cache/$(1)@$(call pinned,testdata/tools/go.mod,$(2))/$(1)
 ETCD := $(call server,etcd,go.etcd.io/etcd/server/v3)
 FAKE_GCS := $(call server,fake-gcs-server,github.com/fsouza/fake-gcs-server)
 KUBE_APISERVER := $(call server,kube-apiserver,k8s.io/kubernetes)
+KUBELET := $(call server,kubelet,k8s.io/kubernetes)
 KUSTOMIZE := $(call server,kustomize,sigs.k8s.io/kustomize/kustomize/v5)
+PEBBLE := $(call server,pebble,github.com/letsencrypt/pebble/v2)
+TOXIPROXY := $(call server,toxiproxy-server,github.com/Shopify/toxiproxy/v2)
 VERSITYGW := $(call server,versitygw,github.com/versity/versitygw)
-GO_SERVERS := $(ETCD) $(FAKE_GCS) $(VERSITYGW) $(KUSTOMIZE) $(KUBE_APISERVER)
+GO_SERVERS := $(ETCD) $(FAKE_GCS) $(VERSITYGW) $(PEBBLE) $(TOXIPROXY) $(KUSTOMIZE) $(KUBE_APISERVER) $(KUBELET)
 
 S3RVER_VERSION := $(or $(shell sed -n 's/.*"s3rver": "\([0-9.]*\)".*/\1/p' testdata/servers/package.json),$(error testdata/servers/package.json does not pin s3rver))
 S3RVER := .cache/s3rver@$(S3RVER_VERSION)/node_modules/.bin/s3rver
 
 PROMTOOL := .cache/promtool/promtool
 
+DEBIAN := .cache/debian/complete
+
 GOLANGCI_LINT := $(call tool,golangci-lint,github.com/golangci/golangci-lint/v2)
 GOVULNCHECK := $(call tool,govulncheck,golang.org/x/vuln)
 
 empty :=
 space := $(empty) $(empty)
-SERVER_PATH := $(subst $(space),:,$(patsubst %/,$(CURDIR)/%,$(dir $(GO_SERVERS) $(S3RVER) $(PROMTOOL))))
+SERVER_PATH := $(subst $(space),:,$(patsubst %/,$(CURDIR)/%,$(dir $(GO_SERVERS) $(S3RVER) $(PROMTOOL)) .cache/debian/bin/))
 
 .PHONY: help build demo deps servers lint test-unit test soak bench-rotation fuzz vuln clean
 
@@ -83,15 +88,18 @@ deps: ## install the few Debian packages that tests use (root and apt-get only)
 	apt-get -o DPkg::Lock::Timeout=300 -q update; \
 	apt-get -o DPkg::Lock::Timeout=300 -q -y --no-install-recommends install "$${packages[@]}"
 
-servers: $(GO_SERVERS) $(S3RVER) $(PROMTOOL) ## build the real servers that tests run (once per version; minutes)
+servers: $(GO_SERVERS) $(S3RVER) $(PROMTOOL) $(DEBIAN) ## build the real servers that tests run (once per version; minutes)
 
 $(ETCD): package := go.etcd.io/etcd/server/v3
 $(FAKE_GCS): package := github.com/fsouza/fake-gcs-server
+$(PEBBLE): package := github.com/letsencrypt/pebble/v2/cmd/pebble
+$(TOXIPROXY): package := github.com/Shopify/toxiproxy/v2/cmd/server
 $(VERSITYGW): package := github.com/versity/versitygw/cmd/versitygw
 $(KUSTOMIZE): package := sigs.k8s.io/kustomize/kustomize/v5
 $(KUBE_APISERVER): package := k8s.io/kubernetes/cmd/kube-apiserver
-# Without this it calls itself v0.0.0-master.
-$(KUBE_APISERVER): version = -X k8s.io/component-base/version.gitVersion=$(call pinned,testdata/servers/go.mod,k8s.io/kubernetes)
+$(KUBELET): package := k8s.io/kubernetes/cmd/kubelet
+# Without this they call themselves v0.0.0-master.
+$(KUBE_APISERVER) $(KUBELET): version = -X k8s.io/component-base/version.gitVersion=$(call pinned,testdata/servers/go.mod,k8s.io/kubernetes)
 $(GO_SERVERS): module := testdata/servers
 
 $(GOLANGCI_LINT): package := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -132,6 +140,32 @@ $(PROMTOOL): | deps
 	  { echo "servers: apt-get can't download the package prometheus, so the tests that need promtool will say so" >&2; exit 0; }; \
 	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool; \
 	mv usr/bin/promtool $(CURDIR)/$@
+
+# Debian's packages and the libraries that the machine lacks for them, unpacked
+# and not installed: some would start a server with the machine. A program is
+# run by its name in .cache/debian/bin, which tells it where its libraries are.
+$(DEBIAN): testdata/servers/debian.txt | deps
+	@if ! command -v apt-get >/dev/null; then echo "servers: no apt-get, so the tests that need a program of $< will say so" >&2; exit 0; fi; \
+	echo "unpacking $$(tr '\n' ' ' <$<)into $(@D)"; \
+	mkdir -p .cache; \
+	part=$$(mktemp -d $(CURDIR)/.cache/debian.XXXXXX); trap 'rm -rf "$$part"' EXIT; \
+	mkdir -p "$$part/archives/partial" "$$part/bin"; \
+	chmod 755 "$$part"; \
+	fetch() { apt-get -q -y --no-install-recommends --download-only --reinstall -o Debug::NoLocking=1 -o Dir::Cache::archives="$$part/archives" install $$(cat $<) >/dev/null; }; \
+	fetch || { [ "$$(id -u)" -eq 0 ] && apt-get -q update && fetch; } || \
+	  { echo "servers: apt-get can't download the packages of $<, so the tests that need one will say so" >&2; exit 0; }; \
+	for package in "$$part"/archives/*.deb; do dpkg-deb -x "$$package" "$$part"; done; \
+	rm -r "$$part/archives"; \
+	lib=$$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || gcc -print-multiarch); \
+	for program in "$$part"/usr/sbin/* "$$part"/usr/bin/*; do \
+	  place=$(CURDIR)/$(@D)$${program#"$$part"}; \
+	  wrapper="$$part/bin/$${program##*/}"; \
+	  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$$@"\n' "$(CURDIR)/$(@D)/usr/lib/$$lib:$(CURDIR)/$(@D)/lib/$$lib" "$$place" >"$$wrapper"; \
+	  chmod 755 "$$wrapper"; \
+	done; \
+	rm -rf $(@D); \
+	mv -T "$$part" $(@D); \
+	touch $@
 
 # -- tests -------------------------------------------------------------------
 

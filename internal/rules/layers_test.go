@@ -48,6 +48,9 @@ var rooms = []room{
 	{name: "backends/gcs", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"github.com/aws/"})},
 	{name: "backends/s3", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
 
+	{name: "backends/web", may: []string{"publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "backends/web/...", may: []string{"backends/web", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 
 	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
@@ -56,9 +59,11 @@ var rooms = []room{
 	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "discovery/kube", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
-	{name: "federation/exchange", may: []string{"internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "federation/...", may: []string{"federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
-	{name: "federation/pullsecret", may: []string{"federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cli)},
+	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cli)},
+	{name: "federation/credentialprovider", may: []string{"discovery", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
+	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
 	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/testserver", light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
