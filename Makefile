@@ -47,7 +47,7 @@ empty :=
 space := $(empty) $(empty)
 SERVER_PATH := $(subst $(space),:,$(patsubst %/,$(CURDIR)/%,$(dir $(GO_SERVERS) $(S3RVER) $(PROMTOOL)) .cache/debian/bin/))
 
-.PHONY: help build demo deps servers lint test-unit test soak bench-rotation fuzz vuln clean
+.PHONY: help build demo deps servers lint test-unit test soak bench bench-rotation fuzz vuln clean
 
 help: ## say what the targets do (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -189,14 +189,17 @@ test: deps lint servers ## set everything up, then run every test with -race
 	PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 CGO_ENABLED=1 \
 	  $(GO) test -race -count=1 -timeout 30m -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
 
-# Both without -race, which costs memory and time of its own.
-watch_test = PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 30m -v -tags $(TAGS),figures ./cmd/oidc-publisher
+# Without -race, which costs memory and time of its own.
+figures = PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 30m -v -tags $(TAGS),figures ./cmd/oidc-publisher
 
 soak: servers ## let watch look every second for ten minutes, and see that its memory stays flat
-	OIDC_PUBLISHER_SOAK=10m $(watch_test) -run '^TestWatchSoak$$'
+	OIDC_PUBLISHER_SOAK=10m $(figures) -run '^TestWatchSoak$$'
+
+bench: servers ## measure everything, side by side with what one would use instead (minutes; on a quiet machine)
+	$(figures) -run 'Figures$$'
 
 bench-rotation: servers ## measure how soon a replaced key is public, and what watch takes at rest
-	$(watch_test) -run '^TestWatchFigures$$'
+	$(figures) -run '^TestWatchFigures$$'
 
 fuzz: ## run every fuzz target for FUZZTIME each (10s)
 	@targets=$$(git grep --untracked -HoE '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go' | sed 's/:func /:/' || true); \
