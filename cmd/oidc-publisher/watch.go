@@ -22,6 +22,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/lease"
 	"oidc-publisher/publish"
 	"oidc-publisher/publish/watch"
 )
@@ -186,7 +187,7 @@ func newWatchedPublisher(c *cli.Context, disconnected func()) (*publish.Publishe
 
 // elector competes for a Lease that is named after what is published, so that
 // replicas of one Deployment meet and others don't.
-func elector(c *cli.Context, cluster *kube.Source, p *publish.Publisher) (*watch.Elector, error) {
+func elector(c *cli.Context, cluster *kube.Source, p *publish.Publisher) (*lease.Elector, error) {
 	if !c.Bool("leader-elect") {
 		return nil, nil
 	}
@@ -197,7 +198,7 @@ func elector(c *cli.Context, cluster *kube.Source, p *publish.Publisher) (*watch
 	if err != nil {
 		return nil, err
 	}
-	return watch.NewElector(cluster.RESTConfig(), cluster.Namespace(), leaseName(p), fmt.Sprintf("%s_%d", host, os.Getpid()))
+	return lease.New(cluster.RESTConfig(), cluster.Namespace(), leaseName(p), fmt.Sprintf("%s_%d", host, os.Getpid()))
 }
 
 func leaseName(p *publish.Publisher) string {

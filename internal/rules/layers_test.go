@@ -37,11 +37,11 @@ var (
 	clientset = []string{"k8s.io/client-go/kubernetes"}
 	cli       = []string{"github.com/urfave/cli"}
 	// What only tests and examples may import.
-	testOnly = []string{"internal/testserver", "backends/backendtest"}
+	testOnly = []string{"internal/testserver", "internal/lease/leasetest", "backends/backendtest"}
 )
 
 var rooms = []room{
-	{name: "cmd/oidc-publisher", may: []string{"backends", "publish/...", "discovery/...", "federation/...", "internal/httpx"}},
+	{name: "cmd/oidc-publisher", may: []string{"backends", "publish/...", "discovery/...", "federation/...", "internal/httpx", "internal/lease"}},
 
 	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
 	{name: "backends/...", may: []string{"backends/internal/...", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -53,7 +53,7 @@ var rooms = []room{
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 
-	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/lease"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
 
 	{name: "discovery", light: slices.Concat(clouds, cluster, cli)}, // and see the test
 	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -66,6 +66,8 @@ var rooms = []room{
 	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
 	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/lease", light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/lease/leasetest", light: slices.Concat(cli, clientset, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/testserver", light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
 	{name: "internal/rules"},
 	{name: "examples/...", may: []string{"..."}},
@@ -76,7 +78,7 @@ var owners = map[string][]string{
 	"cloud.google.com/":           {"backends/gcs"},
 	"google.golang.org/":          {"backends/gcs"},
 	"github.com/aws/":             {"backends/s3"},
-	"k8s.io/client-go/kubernetes": {"federation/pullsecret", "publish/watch"},
+	"k8s.io/client-go/kubernetes": {"federation/pullsecret", "internal/lease"},
 	"github.com/urfave/cli":       {"cmd/oidc-publisher"},
 }
 

@@ -2,101 +2,40 @@ package watch
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
-
+	"oidc-publisher/internal/lease"
+	"oidc-publisher/internal/lease/leasetest"
 	"oidc-publisher/publish"
 )
 
-// lease is the one record that candidates compete for, as an API server keeps it.
-type lease struct {
-	mu      sync.Mutex
-	record  *resourcelock.LeaderElectionRecord
-	version int
-	down    error
-}
-
-// seat is one candidate's access to the lease.
-type seat struct {
-	*lease
-	name string
-	seen int
-	cut  error // this candidate alone is cut off
-}
-
-var leases = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
-
-func (s *seat) fault() error { return errors.Join(s.down, s.cut) }
-
-func (s *seat) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.fault(); err != nil {
-		return nil, nil, err
-	}
-	if s.record == nil {
-		return nil, nil, apierrors.NewNotFound(leases, "lease")
-	}
-	record := *s.record
-	s.seen = s.version
-	raw, err := json.Marshal(record)
-	return &record, raw, err
-}
-
-func (s *seat) Create(_ context.Context, record resourcelock.LeaderElectionRecord) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.fault(); err != nil {
-		return err
-	}
-	if s.record != nil {
-		return apierrors.NewAlreadyExists(leases, "lease")
-	}
-	s.record, s.version = &record, s.version+1
-	s.seen = s.version
-	return nil
-}
-
-func (s *seat) Update(_ context.Context, record resourcelock.LeaderElectionRecord) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.fault(); err != nil {
-		return err
-	}
-	if s.seen != s.version {
-		return apierrors.NewConflict(leases, "lease", errors.New("changed"))
-	}
-	s.record, s.version = &record, s.version+1
-	s.seen = s.version
-	return nil
-}
-
-func (s *seat) RecordEvent(string) {}
-func (s *seat) Identity() string   { return s.name }
-func (s *seat) Describe() string   { return "lease" }
-
-func (l *lease) set(change func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	change()
-}
-
-// two are watchers of one cluster and one store who compete for a lease.
-func two(t *testing.T) (l *lease, a, b *world) {
-	l = new(lease)
-	a = newWorld(t, func(c *Config) { c.Elector = &Elector{&seat{lease: l, name: "a"}} })
-	b = newWorld(t, func(c *Config) { c.Elector = &Elector{&seat{lease: l, name: "b"}} })
+// two are watchers of one cluster and one store who compete for a Lease.
+func two(t *testing.T) (l *leases, a, b *world) {
+	l = new(leases)
+	l.a, l.b = l.Connect(), l.Connect()
+	a = newWorld(t, func(c *Config) { c.Elector = elector(t, l.a, "a") })
+	b = newWorld(t, func(c *Config) { c.Elector = elector(t, l.b, "b") })
 	b.snapshot = a.snapshot
 	b.Publisher.Targets[0].Backend = a.store.Open()
 	return l, a, b
+}
+
+// leases is where the two find their Lease.
+type leases struct {
+	leasetest.Server
+	a, b *leasetest.Link
+}
+
+func elector(t *testing.T, link *leasetest.Link, name string) *lease.Elector {
+	t.Helper()
+	elector, err := lease.New(link.Config(), "default", "lease", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return elector
 }
 
 func (w *world) leads(want bool) {
@@ -143,8 +82,7 @@ func TestALeaderThatIsCutOff(t *testing.T) {
 		after(time.Second)
 		defer b.begin()()
 		after(time.Minute)
-		cut := a.Elector.lock.(*seat)
-		l.set(func() { cut.cut = errors.New("no route to host") })
+		l.a.Cut(errors.New("no route to host"))
 		both := 0
 		for range 600 {
 			after(100 * time.Millisecond)
@@ -162,8 +100,8 @@ func TestALeaderThatIsCutOff(t *testing.T) {
 		a.leads(false)
 		b.leads(true)
 		a.wantHealth(200, 200)
-		a.wantLog(`msg=fault of="leader election"`, 1)
-		l.set(func() { cut.cut = nil })
+		a.wantLog(`msg=fault of="leader election"`, 2) // a Put, then a Get
+		l.a.Cut(nil)
 		after(time.Minute)
 		a.leads(false)
 		b.leads(true)
@@ -177,7 +115,7 @@ func TestALeaderThatIsCutOff(t *testing.T) {
 func TestNobodyCanBeElected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, a, b := two(t)
-		l.down = errors.New("leases.coordination.k8s.io is forbidden")
+		l.Fail(errors.New("leases.coordination.k8s.io is forbidden"))
 		defer a.begin()()
 		after(time.Second)
 		defer b.begin()()
@@ -187,11 +125,11 @@ func TestNobodyCanBeElected(t *testing.T) {
 			w.wantLog(`msg=fault of="leader election"`, 1)
 			w.wantLog("level=", 1)
 		}
-		l.set(func() { l.down = nil })
+		l.Fail(nil)
 		after(10 * time.Second)
 		a.wantHealth(200, 200)
 		b.wantHealth(200, 200)
-		l.set(func() { l.down = errors.New("connection refused") })
+		l.Fail(errors.New("connection refused"))
 		a.fails(errors.New("connection refused"))
 		b.fails(errors.New("connection refused"))
 		after(time.Hour)
@@ -199,7 +137,7 @@ func TestNobodyCanBeElected(t *testing.T) {
 			w.wantHealth(200, 200)
 			w.leads(false)
 		}
-		l.set(func() { l.down = nil })
+		l.Fail(nil)
 		a.fails(nil)
 		b.fails(nil)
 		after(10 * time.Second)
@@ -221,11 +159,9 @@ func TestSomebodyElsesTargetEndsTheCandidacy(t *testing.T) {
 		if err := b.Run(t.Context()); !errors.Is(err, publish.ErrOwner) {
 			t.Errorf("error %v", err)
 		}
-		l.set(func() {
-			if l.record.HolderIdentity != "" {
-				t.Errorf("%q still holds the lease", l.record.HolderIdentity)
-			}
-		})
+		if holder := l.Holder(); holder != "" {
+			t.Errorf("%q still holds the lease", holder)
+		}
 	})
 }
 
@@ -238,7 +174,7 @@ func TestTheWriteInHandIsDoneBeforeTheLeaseIsGivenUp(t *testing.T) {
 		a.store.AfterPut = func(publish.Object) error {
 			cancel()
 			time.Sleep(time.Second)
-			l.set(func() { held = append(held, l.record.HolderIdentity) })
+			held = append(held, l.Holder())
 			return nil
 		}
 		if err := a.Run(ctx); err != nil {
@@ -247,8 +183,8 @@ func TestTheWriteInHandIsDoneBeforeTheLeaseIsGivenUp(t *testing.T) {
 		if len(held) < 3 || held[len(held)-1] != "a" {
 			t.Errorf("the lease was held by %q after each write", held)
 		}
-		if l.record.HolderIdentity != "" {
-			t.Errorf("%q still holds the lease", l.record.HolderIdentity)
+		if holder := l.Holder(); holder != "" {
+			t.Errorf("%q still holds the lease", holder)
 		}
 		a.leads(false)
 	})

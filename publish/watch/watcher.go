@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"oidc-publisher/internal/lease"
 	"oidc-publisher/publish"
 )
 
@@ -25,7 +26,7 @@ type Config struct {
 	// Nudge makes it look at once.
 	Nudge <-chan struct{}
 	// Elector lets one of several replicas publish; nil for a single one.
-	Elector *Elector
+	Elector *lease.Elector
 	// Transport reads the public issuer; nil is an anonymous one.
 	Transport http.RoundTripper
 	Log       *slog.Logger
@@ -63,16 +64,16 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if w.Elector == nil {
 		return w.lead(ctx)
 	}
-	return w.Elector.run(ctx, candidate{
-		lead: func(ctx context.Context) error {
+	return w.Elector.Run(ctx, lease.Candidate{
+		Lead: func(ctx context.Context) error {
 			w.Log.Info("leading")
 			return w.lead(ctx)
 		},
-		standBy: func(leader string) {
+		StandBy: func(leader string) {
 			w.health.standBy()
 			w.Log.Info("standing by", "leader", leader)
 		},
-		lease: func(err error) { w.said.outcome("leader election", err) },
+		Told: func(err error) { w.said.outcome("leader election", err) },
 	})
 }
 

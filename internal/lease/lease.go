@@ -1,4 +1,5 @@
-package watch
+// Package lease chooses one of several replicas, by a Lease of Kubernetes.
+package lease
 
 import (
 	"context"
@@ -29,9 +30,9 @@ type Elector struct {
 	lock resourcelock.Interface
 }
 
-// NewElector competes for the Lease namespace/name under an identity that no
+// New competes for the Lease namespace/name under an identity that no
 // other replica has.
-func NewElector(config *rest.Config, namespace, name, identity string) (*Elector, error) {
+func New(config *rest.Config, namespace, name, identity string) (*Elector, error) {
 	own := rest.CopyConfig(config)
 	own.Timeout = renewDeadline / 2
 	client, err := coordination.NewForConfig(own)
@@ -45,19 +46,22 @@ func NewElector(config *rest.Config, namespace, name, identity string) (*Elector
 	}}, nil
 }
 
-// candidate is who an Elector elects.
-type candidate struct {
-	// lead works until its context ends. Its error ends the candidacy for good.
-	lead func(context.Context) error
-	// standBy is told when another leads.
-	standBy func(leader string)
-	// lease is told of every try to read or write the Lease, how it went.
-	lease func(error)
+// Candidate is who an Elector elects. All three are needed.
+type Candidate struct {
+	// Lead works until its context ends. Its error ends the candidacy for good;
+	// after nil it is a candidate again.
+	Lead func(context.Context) error
+	// StandBy is told when another leads.
+	StandBy func(leader string)
+	// Told is told of every try to read or write the Lease, how it went: nil
+	// for well.
+	Told func(error)
 }
 
-// run leads whenever it is elected, until ctx ends or lead returns an error.
-// The Lease is given up only after lead has returned.
-func (e *Elector) run(ctx context.Context, c candidate) error {
+// Run leads whenever it is elected, until ctx ends, and then returns nil, or
+// until Lead returns an error, which it returns. What the Lease's API server
+// says ends nothing. The Lease is given up only after Lead has returned.
+func (e *Elector) Run(ctx context.Context, c Candidate) error {
 	for ctx.Err() == nil {
 		if err := e.term(ctx, c); err != nil {
 			return err
@@ -67,7 +71,7 @@ func (e *Elector) run(ctx context.Context, c candidate) error {
 }
 
 // term is one candidacy and, once elected, one time in office.
-func (e *Elector) term(ctx context.Context, c candidate) error {
+func (e *Elector) term(ctx context.Context, c Candidate) error {
 	office, resign := context.WithCancel(context.WithoutCancel(ctx))
 	defer resign()
 	t := &term{done: make(chan struct{})}
@@ -78,7 +82,7 @@ func (e *Elector) term(ctx context.Context, c candidate) error {
 	})
 	defer stop()
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            tellingLock{e.lock, c.lease},
+		Lock:            tellingLock{e.lock, c.Told},
 		LeaseDuration:   leaseDuration,
 		RenewDeadline:   renewDeadline,
 		RetryPeriod:     retryPeriod,
@@ -93,12 +97,12 @@ func (e *Elector) term(ctx context.Context, c candidate) error {
 				work, cancel := context.WithCancel(inOffice)
 				defer cancel()
 				defer context.AfterFunc(ctx, cancel)()
-				t.outcome = c.lead(work)
+				t.outcome = c.Lead(work)
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(identity string) {
 				if identity != e.lock.Identity() && identity != "" {
-					c.standBy(identity)
+					c.StandBy(identity)
 				}
 			},
 		},
