@@ -25,7 +25,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"regexp"
 	"strconv"
 
 	"cloud.google.com/go/auth"
@@ -218,7 +217,7 @@ func (b *Backend) explain(ctx context.Context, name string, err error) error {
 			return fmt.Errorf("%s: %w", target, err)
 		}
 	}
-	ended := ended(ctx, err)
+	ended := gate.Ended(ctx, err)
 	if text := b.describe(err, ended); text != "" {
 		target += ": " + text
 	}
@@ -226,16 +225,6 @@ func (b *Backend) explain(ctx context.Context, name string, err error) error {
 		return fmt.Errorf("%s: %w", target, ended)
 	}
 	return errors.New(target)
-}
-
-// ended returns why the operation was given up, if it was.
-func ended(ctx context.Context, err error) error {
-	for _, reason := range []error{context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, reason) || errors.Is(ctx.Err(), reason) {
-			return reason
-		}
-	}
-	return nil
 }
 
 func (b *Backend) describe(err, ended error) string {
@@ -297,13 +286,11 @@ func status(err error) int {
 // reason is Google's word for the error, such as accountDisabled.
 func reason(err error) string {
 	var answer *googleapi.Error
-	if errors.As(err, &answer) && len(answer.Errors) > 0 && isWord(answer.Errors[0].Reason) {
+	if errors.As(err, &answer) && len(answer.Errors) > 0 && gate.IsWord(answer.Errors[0].Reason) {
 		return " (" + answer.Errors[0].Reason + ")"
 	}
 	return ""
 }
-
-var isWord = regexp.MustCompile(`^[A-Za-z0-9._-]{1,60}$`).MatchString
 
 const credentialsCure = "no usable Google credentials: run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or use workload identity"
 

@@ -22,7 +22,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -228,7 +227,7 @@ func (b *Backend) explain(ctx context.Context, name string, kind access, err err
 			return fmt.Errorf("%s: %w", target, err)
 		}
 	}
-	ended := ended(ctx, err)
+	ended := gate.Ended(ctx, err)
 	if text := b.describe(kind, err, ended); text != "" {
 		target += ": " + text
 	}
@@ -243,16 +242,6 @@ func (b *Backend) explain(ctx context.Context, name string, kind access, err err
 func isOurs(err, ours error) bool {
 	var operation *smithy.OperationError
 	return errors.Is(err, ours) && !errors.As(err, &operation)
-}
-
-// ended returns why the operation was given up, if it was.
-func ended(ctx context.Context, err error) error {
-	for _, reason := range []error{context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, reason) || errors.Is(ctx.Err(), reason) {
-			return reason
-		}
-	}
-	return nil
 }
 
 func (b *Backend) describe(kind access, err, ended error) string {
@@ -326,7 +315,7 @@ func code(err error) string {
 	if errors.As(err, &response) {
 		status = response.HTTPStatusCode()
 	}
-	if errors.As(err, &failure) && isWord(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
+	if errors.As(err, &failure) && gate.IsWord(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
 		return failure.ErrorCode()
 	}
 	switch status {
@@ -344,15 +333,13 @@ func code(err error) string {
 	return ""
 }
 
-var isWord = regexp.MustCompile(`^[A-Za-z0-9._-]{1,60}$`).MatchString
-
 // actualRegion is the region that S3 says the bucket is in.
 func actualRegion(err error) string {
 	var response *smithyhttp.ResponseError
 	if !errors.As(err, &response) || response.Response == nil {
 		return ""
 	}
-	if region := response.Response.Header.Get("X-Amz-Bucket-Region"); isWord(region) {
+	if region := response.Response.Header.Get("X-Amz-Bucket-Region"); gate.IsWord(region) {
 		return region
 	}
 	return ""

@@ -1,13 +1,16 @@
 // Package gate refuses, in one place, what no backend takes: calls after
 // Close, contexts that have ended, names that are no relative path, and
-// objects that are too large.
+// objects that are too large. It also knows what may be told of a store's
+// answer.
 package gate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"unicode"
@@ -59,6 +62,23 @@ func ReadAll(r io.Reader) ([]byte, error) {
 	}
 	return body, nil
 }
+
+// Ended returns why an operation was given up, if it was: context.Canceled or
+// context.DeadlineExceeded, whichever way a client wrapped or hid it.
+func Ended(ctx context.Context, err error) error {
+	for _, reason := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, reason) || errors.Is(ctx.Err(), reason) {
+			return reason
+		}
+	}
+	return nil
+}
+
+// IsWord reports whether what a store calls an error may be repeated: it is a
+// name like AccessDenied, and no sentence that quotes the request.
+func IsWord(text string) bool { return word.MatchString(text) }
+
+var word = regexp.MustCompile(`^[A-Za-z0-9._-]{1,60}$`)
 
 // checkName is fs.ValidPath without what some store would read differently:
 // backslashes, control characters and names that the object stores refuse.
