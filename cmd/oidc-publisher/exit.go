@@ -46,7 +46,7 @@ func report(stderr io.Writer, err error) int {
 	case errors.As(err, &usage):
 		say(stderr, "error", usage.message)
 		if usage.hint != "" {
-			_, _ = fmt.Fprintf(stderr, "%s: hint: %s\n", name, usage.hint)
+			say(stderr, "hint", usage.hint)
 		}
 		return exitUsage
 	case errors.Is(err, publish.ErrRefused):
@@ -64,6 +64,10 @@ func report(stderr io.Writer, err error) int {
 // say prints a message of one or more lines, each with the program's name, as
 // other tools' output may stand around it.
 func say(w io.Writer, kind, message string) {
+	if s, ok := w.(*structured); ok {
+		s.log.Error(message, "kind", kind)
+		return
+	}
 	for line := range strings.Lines(message) {
 		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", name, kind, printable(strings.TrimRight(line, "\n")))
 	}

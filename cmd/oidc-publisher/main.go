@@ -30,5 +30,5 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		err = app.RunContext(ctx, args)
 	}
-	return report(stderr, err)
+	return report(app.ErrWriter, err)
 }

@@ -53,9 +53,18 @@ func logger(c *cli.Context) (*slog.Logger, error) {
 		return nil, err
 	}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})), nil
+		log := slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+		c.App.ErrWriter = &structured{c.App.ErrWriter, log}
+		return log, nil
 	}
 	return slog.New(&plainHandler{w: c.App.ErrWriter, level: level}), nil
+}
+
+// structured is a stderr on which whole messages are log records: the last
+// error of a program whose log is JSON has to be JSON too.
+type structured struct {
+	io.Writer
+	log *slog.Logger
 }
 
 // plainHandler writes log records the way the program speaks elsewhere.
