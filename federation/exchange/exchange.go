@@ -5,6 +5,7 @@ package exchange
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"oidc-publisher/discovery"
@@ -14,8 +15,9 @@ import (
 type Exchanger interface {
 	// Exchange presents the subject token and returns what it was exchanged
 	// for. A service that answered with a refusal is a *RefusedError; anything
-	// else may pass when tried again. Neither carries the token nor a text of
-	// the service that was not taken apart and cleaned.
+	// else may pass when tried again, an *UnavailableError by itself. None
+	// carries the token, nor a text of the service that was not taken apart
+	// and cleaned. A context without a deadline gets one of 25 s.
 	Exchange(ctx context.Context, subject discovery.Token) (Credential, error)
 }
 
@@ -38,11 +40,14 @@ type RefusedError struct {
 	Service string
 	// Status is the HTTP status code of the answer.
 	Status int
+	// Code is the service's own name for its reason ("invalid_grant",
+	// "PERMISSION_DENIED"), cleaned; "" where it has none.
+	Code string
 	// Reason is what the service gave as its reason, cleaned and bounded.
 	Reason string
 }
 
 // Error says who refused and why.
 func (e *RefusedError) Error() string {
-	return e.Service + " refused the token: " + e.Reason
+	return fmt.Sprintf("%s refused the token (HTTP %d): %s", e.Service, e.Status, e.Reason)
 }

@@ -1,0 +1,211 @@
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"oidc-publisher/internal/httpx"
+)
+
+const (
+	// maxAnswer bounds what is read of an answer, after decompression.
+	maxAnswer = 1 << 20
+	// maxAttempts bounds how often one request is sent.
+	maxAttempts = 4
+	// defaultLimit bounds an exchange whose context has no deadline.
+	defaultLimit   = 25 * time.Second
+	defaultTimeout = 10 * time.Second
+	defaultBackoff = 500 * time.Millisecond
+)
+
+// Calling says how a service is called. The zero value is what a command wants.
+type Calling struct {
+	// Transport carries the requests. Nil is a copy of
+	// http.DefaultTransport: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and
+	// SSL_CERT_DIR are honoured.
+	Transport http.RoundTripper
+	// Timeout bounds one attempt, 0 for 10 s. All attempts together are
+	// bounded by the context, or by 25 s if that has no deadline.
+	Timeout time.Duration
+	// Backoff is the wait before the second attempt, 0 for 500 ms; it
+	// doubles from one to the next.
+	Backoff time.Duration
+	// Now is the clock by which credentials are judged, nil for time.Now.
+	Now func() time.Time
+}
+
+func (c Calling) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
+}
+
+// caller sends requests to one service until it says yes or no.
+type caller struct {
+	Calling
+	// service is what messages call it.
+	service string
+	// reason takes an error body apart: the service's own code and text.
+	reason func(body []byte) (code, text string)
+}
+
+// bounded gives the context a deadline if it has none.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, defaultLimit)
+}
+
+// post sends a body until the answer is final, and returns that of a success.
+// The error is *RefusedError, *UnavailableError or says what is wrong with the
+// answer. Texts of the service have the secrets masked.
+func (c caller) post(ctx context.Context, target string, header http.Header, body []byte, secrets ...string) ([]byte, error) {
+	backoff := c.Backoff
+	if backoff <= 0 {
+		backoff = defaultBackoff
+	}
+	for attempt := 1; ; attempt++ {
+		answer, err := c.once(ctx, target, header, body, secrets)
+		var later *UnavailableError
+		if !errors.As(err, &later) || later.final {
+			return answer, err
+		}
+		later.Attempts = attempt
+		wait := later.RetryAfter
+		if wait == 0 {
+			wait = backoff + rand.N(backoff/2+1)
+			backoff *= 2
+		}
+		if attempt == maxAttempts || !pause(ctx, wait) {
+			if err := ctx.Err(); err != nil {
+				later.Err = err
+			}
+			return nil, later
+		}
+	}
+}
+
+// pause waits, unless the context would end before.
+func pause(ctx context.Context, wait time.Duration) bool {
+	if deadline, has := ctx.Deadline(); has && time.Until(deadline) <= wait {
+		return false
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (c caller) once(ctx context.Context, target string, header http.Header, body []byte, secrets []string) ([]byte, error) {
+	timeout := c.Timeout
+	if timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body)) //nolint:gosec // G704: the address is the administrator's, checked by serviceURL
+	if err != nil {
+		return nil, fmt.Errorf("%s: its address is not a URL", c.service)
+	}
+	req.Header = header.Clone()
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", httpx.UserAgent)
+	host := req.URL.Host
+	resp, err := httpx.Anonymous(c.Transport, timeout).Do(req) //nolint:gosec // G704: as above
+	if err != nil {
+		return nil, c.noAnswer(ctx, host, err)
+	}
+	answer, err := httpx.ReadBody(resp, maxAnswer)
+	switch {
+	case errors.Is(err, httpx.ErrTooLarge):
+		return nil, fmt.Errorf("%s (%s) answered with more than %d bytes, so it was not the service: check the address and the proxy", c.service, host, maxAnswer)
+	case err != nil:
+		return nil, c.noAnswer(ctx, host, err)
+	}
+	return c.judge(resp, answer, secrets)
+}
+
+// noAnswer is the error of a request without an answer. The error's own text
+// may quote the remote side.
+func (c caller) noAnswer(ctx context.Context, host string, err error) error {
+	failure := httpx.FailureOf(err)
+	return &UnavailableError{Service: c.service, Host: host, Attempts: 1, Reason: string(failure), Err: ctx.Err(), final: failure.TLS() || ctx.Err() != nil}
+}
+
+func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byte, error) {
+	host, status := resp.Request.URL.Host, resp.StatusCode
+	switch {
+	case status == http.StatusOK || status == http.StatusCreated:
+		return body, nil
+	case status < 400:
+		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and a token goes nowhere but to the configured address: check it, and the proxy", c.service, host, status, leadingTo(resp))
+	}
+	code, text := c.reason(body)
+	reason := joined(": ", clean(code, secrets...), clean(text, secrets...))
+	if reason == "" {
+		reason = "it gave no reason"
+	}
+	if status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500 {
+		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: retryAfter(resp.Header, c.now())}
+	}
+	return nil, &RefusedError{Service: c.service, Status: status, Code: clean(code, secrets...), Reason: reason}
+}
+
+func leadingTo(resp *http.Response) string {
+	to, err := resp.Location()
+	if err != nil {
+		return ""
+	}
+	return " leading to " + strconv.Quote(clean(to.Host))
+}
+
+// retryAfter reads the header (RFC 9110 section 10.2.3), 0 where it says nothing.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	const most = 30 * 24 * time.Hour
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	wait := time.Duration(0)
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+		wait = time.Duration(min(max(seconds, 0), int64(most/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		wait = at.Sub(now)
+	}
+	return min(max(wait, 0), most)
+}
+
+func joined(separator string, parts ...string) string {
+	var given []string
+	for _, part := range parts {
+		if part != "" {
+			given = append(given, part)
+		}
+	}
+	return strings.Join(given, separator)
+}
+
+// serviceURL reads the base URL of a service: https, or http on loopback, and
+// nothing in it but host, port and path.
+func serviceURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "":
+		return nil, fmt.Errorf("%q is not a URL", clean(raw))
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, fmt.Errorf("the URL of %q must hold no user, query or fragment", clean(u.Host))
+	case u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()):
+		return u, nil
+	default:
+		return nil, fmt.Errorf("%q must be https: a token is sent to it (http is for loopback only)", clean(raw))
+	}
+}

@@ -1,0 +1,136 @@
+package exchange
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unicode"
+
+	"oidc-publisher/discovery"
+)
+
+// CloudsmithURL is where Cloudsmith's API is.
+const CloudsmithURL = "https://api.cloudsmith.io"
+
+// CloudsmithConfig names an organisation's service account.
+type CloudsmithConfig struct {
+	// Org is the slug of the organisation (workspace), and Service that of
+	// the service account to act as.
+	Org, Service string
+	// URL is the base of the API, CloudsmithURL if empty. It must be https,
+	// or on loopback.
+	URL string
+	Calling
+}
+
+// Cloudsmith exchanges at Cloudsmith: POST /openid/ORG/
+// (cloudsmith-io/cloudsmith-api-go, api/openapi.yaml).
+func Cloudsmith(config CloudsmithConfig) (Exchanger, error) {
+	if config.URL == "" {
+		config.URL = CloudsmithURL
+	}
+	base, err := serviceURL(config.URL)
+	if err != nil {
+		return nil, fmt.Errorf("the address of Cloudsmith: %w", err)
+	}
+	if err := errors.Join(checkSlug("organisation", config.Org), checkSlug("service account", config.Service)); err != nil {
+		return nil, err
+	}
+	c := &cloudsmith{service: config.Service, caller: caller{Calling: config.Calling, service: "Cloudsmith", reason: cloudsmithReason}}
+	// The final slash belongs to the path; JoinPath keeps it.
+	c.target = base.JoinPath("openid", url.PathEscape(config.Org), "/").String()
+	return c, nil
+}
+
+func checkSlug(what, slug string) error {
+	foreign := func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_.", r)
+	}
+	const most = 200
+	if slug == "" || len(slug) > most || strings.Trim(slug, ".") == "" || strings.ContainsFunc(slug, foreign) {
+		return fmt.Errorf("%q is not the slug of a Cloudsmith %s: it has letters, digits, and the signs -_. between them", clean(slug), what)
+	}
+	return nil
+}
+
+type cloudsmith struct {
+	caller
+	target, service string
+}
+
+func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Credential, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	body, err := json.Marshal(map[string]string{"oidc_token": subject.Reveal(), "service_slug": c.service})
+	if err != nil {
+		return Credential{}, err
+	}
+	answer, err := c.post(ctx, c.target, http.Header{"Content-Type": {"application/json"}}, body, subject.Reveal())
+	if err != nil {
+		return Credential{}, err
+	}
+	var issued struct {
+		Token string `json:"token"`
+	}
+	if json.Unmarshal(answer, &issued) != nil {
+		return Credential{}, c.unfit("it is not the JSON that Cloudsmith sends: check the address, and what stands in between")
+	}
+	credential := Credential{Username: "token", Password: discovery.NewToken(issued.Token), Expiry: expiryOf(issued.Token)}
+	if err := credential.check(issued.Token, subject, c.now()); err != nil {
+		return Credential{}, c.unfit(err.Error())
+	}
+	return credential, nil
+}
+
+// unfit is the error for a success without what was asked for.
+func (c caller) unfit(what string) error {
+	return fmt.Errorf("%s answered the exchange, but %s", c.service, what)
+}
+
+// check refuses what can't be a credential: it would be stored, and fail later.
+func (c Credential) check(raw string, subject discovery.Token, now time.Time) error {
+	foreign := func(r rune) bool { return r <= ' ' || r > '~' }
+	switch {
+	case strings.TrimSpace(raw) == "":
+		return errors.New("without a token in it")
+	case len(raw) > maxCredential || strings.ContainsFunc(raw, foreign):
+		return errors.New("what it sent is no token: it is too long, or has characters that no token has")
+	case raw == subject.Reveal():
+		return errors.New("it sent back the token that it was given")
+	case !c.Expiry.IsZero() && !c.Expiry.After(now):
+		return fmt.Errorf("the token that it sent expired at %s: compare this machine's clock", c.Expiry.UTC().Format(time.RFC3339))
+	default:
+		return nil
+	}
+}
+
+// maxCredential is far above any real token, and below what a header takes.
+const maxCredential = 64 << 10
+
+// expiryOf is the exp of a JWT, nothing of which is verified, and zero for
+// whatever has none.
+func expiryOf(token string) time.Time {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}
+	}
+	data, err := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		Expiry *float64 `json:"exp"`
+	}
+	if err != nil || json.Unmarshal(data, &claims) != nil || claims.Expiry == nil {
+		return time.Time{}
+	}
+	const year9999 = 253402300799
+	if *claims.Expiry <= 0 || *claims.Expiry > year9999 || math.IsNaN(*claims.Expiry) {
+		return time.Time{}
+	}
+	return time.Unix(int64(*claims.Expiry), 0)
+}
