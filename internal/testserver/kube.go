@@ -30,6 +30,9 @@ type KubeOptions struct {
 	Keys KubeKeys
 	// Servers is the number of API servers on the one etcd, 1 if zero.
 	Servers int
+	// Nodes gives kubelets the rights that they have in real clusters, and no
+	// more: the authorizer Node and the admission plugin NodeRestriction.
+	Nodes bool
 	// Flags are more flags of kube-apiserver. They win over those set here.
 	Flags []string
 }
@@ -179,15 +182,23 @@ func (k *KubeCluster) start(t testing.TB, binary string, options KubeOptions) *K
 		"--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none",
 		"--cert-dir=" + s.dir, "--tls-cert-file=" + file("tls.crt"), "--tls-private-key-file=" + file("tls.key"),
 		"--client-ca-file=" + file("ca.crt"),
-		"--authorization-mode=RBAC", "--anonymous-auth=false", "--token-auth-file=" + file("tokens.csv"),
+		"--anonymous-auth=false", "--token-auth-file=" + file("tokens.csv"),
 		"--service-cluster-ip-range=10.96.0.0/16",
 		"--service-account-issuer=" + k.issuer,
 		"--service-account-signing-key-file=" + file("signing.key"), "--service-account-key-file=" + file("published.pub"),
 		"--disable-admission-plugins=ServiceAccount",
 		"--v=0",
-	}, options.Flags...)
+	}, options.authorization()...)
+	args = append(args, options.Flags...)
 	s.Process = Start(t, Command{Name: "kube-apiserver", Path: binary, Args: args, Ready: s.ready})
 	return s
+}
+
+func (o KubeOptions) authorization() []string {
+	if !o.Nodes {
+		return []string{"--authorization-mode=RBAC"}
+	}
+	return []string{"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"}
 }
 
 func (s *KubeServer) ready(ctx context.Context) error {
