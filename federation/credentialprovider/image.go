@@ -1,0 +1,97 @@
+package credentialprovider
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// Image is a reference to one, taken apart as kubelet does.
+type Image struct {
+	// Host is the registry, with its port if the reference has one.
+	Host string
+	// Path is the repository without tag and digest, not beginning with a slash.
+	Path string
+}
+
+// ParseImage takes a reference apart. Without a registry it is Docker Hub's.
+func ParseImage(reference string) Image {
+	name, _, _ := strings.Cut(reference, "@")
+	host, rest, found := strings.Cut(name, "/")
+	if !found || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		host, rest = "docker.io", name
+	}
+	rest, _, _ = strings.Cut(rest, ":")
+	return Image{Host: host, Path: rest}
+}
+
+// String is the reference, quoted where it is not as plain as they are, and
+// bounded.
+func (i Image) String() string {
+	name := i.Host + "/" + i.Path
+	if len(name) > 300 || strings.ContainsFunc(name, unusual) {
+		return fmt.Sprintf("%.300q", name)
+	}
+	return name
+}
+
+func unusual(r rune) bool {
+	return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:[]", r)
+}
+
+// ofAny reports whether the image's registry is one of the hosts. As in
+// kubelet's patterns, * stands for (a part of) one label of the name.
+func (i Image) ofAny(hosts []string) bool {
+	for _, host := range hosts {
+		if matchHost(host, i.Host) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchHost compares label by label and the port exactly.
+func matchHost(pattern, host string) bool {
+	pattern, patternPort := cutPort(pattern)
+	host, hostPort := cutPort(host)
+	patterns, labels := strings.Split(pattern, "."), strings.Split(host, ".")
+	if patternPort != hostPort || len(patterns) != len(labels) {
+		return false
+	}
+	for i, label := range labels {
+		if matched, err := path.Match(patterns[i], label); err != nil || !matched {
+			return false
+		}
+	}
+	return true
+}
+
+func cutPort(host string) (name, port string) {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		return host[:i], host[i+1:]
+	}
+	return host, ""
+}
+
+// checkHosts refuses what can be no registry.
+func checkHosts(hosts []string) error {
+	for _, host := range hosts {
+		if _, err := path.Match(host, ""); err != nil || host == "" || strings.ContainsAny(host, "/@ ") {
+			return fmt.Errorf("--registry is %q, and must be a host like docker.example.com, with its port if it has one", host)
+		}
+	}
+	return nil
+}
+
+// within reports whether the repository is below a folder.
+func (i Image) within(folder string) bool { return strings.HasPrefix(i.Path, folder+"/") }
+
+// pathKey is the auth key for what is below a folder of a registry. kubelet
+// drops a leading /v1 or /v2 from the path of a key, as Docker's configuration
+// may name the API there; one more keeps such a folder what it is.
+func pathKey(host, folder string) string {
+	if folder == "v1" || folder == "v2" {
+		folder = "v2/" + folder
+	}
+	return host + "/" + folder + "/"
+}

@@ -1,0 +1,119 @@
+// Package credentialprovider is a kubelet image credential provider: it
+// exchanges the service account token that kubelet sends for a credential of
+// the image's registry. The protocol is credentialprovider.kubelet.k8s.io/v1
+// with the service account tokens of KEP-4412.
+package credentialprovider
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	v1 "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
+	strict "sigs.k8s.io/json"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/federation/exchange"
+)
+
+const (
+	apiVersion   = "credentialprovider.kubelet.k8s.io/v1"
+	requestKind  = "CredentialProviderRequest"
+	responseKind = "CredentialProviderResponse"
+
+	// maxRequest bounds standard input in bytes. Annotations may have 256 KiB
+	// in all, and a token has a few.
+	maxRequest = 1 << 20
+)
+
+// request is a CredentialProviderRequest with its token out of reach of logs.
+type request struct {
+	image       string
+	token       discovery.Token
+	annotations map[string]string
+}
+
+func readRequest(in io.Reader) (request, error) {
+	data, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
+	if err != nil {
+		return request{}, fmt.Errorf("read kubelet's request from standard input: %w", err)
+	}
+	if len(data) > maxRequest {
+		return request{}, fmt.Errorf("kubelet's request on standard input is larger than %d bytes", maxRequest)
+	}
+	return parseRequest(data)
+}
+
+// parseRequest quotes nothing of a request that it can't read: there is a token
+// somewhere in it.
+func parseRequest(data []byte) (request, error) {
+	var meta metav1.TypeMeta
+	if err := json.Unmarshal(data, &meta); err != nil {
+		return request{}, errors.New("standard input holds no JSON object: kubelet calls this program, with a request on its standard input")
+	}
+	if meta.APIVersion != apiVersion || meta.Kind != requestKind {
+		return request{}, fmt.Errorf("the request is a %.60q of %.60q, not a %s of %s: set apiVersion: %[4]s for this provider in the CredentialProviderConfig",
+			meta.Kind, meta.APIVersion, requestKind, apiVersion)
+	}
+	var sent v1.CredentialProviderRequest
+	unknown, err := strict.UnmarshalStrict(data, &sent)
+	switch {
+	case err != nil:
+		return request{}, errors.New("kubelet's request has a field of another type than " + apiVersion + " says")
+	case len(unknown) > 0:
+		return request{}, errors.New("kubelet's request has a field that " + apiVersion + " did not have when this program was built, or one twice: is there a newer version of the program?")
+	case sent.Image == "":
+		return request{}, errors.New("kubelet's request names no image")
+	}
+	r := request{image: sent.Image, annotations: sent.ServiceAccountAnnotations}
+	if sent.ServiceAccountToken != "" {
+		r.token = discovery.NewToken(sent.ServiceAccountToken)
+	}
+	return r, nil
+}
+
+// Cached credentials are dropped at 80 % of their life and not less than 5
+// minutes before its end, so that a pull that begins with one ends with it.
+const margin = 5 * time.Minute
+
+// cacheDuration is for how long kubelet may keep a credential, in whole
+// seconds; 0, which is never, where its expiry is not known.
+func cacheDuration(now, expiry time.Time) time.Duration {
+	if expiry.IsZero() {
+		return 0
+	}
+	left := expiry.Sub(now)
+	return max(0, min(left*4/5, left-margin)).Truncate(time.Second)
+}
+
+// nothing is the answer for an image that is not ours. It is not cached.
+func nothing() v1.CredentialProviderResponse { return response(0, nil) }
+
+// answer grants the credential to the images that the key matches.
+func answer(key string, credential exchange.Credential, now time.Time) v1.CredentialProviderResponse {
+	return response(cacheDuration(now, credential.Expiry), map[string]v1.AuthConfig{
+		key: {Username: credential.Username, Password: credential.Password.Reveal()},
+	})
+}
+
+// response is cached by registry. That is safe, as kubelet caches for each
+// service account and its annotations apart (cacheType ServiceAccount), and
+// nothing else decides which credential it gets.
+func response(keep time.Duration, auth map[string]v1.AuthConfig) v1.CredentialProviderResponse {
+	return v1.CredentialProviderResponse{
+		TypeMeta:      metav1.TypeMeta{APIVersion: apiVersion, Kind: responseKind},
+		CacheKeyType:  v1.RegistryPluginCacheKeyType,
+		CacheDuration: &metav1.Duration{Duration: keep},
+		Auth:          auth,
+	}
+}
+
+func writeResponse(out io.Writer, r v1.CredentialProviderResponse) error {
+	if err := json.NewEncoder(out).Encode(r); err != nil {
+		return fmt.Errorf("answer kubelet on standard output: %w", err)
+	}
+	return nil
+}
