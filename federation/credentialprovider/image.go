@@ -73,8 +73,8 @@ func cutPort(host string) (name, port string) {
 	return host, ""
 }
 
-// checkHosts refuses what can be no registry.
-func checkHosts(hosts []string) error {
+// CheckRegistries refuses what can be no registry.
+func CheckRegistries(hosts []string) error {
 	for _, host := range hosts {
 		if _, err := path.Match(host, ""); err != nil || host == "" || strings.ContainsAny(host, "/@ ") {
 			return fmt.Errorf("--registry is %q, and must be a host like docker.example.com, with its port if it has one", host)

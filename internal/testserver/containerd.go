@@ -1,11 +1,9 @@
 package testserver
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -54,7 +52,7 @@ func Containerd(t testing.TB, options ContainerdOptions) *ContainerdServer {
 		Name: "containerd", Path: binary, Args: []string{"--config", config},
 		Ready: func(ctx context.Context) error { return c.ctr(ctx, "version") },
 	}))
-	c.importImage(t, StaticImage(t, sandboxImage))
+	c.importImage(t, StaticImage(t).archive(t, sandboxImage))
 	return c
 }
 
@@ -64,7 +62,7 @@ const sandboxImage = "test.invalid/sandbox:1"
 // the kernel takes 107 bytes.
 func shortDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ctd")
+	dir, err := os.MkdirTemp("", "ctd") //nolint:usetesting // a folder of t.TempDir has the test's name in it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,16 +246,16 @@ func main() {
 }
 `
 
-// StaticImage makes an image of one static program and returns the path of its
-// archive, as docker save writes it. The name is host/path:tag.
-func StaticImage(t testing.TB, name string) (archive string) {
+// StaticImage is an image of one small program that runs until it is told to
+// end.
+func StaticImage(t testing.TB) Image {
 	t.Helper()
 	dir := t.TempDir()
 	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
 	if err := os.WriteFile(source, []byte(staticProgram), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, source)
+	build := exec.CommandContext(t.Context(), Require(t, "go"), "build", "-trimpath", "-ldflags", "-s -w", "-o", program, source)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
@@ -266,48 +264,23 @@ func StaticImage(t testing.TB, name string) (archive string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	archive = filepath.Join(dir, "image.tar")
-	if err := os.WriteFile(archive, imageArchive(t, name, binary), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return archive
+	return Image{Files: map[string][]byte{"/program": binary}, Entrypoint: []string{"/program"}}
 }
 
-func imageArchive(t testing.TB, name string, binary []byte) []byte {
+// archive writes the image to a file as docker save does. The name is
+// host/path:tag.
+func (i Image) archive(t testing.TB, name string) (path string) {
 	t.Helper()
-	layer := tarOf(t, map[string][]byte{"program": binary})
-	config := toJSON(t, map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/program"}, "Labels": map[string]string{"name": name}},
+	layer := i.layer(t)
+	config := mustJSON(t, map[string]any{
+		"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Entrypoint": i.Entrypoint},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 	})
-	manifest := toJSON(t, []any{map[string]any{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
-	return tarOf(t, map[string][]byte{"manifest.json": manifest, "config.json": config, "layer.tar": layer})
-}
-
-func toJSON(t testing.TB, value any) []byte {
-	t.Helper()
-	data, err := json.Marshal(value)
-	if err != nil {
+	manifest := mustJSON(t, []any{map[string]any{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
+	path = filepath.Join(t.TempDir(), "image.tar")
+	all := Image{Files: map[string][]byte{"/manifest.json": manifest, "/config.json": config, "/layer.tar": layer}}
+	if err := os.WriteFile(path, all.layer(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return data
-}
-
-func tarOf(t testing.TB, files map[string][]byte) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for name, data := range files {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(data))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
+	return path
 }

@@ -23,6 +23,9 @@ func (o Object) Name() string { return o.metadata("name") }
 // Namespace is the object's namespace, "" if it names none.
 func (o Object) Namespace() string { return o.metadata("namespace") }
 
+// Spec is the object's specification; a change of it changes the object.
+func (o Object) Spec() map[string]any { spec, _ := o["spec"].(map[string]any); return spec }
+
 func (o Object) metadata(key string) string {
 	metadata, _ := o["metadata"].(map[string]any)
 	value, _ := metadata[key].(string)

@@ -91,7 +91,7 @@ func (k *KubeletServer) configure(t testing.TB, dir string, health int) (path st
 		// A test waits for the next attempt at a pull, and for pods that end.
 		"crashLoopBackOff": map[string]any{"maxContainerRestartPeriod": "1s"},
 	}
-	if err := os.WriteFile(path, toJSON(t, config), 0o600); err != nil {
+	if err := os.WriteFile(path, mustJSON(t, config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
