@@ -61,7 +61,7 @@ var rooms = []room{
 
 	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cli)},
+	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/lease"}, light: slices.Concat(clouds, cli)},
 	{name: "federation/credentialprovider", may: []string{"discovery", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
@@ -78,7 +78,7 @@ var owners = map[string][]string{
 	"cloud.google.com/":           {"backends/gcs"},
 	"google.golang.org/":          {"backends/gcs"},
 	"github.com/aws/":             {"backends/s3"},
-	"k8s.io/client-go/kubernetes": {"federation/pullsecret", "internal/lease"},
+	"k8s.io/client-go/kubernetes": {"internal/lease"},
 	"github.com/urfave/cli":       {"cmd/oidc-publisher"},
 }
 

@@ -58,6 +58,14 @@ func (k *KubeCluster) Delete(t testing.TB, object Object) {
 	}
 }
 
+// Patch changes what is at any path of the API, as somebody called "editor" would.
+func (k *KubeCluster) Patch(t testing.TB, path, contentType string, change Object) {
+	t.Helper()
+	if err := k.request(t.Context(), http.MethodPatch, path+"?fieldManager=editor", contentType, change, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // Get reads any path of the API.
 func (k *KubeCluster) Get(t testing.TB, path string) Object {
 	t.Helper()
@@ -74,6 +82,12 @@ func (k *KubeCluster) AwaitAccess(t testing.TB, namespace, name string, allowed 
 	t.Helper()
 	attributes["groups"] = []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"}
 	k.awaitRight(t, "system:serviceaccount:"+namespace+":"+name, allowed, attributes)
+}
+
+// AwaitUser is AwaitAccess for a user.
+func (k *KubeCluster) AwaitUser(t testing.TB, user string, allowed bool, attributes Object) {
+	t.Helper()
+	k.awaitRight(t, user, allowed, attributes)
 }
 
 // collection is where objects of a kind are, as the API server's discovery says.

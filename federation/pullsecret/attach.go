@@ -1,0 +1,85 @@
+package pullsecret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/retry"
+)
+
+// attachAll names the secret in the imagePullSecrets of these service accounts,
+// and returns those where it was not named yet.
+func (c *Cluster) attachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, error) {
+	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withSecret(names, secret) })
+}
+
+// detachAll undoes it.
+func (c *Cluster) detachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, error) {
+	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withoutSecret(names, secret) })
+}
+
+func (c *Cluster) changeAll(ctx context.Context, namespace string, accounts []string, dryRun bool, change func([]any) []any) (changed []string, err error) {
+	for _, account := range accounts {
+		did, failed := c.changePullSecrets(ctx, namespace, account, dryRun, change)
+		if did {
+			changed = append(changed, account)
+		}
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("service account %s/%s: %w", namespace, account, failed))
+		}
+	}
+	return changed, err
+}
+
+// patience is for a service account that others write to all the time.
+var patience = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.3, Jitter: 1, Steps: 40, Cap: 250 * time.Millisecond}
+
+// changePullSecrets is for an atomic list: it is read and written as a whole,
+// and again where somebody else wrote meanwhile.
+func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string, dryRun bool, change func([]any) []any) (changed bool, err error) {
+	err = retry.RetryOnConflict(patience, func() error {
+		account, err := c.serviceAccount(ctx, namespace, name)
+		if err != nil {
+			return err
+		}
+		before, _ := account["imagePullSecrets"].([]any)
+		after := change(before)
+		if changed = len(before) != len(after); !changed {
+			return nil
+		}
+		if account["imagePullSecrets"] = after; len(after) == 0 {
+			delete(account, "imagePullSecrets")
+		}
+		return c.replaceServiceAccount(ctx, namespace, name, account, dryRun)
+	})
+	switch {
+	case apierrors.IsNotFound(err):
+		err = fmt.Errorf("it does not exist: %w", err)
+	case apierrors.IsForbidden(err):
+		err = fmt.Errorf("%w: a role for get and update on serviceaccounts is missing", err)
+	}
+	return changed && err == nil, err
+}
+
+func names(secret string) func(any) bool {
+	return func(reference any) bool {
+		object, _ := reference.(map[string]any)
+		return object["name"] == secret
+	}
+}
+
+func withSecret(references []any, secret string) []any {
+	if slices.ContainsFunc(references, names(secret)) {
+		return references
+	}
+	return append(slices.Clip(references), map[string]any{"name": secret})
+}
+
+func withoutSecret(references []any, secret string) []any {
+	return slices.DeleteFunc(slices.Clone(references), names(secret))
+}

@@ -1,0 +1,202 @@
+package pullsecret
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+)
+
+var (
+	secrets    = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+)
+
+const (
+	// requestTimeout bounds one request, with client-go's own patience where
+	// the API server asks for some (429 and Retry-After).
+	requestTimeout = 30 * time.Second
+	// maxAnswer bounds an answer in bytes, but for watches: a page of a list
+	// with the metadata of pageSize objects of 1 MiB each would be absurd.
+	maxAnswer = 64 << 20
+	pageSize  = 500
+)
+
+// Cluster is an API server as far as pull secrets need it. It is safe for
+// concurrent use.
+//
+// The typed clients would weigh 15 MB: they know every API of Kubernetes.
+type Cluster struct {
+	metadata metadata.Interface
+	rest     rest.Interface
+}
+
+// Connect prepares the connection and makes no request. Nothing but the API
+// server's own fairness limits how many requests are made.
+func Connect(config *rest.Config) (*Cluster, error) {
+	own := rest.CopyConfig(config)
+	own.QPS = -1
+	own.Wrap(func(next http.RoundTripper) http.RoundTripper { return boundedTransport{next} })
+	own.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
+	own.GroupVersion, own.APIPath = &schema.GroupVersion{Version: "v1"}, "/api"
+	client, err := rest.HTTPClientFor(own)
+	if err != nil {
+		return nil, fmt.Errorf("credentials of the kubeconfig: %w", err)
+	}
+	// A redirect would lead the credentials astray.
+	client = &http.Client{Transport: client.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	c := new(Cluster)
+	if c.metadata, err = metadata.NewForConfigAndClient(own, client); err != nil {
+		return nil, err
+	}
+	c.rest, err = rest.RESTClientForConfigAndClient(own, client)
+	return c, err
+}
+
+// find reads type and metadata of a secret, nil if there is none. The API
+// server's table, which kubectl shows, has both and not the content.
+func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	body, err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name).
+		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").
+		Param("includeObject", "Metadata").Do(ctx).Raw()
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return readTable(body)
+}
+
+func readTable(body []byte) (*found, error) {
+	var table metav1.Table
+	if err := json.Unmarshal(body, &table); err != nil || table.Kind != "Table" || len(table.Rows) != 1 {
+		return nil, errors.New("the API server's answer is not a table of one secret")
+	}
+	row, f := table.Rows[0], new(found)
+	var object metav1.PartialObjectMetadata
+	if err := json.Unmarshal(row.Object.Raw, &object); err != nil {
+		return nil, errors.New("the API server's table has no metadata")
+	}
+	f.meta = object.ObjectMeta
+	for i, column := range table.ColumnDefinitions {
+		if column.Name == "Type" && i < len(row.Cells) {
+			f.kind, _ = row.Cells[i].(string)
+		}
+	}
+	if f.kind == "" || f.meta.UID == "" {
+		return nil, errors.New("the API server's table has no type or no UID")
+	}
+	return f, nil
+}
+
+// apply writes a secret by server-side apply.
+func (c *Cluster) apply(ctx context.Context, namespace, name string, body []byte, force, dryRun bool) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := c.metadata.Resource(secrets).Namespace(namespace).Patch(ctx, name, types.ApplyPatchType, body,
+		metav1.PatchOptions{FieldManager: Manager, Force: &force, DryRun: dryRunOption(dryRun), FieldValidation: metav1.FieldValidationStrict})
+	return err
+}
+
+// remove deletes that very secret.
+func (c *Cluster) remove(ctx context.Context, f found) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return c.metadata.Resource(secrets).Namespace(f.meta.Namespace).Delete(ctx, f.meta.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &f.meta.UID, ResourceVersion: &f.meta.ResourceVersion},
+	})
+}
+
+// list returns the namespaces with these labels, page by page.
+func (c *Cluster) list(ctx context.Context, selector string) (all []metav1.PartialObjectMetadata, err error) {
+	options := metav1.ListOptions{LabelSelector: selector, Limit: pageSize}
+	for {
+		page, err := c.page(ctx, options)
+		if err != nil {
+			return nil, fmt.Errorf("list namespaces: %w", err)
+		}
+		all = append(all, page.Items...)
+		if options.Continue = page.Continue; options.Continue == "" {
+			return all, nil
+		}
+	}
+}
+
+func (c *Cluster) page(ctx context.Context, options metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return c.metadata.Resource(namespaces).List(ctx, options)
+}
+
+// serviceAccount reads one, whatever fields it has.
+func (c *Cluster) serviceAccount(ctx context.Context, namespace, name string) (account map[string]any, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	body, err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "serviceaccounts", name).Do(ctx).Raw()
+	if err != nil {
+		return nil, err
+	}
+	return account, json.Unmarshal(body, &account)
+}
+
+// replaceServiceAccount writes what serviceAccount read, unless it changed meanwhile.
+func (c *Cluster) replaceServiceAccount(ctx context.Context, namespace, name string, account map[string]any, dryRun bool) error {
+	body, err := json.Marshal(account)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	request := c.rest.Put().AbsPath("/api/v1/namespaces", namespace, "serviceaccounts", name).
+		SetHeader("Content-Type", "application/json").Param("fieldManager", Manager).Body(body)
+	if dryRun {
+		request = request.Param("dryRun", metav1.DryRunAll)
+	}
+	return request.Do(ctx).Error()
+}
+
+func dryRunOption(dryRun bool) []string {
+	if dryRun {
+		return []string{metav1.DryRunAll}
+	}
+	return nil
+}
+
+// boundedTransport bounds the size of answers, which client-go does not.
+type boundedTransport struct{ next http.RoundTripper }
+
+func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(req)
+	if err == nil && req.URL.Query().Get("watch") == "" {
+		resp.Body = &boundedBody{resp.Body, maxAnswer}
+	}
+	return resp, err
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("the API server's answer is larger than %d MiB", maxAnswer>>20)
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	return n, err
+}

@@ -1,0 +1,196 @@
+package pullsecret
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"oidc-publisher/federation/exchange"
+)
+
+// workers is how many namespaces are written at a time. More would queue in
+// the API server.
+const workers = 16
+
+// Job is one pass over the namespaces.
+type Job struct {
+	Cluster    *Cluster
+	Secret     Secret
+	Namespaces Namespaces
+	// Exchange gets the credential. It is asked at most once.
+	Exchange func(context.Context) (exchange.Credential, error)
+	// Attach are service accounts whose pods are to use the secret.
+	Attach []string
+	// MinRemaining is for how long every secret must serve so that nothing is
+	// done; 0 always writes.
+	MinRemaining time.Duration
+	// TakeOver writes over the secrets of others.
+	TakeOver bool
+	// DryRun lets the API server judge every write, and keep none.
+	DryRun bool
+	// Progress, if not nil, is told how many namespaces are done, from any
+	// goroutine.
+	Progress func(done, of int)
+}
+
+// Report is what a Job did.
+type Report struct {
+	// Results are in the order of the namespaces' names.
+	Results []Result
+	// Exchanged says whether there was an exchange, and Expiry when its
+	// credential expires, zero if the service does not say.
+	Exchanged bool
+	Expiry    time.Time
+}
+
+// Count is the number of namespaces with one of these outcomes.
+func (r Report) Count(outcomes ...Outcome) (n int) {
+	for _, result := range r.Results {
+		if slices.Contains(outcomes, result.Outcome) {
+			n++
+		}
+	}
+	return n
+}
+
+// Run does the pass. An error is for what concerns all namespaces; that of one
+// is in its Result.
+func (j *Job) Run(ctx context.Context) (Report, error) {
+	names, ending, err := j.Namespaces.find(ctx, j.Cluster)
+	if err != nil {
+		return Report{}, err
+	}
+	if len(names)+len(ending) == 0 {
+		return Report{}, errors.New("no namespace is selected")
+	}
+	var report Report
+	if report.Results, err = j.look(ctx, names); err != nil {
+		return Report{}, err
+	}
+	if slices.ContainsFunc(report.Results, func(r Result) bool { return r.Outcome == "" }) {
+		if err := j.write(ctx, &report); err != nil {
+			return report, err
+		}
+	}
+	for _, name := range ending {
+		report.Results = append(report.Results, Result{Namespace: name, Outcome: Skipped})
+	}
+	slices.SortFunc(report.Results, func(a, b Result) int { return cmp.Compare(a.Namespace, b.Namespace) })
+	return report, nil
+}
+
+// look judges every namespace before anything is exchanged. Those with work to
+// do have no outcome yet.
+func (j *Job) look(ctx context.Context, names []string) ([]Result, error) {
+	w := j.writer()
+	results := make([]Result, len(names))
+	now := time.Now()
+	err := each(ctx, len(names), func(i int) {
+		r := Result{Namespace: names[i]}
+		f, err := j.Cluster.find(ctx, names[i], j.Secret.Name)
+		if err != nil {
+			r.Err = explain(err, names[i], j.Secret.Name)
+		} else if f != nil {
+			_, r.Err = w.plan(f, credential{})
+			r.Expiry = j.Secret.freshUntil(*f)
+		}
+		results[i] = r.judged()
+		results[i].seen = &seen{f}
+	})
+	if err != nil {
+		return nil, err
+	}
+	fresh := func(r Result) bool { return r.Outcome != "" || r.Expiry.Sub(now) > j.MinRemaining }
+	if j.MinRemaining > 0 && !slices.ContainsFunc(results, func(r Result) bool { return !fresh(r) }) {
+		return results, j.leave(ctx, results)
+	}
+	return results, nil
+}
+
+// leave is for secrets that are all fresh. What is asked of service accounts
+// is done nevertheless.
+func (j *Job) leave(ctx context.Context, results []Result) error {
+	return each(ctx, len(results), func(i int) {
+		r := &results[i]
+		if r.Outcome == "" {
+			r.Outcome = Unchanged
+			r.Accounts, r.Err = j.Cluster.attachAll(ctx, r.Namespace, j.Attach, j.Secret.Name, j.DryRun)
+			*r = r.judged()
+		}
+	})
+}
+
+// write gives one credential to all namespaces that have no outcome yet.
+func (j *Job) write(ctx context.Context, report *Report) error {
+	got, err := j.Exchange(ctx)
+	if err != nil {
+		return err
+	}
+	c := credential{got, time.Now()}
+	if c.expired(c.at) {
+		return fmt.Errorf("the credential has expired already, at %s: is this machine's clock right?", c.Expiry.Format(time.RFC3339))
+	}
+	report.Exchanged, report.Expiry = true, c.Expiry
+	w := j.writer()
+	results := report.Results
+	var mu sync.Mutex
+	done := 0
+	return each(ctx, len(results), func(i int) {
+		if results[i].Outcome == "" {
+			results[i] = w.write(ctx, results[i].Namespace, c, results[i].seen)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if done++; j.Progress != nil {
+			j.Progress(done, len(results))
+		}
+	})
+}
+
+func (j *Job) writer() *writer {
+	return &writer{cluster: j.Cluster, secret: j.Secret, attach: j.Attach, takeOver: j.TakeOver, dryRun: j.DryRun}
+}
+
+// Detach takes the secret off service accounts, and leaves the secrets alone.
+func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
+	names, _, err := j.Namespaces.find(ctx, j.Cluster)
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Results: make([]Result, len(names))}
+	return report, each(ctx, len(names), func(i int) {
+		r := Result{Namespace: names[i], Outcome: Unchanged}
+		if r.Accounts, r.Err = j.Cluster.detachAll(ctx, names[i], accounts, j.Secret.Name, j.DryRun); len(r.Accounts) > 0 {
+			r.Outcome = Detached
+		}
+		report.Results[i] = r.judged()
+	})
+}
+
+// each calls do for 0 to n-1, a few at a time, and returns when all are done.
+// What was not begun when ctx ends is left out, and its error returned.
+func each(ctx context.Context, n int, do func(i int)) error {
+	next := make(chan int)
+	var busy sync.WaitGroup
+	for range min(workers, n) {
+		busy.Go(func() {
+			for i := range next {
+				do(i)
+			}
+		})
+	}
+	defer busy.Wait()
+	defer close(next)
+	for i := range n {
+		select {
+		case next <- i:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package pullsecret
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"oidc-publisher/federation/exchange"
+)
+
+// Manager is our field manager, and the value of LabelManagedBy on our secrets.
+const Manager = "oidc-publisher"
+
+// What our secrets carry.
+const (
+	// LabelManagedBy is Kubernetes' own label for who manages an object.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// AnnotationOwner is Secret.Owner.
+	AnnotationOwner = "oidc-publisher/owner"
+	// AnnotationInputs is a hash of what the secret is made from: what is
+	// exchanged for what, and the registries. No token is in it.
+	AnnotationInputs = "oidc-publisher/inputs"
+	// AnnotationExchangedAt is when the credential was got (RFC 3339).
+	AnnotationExchangedAt = "oidc-publisher/exchanged-at"
+	// AnnotationExpiresAt is when the credential expires (RFC 3339), absent
+	// where the service does not say.
+	AnnotationExpiresAt = "oidc-publisher/expires-at"
+)
+
+const (
+	secretType = "kubernetes.io/dockerconfigjson" //nolint:gosec // G101: the name of a type
+	secretKey  = ".dockerconfigjson"              //nolint:gosec // G101: the name of a key
+)
+
+// ErrRefused marks a secret that is left alone because it is somebody else's.
+var ErrRefused = errors.New("refused")
+
+// Secret is what is kept in every namespace.
+type Secret struct {
+	// Name is the secret's.
+	Name string
+	// Registries are keys of auths (see ParseRegistry).
+	Registries []string
+	// Owner tells apart two who would keep a secret of the same name.
+	Owner string
+	// Source says what is exchanged for what: where it changes, secrets are
+	// written again before they expire.
+	Source string
+}
+
+// credential is what was exchanged, and when.
+type credential struct {
+	exchange.Credential
+	at time.Time
+}
+
+func (c credential) expired(now time.Time) bool { return !c.Expiry.IsZero() && !now.Before(c.Expiry) }
+
+// inputs is the hash of what the secret is made from.
+func (s Secret) inputs() string {
+	registries := slices.Sorted(slices.Values(s.Registries))
+	text, err := json.Marshal([]any{s.Source, registries})
+	if err != nil {
+		panic(err) // strings are always JSON
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
+}
+
+// annotations are those of a secret that holds the credential.
+func (s Secret) annotations(c credential) map[string]string {
+	a := map[string]string{
+		AnnotationOwner:       s.Owner,
+		AnnotationInputs:      s.inputs(),
+		AnnotationExchangedAt: c.at.UTC().Format(time.RFC3339Nano),
+	}
+	if !c.Expiry.IsZero() {
+		a[AnnotationExpiresAt] = c.Expiry.UTC().Format(time.RFC3339)
+	}
+	return a
+}
+
+// manifest is the secret as server-side apply takes it. UID and resource
+// version are those that were read: it is to be that very secret.
+type manifest struct {
+	APIVersion string            `json:"apiVersion"`
+	Kind       string            `json:"kind"`
+	Metadata   manifestMeta      `json:"metadata"`
+	Type       string            `json:"type"`
+	Data       map[string][]byte `json:"data"`
+}
+
+type manifestMeta struct {
+	Name            string            `json:"name"`
+	Namespace       string            `json:"namespace"`
+	UID             types.UID         `json:"uid,omitempty"`
+	ResourceVersion string            `json:"resourceVersion,omitempty"`
+	Labels          map[string]string `json:"labels"`
+	Annotations     map[string]string `json:"annotations"`
+}
+
+func (s Secret) manifest(namespace string, c credential, over *found) ([]byte, error) {
+	content, err := DockerConfig(s.Registries, c.Credential)
+	if err != nil {
+		return nil, err
+	}
+	m := manifest{
+		APIVersion: "v1", Kind: "Secret",
+		Metadata: manifestMeta{
+			Name: s.Name, Namespace: namespace,
+			Labels:      map[string]string{LabelManagedBy: Manager},
+			Annotations: s.annotations(c),
+		},
+		Type: secretType,
+		Data: map[string][]byte{secretKey: content},
+	}
+	if over != nil {
+		m.Metadata.UID, m.Metadata.ResourceVersion = over.meta.UID, over.meta.ResourceVersion
+	}
+	return json.Marshal(m)
+}
+
+// found is a secret of that name that is there.
+type found struct {
+	kind string // its type
+	meta metav1.ObjectMeta
+}
+
+// refuse returns why the secret is not ours, or nil.
+func (s Secret) refuse(f found) error {
+	var why string
+	switch owner := f.meta.Annotations[AnnotationOwner]; {
+	case f.kind != secretType:
+		why = fmt.Sprintf("is of type %q, which can't be changed", f.kind)
+	case f.meta.Labels[LabelManagedBy] != Manager:
+		why = "is not ours: it has no label " + LabelManagedBy + "=" + Manager + writtenBy(f.meta)
+	case owner != s.Owner:
+		why = fmt.Sprintf("belongs to %q, and this is %q", owner, s.Owner)
+	default:
+		others := appliers(f.meta)
+		if len(others) == 0 {
+			return nil
+		}
+		why = "is applied by " + quoted(others) + " too"
+	}
+	return fmt.Errorf("%w: secret %s/%s %s: choose another --secret-name, or --take-over if you mean it", ErrRefused, f.meta.Namespace, f.meta.Name, why)
+}
+
+// writtenBy names the managers of a secret, for messages.
+func writtenBy(meta metav1.ObjectMeta) string {
+	var names []string
+	for _, entry := range meta.ManagedFields {
+		if !slices.Contains(names, entry.Manager) {
+			names = append(names, entry.Manager)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return ", and was written by " + quoted(names)
+}
+
+func quoted(names []string) string {
+	var out []string
+	for _, name := range names {
+		out = append(out, fmt.Sprintf("%.80q", name))
+	}
+	return strings.Join(out, ", ")
+}
+
+// appliers are others who apply the content: who only once changed it is no
+// applier, and is written over.
+func appliers(meta metav1.ObjectMeta) []string {
+	var names []string
+	for _, entry := range meta.ManagedFields {
+		if entry.Operation == metav1.ManagedFieldsOperationApply && entry.Manager != Manager && readFields(entry).content() {
+			names = append(names, entry.Manager)
+		}
+	}
+	return names
+}
+
+// holds reports whether the secret still has what was applied with the credential.
+// The API server takes a field from its manager when another changes it.
+func (s Secret) holds(meta metav1.ObjectMeta, c credential) bool {
+	for key, value := range s.annotations(c) {
+		if meta.Annotations[key] != value {
+			return false
+		}
+	}
+	return s.intact(meta)
+}
+
+// intact is holds for whichever credential.
+func (s Secret) intact(meta metav1.ObjectMeta) bool {
+	if meta.Labels[LabelManagedBy] != Manager || meta.Annotations[AnnotationOwner] != s.Owner || meta.Annotations[AnnotationInputs] != s.inputs() {
+		return false
+	}
+	return slices.ContainsFunc(meta.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
+		fields := readFields(entry)
+		return entry.Manager == Manager && entry.Operation == metav1.ManagedFieldsOperationApply &&
+			fields.content() && (meta.Annotations[AnnotationExpiresAt] == "" || fields.annotation(AnnotationExpiresAt))
+	})
+}
+
+// freshUntil is until when the secret serves, the zero time if it does not or
+// does not say.
+func (s Secret) freshUntil(f found) time.Time {
+	if f.kind != secretType || !s.intact(f.meta) {
+		return time.Time{}
+	}
+	return annotatedTime(f.meta, AnnotationExpiresAt)
+}
+
+func annotatedTime(meta metav1.ObjectMeta, key string) time.Time {
+	t, err := time.Parse(time.RFC3339, meta.Annotations[key])
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// fields are the parts that matter here of what a manager owns, as FieldsV1
+// has them (sigs.k8s.io/structured-merge-diff/fieldpath): keys that begin with "f:".
+type fields struct {
+	Data     map[string]json.RawMessage `json:"f:data"`
+	Metadata struct {
+		Annotations map[string]json.RawMessage `json:"f:annotations"`
+	} `json:"f:metadata"`
+}
+
+func readFields(entry metav1.ManagedFieldsEntry) (f fields) {
+	if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &f) != nil {
+		return fields{} // who owns nothing that we know
+	}
+	return f
+}
+
+func (f fields) content() bool {
+	_, owns := f.Data["f:"+secretKey]
+	return owns
+}
+
+func (f fields) annotation(key string) bool {
+	_, owns := f.Metadata.Annotations["f:"+key]
+	return owns
+}
