@@ -26,12 +26,13 @@ tool = .cache/$(1)@$(call pinned,testdata/tools/go.mod,$(2))/$(1)
 ETCD := $(call server,etcd,go.etcd.io/etcd/server/v3)
 FAKE_GCS := $(call server,fake-gcs-server,github.com/fsouza/fake-gcs-server)
 KUBE_APISERVER := $(call server,kube-apiserver,k8s.io/kubernetes)
+KUBECTL := $(call server,kubectl,k8s.io/kubernetes)
 KUBELET := $(call server,kubelet,k8s.io/kubernetes)
 KUSTOMIZE := $(call server,kustomize,sigs.k8s.io/kustomize/kustomize/v5)
 PEBBLE := $(call server,pebble,github.com/letsencrypt/pebble/v2)
 TOXIPROXY := $(call server,toxiproxy-server,github.com/Shopify/toxiproxy/v2)
 VERSITYGW := $(call server,versitygw,github.com/versity/versitygw)
-GO_SERVERS := $(ETCD) $(FAKE_GCS) $(VERSITYGW) $(PEBBLE) $(TOXIPROXY) $(KUSTOMIZE) $(KUBE_APISERVER) $(KUBELET)
+GO_SERVERS := $(ETCD) $(FAKE_GCS) $(VERSITYGW) $(PEBBLE) $(TOXIPROXY) $(KUSTOMIZE) $(KUBE_APISERVER) $(KUBELET) $(KUBECTL)
 
 S3RVER_VERSION := $(or $(shell sed -n 's/.*"s3rver": "\([0-9.]*\)".*/\1/p' testdata/servers/package.json),$(error testdata/servers/package.json does not pin s3rver))
 S3RVER := .cache/s3rver@$(S3RVER_VERSION)/node_modules/.bin/s3rver
@@ -97,9 +98,10 @@ $(TOXIPROXY): package := github.com/Shopify/toxiproxy/v2/cmd/server
 $(VERSITYGW): package := github.com/versity/versitygw/cmd/versitygw
 $(KUSTOMIZE): package := sigs.k8s.io/kustomize/kustomize/v5
 $(KUBE_APISERVER): package := k8s.io/kubernetes/cmd/kube-apiserver
+$(KUBECTL): package := k8s.io/kubernetes/cmd/kubectl
 $(KUBELET): package := k8s.io/kubernetes/cmd/kubelet
 # Without this they call themselves v0.0.0-master.
-$(KUBE_APISERVER) $(KUBELET): version = -X k8s.io/component-base/version.gitVersion=$(call pinned,testdata/servers/go.mod,k8s.io/kubernetes)
+$(KUBE_APISERVER) $(KUBELET) $(KUBECTL): version = -X k8s.io/component-base/version.gitVersion=$(call pinned,testdata/servers/go.mod,k8s.io/kubernetes)
 $(GO_SERVERS): module := testdata/servers
 
 $(GOLANGCI_LINT): package := github.com/golangci/golangci-lint/v2/cmd/golangci-lint

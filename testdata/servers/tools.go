@@ -10,6 +10,7 @@ import (
 	_ "github.com/versity/versitygw/cmd/versitygw"
 	_ "go.etcd.io/etcd/server/v3"
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kubectl"
 	_ "k8s.io/kubernetes/cmd/kubelet"
 	_ "sigs.k8s.io/kustomize/kustomize/v5"
 )
