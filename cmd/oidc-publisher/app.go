@@ -29,13 +29,27 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
 		Action:         noCommand,
-		Commands:       []*cli.Command{publishCommand(), watchCommand(), verifyCommand(), completionCommand(), versionCommand()},
+		Commands:       []*cli.Command{publishCommand(), watchCommand(), verifyCommand(), exchangeCommand(), completionCommand(), versionCommand()},
 	}
-	for _, command := range app.Commands {
+	tame(app.Commands)
+	return app
+}
+
+// tame gives commands, and those below them, what urfave would do otherwise.
+func tame(commands []*cli.Command) {
+	for _, command := range commands {
 		command.OnUsageError = onUsageError
 		command.HideHelpCommand = true
+		tame(command.Subcommands)
 	}
-	return app
+}
+
+// fullName is what a command is called by, with those that it is below.
+func fullName(c *cli.Context) string {
+	if strings.HasPrefix(c.Command.HelpName, name+" ") {
+		return c.Command.HelpName
+	}
+	return name + " " + c.Command.Name
 }
 
 const appDescription = `A Kubernetes API server signs service account tokens and says how to check
@@ -70,7 +84,7 @@ func noCommand(c *cli.Context) error {
 func onUsageError(c *cli.Context, err error, _ bool) error {
 	usage := &usageError{message: err.Error(), hint: "see " + name + " --help"}
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
-		usage.hint = fmt.Sprintf("see %s %s --help", name, c.Command.Name)
+		usage.hint = fmt.Sprintf("see %s --help", fullName(c))
 	}
 	const undefined = "flag provided but not defined: -"
 	if given, ok := strings.CutPrefix(err.Error(), undefined); ok && c.Command != nil {
@@ -99,7 +113,7 @@ func checkArgs(c *cli.Context, names ...string) error {
 		return usagef("unexpected argument %q", args[len(names)])
 	}
 	if len(args) < len(names) {
-		return usagef("%s is missing: %s %s %s", names[len(args)], name, c.Command.Name, strings.Join(names, " "))
+		return usagef("%s is missing: %s %s", names[len(args)], fullName(c), strings.Join(names, " "))
 	}
 	if empty := slices.Index(args, ""); empty >= 0 {
 		return usagef("%s is empty", names[empty])
@@ -117,8 +131,16 @@ func flagsFirst(app *cli.App, args []string) ([]string, error) {
 	if command == nil {
 		return args, nil
 	}
+	at := 2
+	for ; at < len(args); at++ {
+		below := command.Command(args[at])
+		if below == nil {
+			break
+		}
+		command = below
+	}
 	flags, positional := []string{}, []string{}
-	for rest := args[2:]; len(rest) > 0; rest = rest[1:] {
+	for rest := args[at:]; len(rest) > 0; rest = rest[1:] {
 		arg := rest[0]
 		switch {
 		case arg == "--":
@@ -134,7 +156,7 @@ func flagsFirst(app *cli.App, args []string) ([]string, error) {
 			}
 		}
 	}
-	sorted := append([]string{args[0], args[1]}, flags...)
+	sorted := slices.Concat(args[:at], flags)
 	if len(positional) > 0 {
 		sorted = append(append(sorted, "--"), positional...)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"oidc-publisher/federation/exchange"
 	"oidc-publisher/publish"
 )
 
@@ -38,6 +39,8 @@ func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) 
 func report(stderr io.Writer, err error) int {
 	var usage *usageError
 	var told *exitError
+	var refused *exchange.RefusedError
+	var forAPI *exchange.APITokenError
 	switch {
 	case err == nil:
 		return exitDone
@@ -49,7 +52,7 @@ func report(stderr io.Writer, err error) int {
 			say(stderr, "hint", usage.hint)
 		}
 		return exitUsage
-	case errors.Is(err, publish.ErrRefused):
+	case errors.Is(err, publish.ErrRefused), errors.As(err, &refused), errors.As(err, &forAPI):
 		say(stderr, "refused", err.Error())
 		return exitRefused
 	case errors.Is(err, context.Canceled):

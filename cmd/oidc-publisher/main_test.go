@@ -56,6 +56,7 @@ func setupScript(env *testscript.Env) error {
 	public := filepath.Join(env.WorkDir, "public")
 	internet := testserver.NewInternet(t)
 	internet.Route(scriptHost, testserver.Website(public))
+	routeServices(t, internet)
 	for _, pair := range internet.Env() {
 		name, value, _ := strings.Cut(pair, "=")
 		env.Setenv(name, value)
@@ -65,6 +66,8 @@ func setupScript(env *testscript.Env) error {
 	api.Grant("user", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces, testserver.RightEndpoints)
 	env.Values[serverKey{}] = api
 	env.Setenv("ISSUER", "https://"+scriptHost)
+	env.Setenv("PROVIDER", scriptProvider)
+	env.Setenv("ACCOUNT", scriptAccount)
 	env.Setenv("KID", api.SigningKeyID())
 	env.Setenv("UID", api.UID())
 	env.Setenv("APISERVER", api.Address())
@@ -76,6 +79,27 @@ func setupScript(env *testscript.Env) error {
 		api.WriteKubeconfig(filepath.Join(env.WorkDir, "kubeconfig"), "user"),
 		api.WriteKubeconfig(filepath.Join(env.WorkDir, "nobody"), "nobody"),
 	)
+}
+
+// The two services that trust the scripts' issuer, under their own names.
+const (
+	scriptPool      = "projects/123456789/locations/global/workloadIdentityPools/clusters"
+	scriptProvider  = scriptPool + "/providers/cluster-a"
+	scriptAccount   = "puller@acme.iam.gserviceaccount.com"
+	scriptPrincipal = "principal://iam.googleapis.com/" + scriptPool + "/subject/system:serviceaccount:default:default"
+)
+
+func routeServices(t testing.TB, internet *testserver.Internet) {
+	cloudsmith, google := testserver.StartCloudsmith(t, internet), testserver.StartGoogle(t, internet)
+	cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+		Issuer: "https://" + scriptHost, Services: []string{"puller"},
+		Claims: map[string]string{"aud": "https://api.cloudsmith.io", "sub": "system:serviceaccount:default:.*"},
+	})
+	google.AddProvider(testserver.GoogleProvider{Name: scriptProvider, Issuer: "https://" + scriptHost})
+	google.Bind(scriptAccount, scriptPrincipal)
+	internet.Route("api.cloudsmith.io", cloudsmith)
+	internet.Route("sts.googleapis.com", google)
+	internet.Route("iamcredentials.googleapis.com", google)
 }
 
 // writeKeyPair writes what an administrator gives to an API server: base.key

@@ -173,16 +173,11 @@ func addCluster(ctx context.Context, c *cli.Context, opts *verify.Options, log *
 		opts.Token = token
 		return err
 	}
-	mint := c.String("mint")
-	if mint == "" {
+	if c.String("mint") == "" {
 		return nil
 	}
-	cluster, err := openCluster(c)
-	if err != nil {
-		return err
-	}
-	namespace, account, _ := strings.Cut(mint, "/")
-	opts.Token, err = cluster.MintToken(ctx, namespace, account, opts.Audience, mintedLifetime)
+	var err error
+	opts.Token, err = mintToken(ctx, c)
 	return err
 }
 

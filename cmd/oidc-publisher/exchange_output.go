@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/federation/exchange"
+)
+
+func exchangeOutputFlags() []cli.Flag {
+	registry := listFlag("registry", "registry `HOST` of a docker-config; repeatable (default for Cloudsmith: docker.cloudsmith.io)")
+	registry.Category = categoryOutput
+	return []cli.Flag{outputFlag("text", "json", "docker-config", "env"), registry, timeoutFlag()}
+}
+
+// service is what the output and the explanation know of where a token is
+// exchanged.
+type service struct {
+	name string
+	// registries are those of a docker-config where none is given.
+	registries []string
+	// variables are the names by which the service's own tools know a token.
+	variables []string
+}
+
+func cloudsmithService(*cli.Context) service {
+	return service{name: "cloudsmith", registries: []string{"docker.cloudsmith.io"}, variables: []string{"CLOUDSMITH_API_KEY"}}
+}
+
+func gcpService(*cli.Context) service {
+	return service{name: "gcp", variables: []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"}}
+}
+
+// explained adds to a refusal why it was refused.
+func (s service) explained(_ context.Context, refused *exchange.RefusedError, _ discovery.Token) error {
+	return refused
+}
+
+// credentialRenderer is what writes the credential in the format of --output.
+func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Credential) error, error) {
+	format, err := outputFormat(c, "text", "json", "docker-config", "env")
+	if err != nil {
+		return nil, err
+	}
+	registries, err := registryHosts(c, s.registries)
+	if err != nil {
+		return nil, err
+	}
+	switch format {
+	case "json":
+		return func(w io.Writer, credential exchange.Credential) error {
+			return printJSON(w, credentialJSONOf(s.name, credential))
+		}, nil
+	case "docker-config":
+		if len(registries) == 0 {
+			return nil, usagef("--output docker-config needs --registry HOST, like europe-docker.pkg.dev")
+		}
+		return func(w io.Writer, credential exchange.Credential) error {
+			return printJSON(w, dockerConfigOf(registries, credential))
+		}, nil
+	case "env":
+		return s.printEnv, nil
+	default:
+		return func(w io.Writer, credential exchange.Credential) error {
+			_, err := fmt.Fprintln(w, credential.Password.Reveal())
+			return err
+		}, nil
+	}
+}
+
+// registryHosts are the hosts of --registry, as they stand in images.
+func registryHosts(c *cli.Context, otherwise []string) ([]string, error) {
+	hosts := list(c, "registry")
+	if len(hosts) == 0 {
+		return otherwise, nil
+	}
+	for _, host := range hosts {
+		if host == "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`/@?#"\`, r) }) {
+			return nil, usagef("--registry is %q, and must be a host as images begin with it, like docker.cloudsmith.io", host)
+		}
+	}
+	return hosts, nil
+}
+
+// The JSON form of an exchange: a contract with scripts.
+type credentialJSON struct {
+	Service  string  `json:"service"`
+	Username string  `json:"username"`
+	Token    string  `json:"token"`
+	Expiry   *string `json:"expiry"` // RFC 3339; null where the service does not say
+}
+
+func credentialJSONOf(service string, credential exchange.Credential) credentialJSON {
+	out := credentialJSON{Service: service, Username: credential.Username, Token: credential.Password.Reveal()}
+	if !credential.Expiry.IsZero() {
+		expiry := credential.Expiry.UTC().Format(time.RFC3339)
+		out.Expiry = &expiry
+	}
+	return out
+}
+
+// dockerConfig is ~/.docker/config.json as docker, skopeo and crane read it.
+type dockerConfig struct {
+	Auths map[string]dockerAuth `json:"auths"`
+}
+
+type dockerAuth struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+	Auth     string `json:"auth"`
+}
+
+func dockerConfigOf(registries []string, credential exchange.Credential) dockerConfig {
+	user, password := credential.Username, credential.Password.Reveal()
+	config := dockerConfig{Auths: map[string]dockerAuth{}}
+	for _, host := range registries {
+		config.Auths[host] = dockerAuth{user, password, base64.StdEncoding.EncodeToString([]byte(user + ":" + password))}
+	}
+	return config
+}
+
+// printEnv writes lines for a shell's eval.
+func (s service) printEnv(w io.Writer, credential exchange.Credential) error {
+	var out strings.Builder
+	export := func(name, value string) { fmt.Fprintf(&out, "export %s=%s\n", name, shellQuote(value)) }
+	export("REGISTRY_USERNAME", credential.Username)
+	export("REGISTRY_PASSWORD", credential.Password.Reveal())
+	for _, variable := range s.variables {
+		export(variable, credential.Password.Reveal())
+	}
+	if !credential.Expiry.IsZero() {
+		export("REGISTRY_EXPIRY", credential.Expiry.UTC().Format(time.RFC3339))
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+// shellQuote makes any text one word of a POSIX shell.
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -1,0 +1,174 @@
+package exchange
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"oidc-publisher/discovery"
+)
+
+// credentialConfig is the file by which Google's client libraries know how to
+// exchange (google.aip.dev/auth/4117), as far as a token in a file needs it.
+type credentialConfig struct {
+	Type             string         `json:"type"`
+	UniverseDomain   string         `json:"universe_domain,omitempty"`
+	Audience         string         `json:"audience"`
+	SubjectTokenType string         `json:"subject_token_type"`
+	TokenURL         string         `json:"token_url"`
+	ImpersonationURL string         `json:"service_account_impersonation_url,omitempty"`
+	Impersonation    *impersonation `json:"service_account_impersonation,omitempty"`
+	Source           tokenSource    `json:"credential_source"`
+}
+
+type impersonation struct {
+	LifetimeSeconds int `json:"token_lifetime_seconds"`
+}
+
+type tokenSource struct {
+	File   string      `json:"file"`
+	Format tokenFormat `json:"format"`
+}
+
+type tokenFormat struct {
+	Type  string `json:"type"`
+	Field string `json:"subject_token_field_name,omitempty"`
+}
+
+// TokenFile is where a credential configuration has its subject token.
+type TokenFile struct {
+	// Path is the file.
+	Path string
+	// Field is the member of the JSON object in it that is the token, ""
+	// where the file is the token.
+	Field string
+}
+
+// Token reads what is in the file. Its errors do not show it.
+func (f TokenFile) Token(content []byte) (discovery.Token, error) {
+	if f.Field == "" {
+		return discovery.NewToken(string(content)), nil
+	}
+	var members map[string]any
+	if json.Unmarshal(content, &members) != nil {
+		return discovery.Token{}, errors.New("is not the JSON object that the credential configuration says it is")
+	}
+	token, ok := members[f.Field].(string)
+	if !ok || token == "" {
+		return discovery.Token{}, fmt.Errorf("has no text member %q, which the credential configuration names", clean(f.Field))
+	}
+	return discovery.NewToken(token), nil
+}
+
+// CredentialConfig is the external_account file by which Google's own client
+// libraries make this exchange, with a token from a file. Scopes are theirs.
+func (g GCPConfig) CredentialConfig(tokenFile string) ([]byte, error) {
+	g, err := g.normal()
+	if err != nil {
+		return nil, err
+	}
+	file := credentialConfig{
+		Type: "external_account", Audience: iamHost + g.Provider, SubjectTokenType: subjectTokenType, TokenURL: g.STSURL + stsPath,
+		Source: tokenSource{File: tokenFile, Format: tokenFormat{Type: "text"}},
+	}
+	if g.ServiceAccount != "" {
+		file.ImpersonationURL = g.IAMURL + iamPath + g.ServiceAccount + iamMethod
+	}
+	if g.Lifetime != 0 {
+		file.Impersonation = &impersonation{int(g.Lifetime / time.Second)}
+	}
+	text, err := json.MarshalIndent(file, "", "  ")
+	return append(text, '\n'), err
+}
+
+// ReadCredentialConfig reads an external_account file. What it names is not
+// trusted: only Google's two services and those of the given base URLs, if
+// not empty, may be its addresses, and only a file its source, as the other
+// kinds have this program run commands or send requests of the file's choice.
+func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenFile, error) {
+	var file credentialConfig
+	var kinds struct {
+		Source map[string]json.RawMessage `json:"credential_source"`
+	}
+	if json.Unmarshal(data, &file) != nil || json.Unmarshal(data, &kinds) != nil {
+		return GCPConfig{}, TokenFile{}, errors.New("is not a credential configuration in JSON")
+	}
+	for kind := range kinds.Source {
+		if kind != "file" && kind != "format" {
+			return GCPConfig{}, TokenFile{}, fmt.Errorf("has a credential_source with %q: only a file is taken, for the other kinds run commands or send requests", clean(kind))
+		}
+	}
+	format := file.Source.Format
+	switch {
+	case file.Type != "external_account":
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("is of type %q, not external_account: a key is no workload identity", clean(file.Type))
+	case file.UniverseDomain != "" && file.UniverseDomain != "googleapis.com":
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("is for the universe %q, not googleapis.com", clean(file.UniverseDomain))
+	case file.SubjectTokenType != subjectTokenType && file.SubjectTokenType != "urn:ietf:params:oauth:token-type:id_token":
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("wants a subject token of type %q, which a service account token is not", clean(file.SubjectTokenType))
+	case file.Source.File == "":
+		return GCPConfig{}, TokenFile{}, errors.New("names no file in its credential_source")
+	case format.Type != "" && format.Type != "text" && format.Type != "json", format.Type == "json" && format.Field == "":
+		return GCPConfig{}, TokenFile{}, errors.New("has a format of its file that is neither text nor json with a subject_token_field_name")
+	}
+	config := GCPConfig{Provider: file.Audience}
+	var err error
+	if config.STSURL, err = googleBase(file.TokenURL, stsURL, STSURL, stsPath); err != nil {
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("has a token_url that %w", err)
+	}
+	if config.IAMURL, config.ServiceAccount, err = impersonated(file.ImpersonationURL, iamURL); err != nil {
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("has a service_account_impersonation_url that %w", err)
+	}
+	if file.Impersonation != nil && config.ServiceAccount != "" {
+		config.Lifetime = time.Duration(min(max(file.Impersonation.LifetimeSeconds, -1), 1<<20)) * time.Second
+	}
+	source := TokenFile{Path: file.Source.File}
+	if format.Type == "json" {
+		source.Field = format.Field
+	}
+	_, err = config.normal()
+	return config, source, err
+}
+
+// googleBase returns the base of a URL with this path, if it is Google's own
+// or the administrator's.
+func googleBase(given, allowed, own, path string) (string, error) {
+	base, found := strings.CutSuffix(given, path)
+	switch {
+	case !found:
+		return "", fmt.Errorf("does not end in %s", path)
+	case base == own || base == strings.TrimRight(allowed, "/") && allowed != "":
+		return base, nil
+	}
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "https" || u.User != nil || u.Port() != "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || !regional(u.Host, own) {
+		return "", fmt.Errorf("is not %s%s, and tokens go nowhere else (or name it with --sts-url and --iam-url)", own, path)
+	}
+	return base, nil
+}
+
+// regional reports whether the host is a regional endpoint of the service:
+// sts.us-east4.rep.googleapis.com.
+func regional(host, own string) bool {
+	service, _, _ := strings.Cut(strings.TrimPrefix(own, "https://"), ".")
+	region, found := strings.CutPrefix(host, service+".")
+	region, isRegion := strings.CutSuffix(region, ".rep.googleapis.com")
+	return found && isRegion && plainName(region)
+}
+
+func impersonated(given, allowed string) (base, email string, err error) {
+	if given == "" {
+		return allowed, "", nil
+	}
+	rest, found := strings.CutSuffix(given, iamMethod)
+	at := strings.LastIndexByte(rest, '/')
+	if !found || at < 0 {
+		return "", "", fmt.Errorf("does not end in /EMAIL%s", iamMethod)
+	}
+	email = rest[at+1:]
+	base, err = googleBase(rest[:at+1], allowed, IAMURL, iamPath)
+	return base, email, err
+}

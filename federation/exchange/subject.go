@@ -1,0 +1,96 @@
+package exchange
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"oidc-publisher/discovery"
+)
+
+// Claims is what a service account token says of itself. Nothing of it is
+// proved, and all of it may be a stranger's text.
+type Claims struct {
+	// Issuer, Subject and KeyID are iss, sub and kid.
+	Issuer, Subject, KeyID string
+	// Audience is aud, be it one or a list.
+	Audience []string
+	// Expiry is exp, zero where there is none.
+	Expiry time.Time
+}
+
+// ReadClaims takes a token apart. Its error is a fixed text.
+func ReadClaims(token discovery.Token) (Claims, error) {
+	raw := token.Reveal()
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 || len(raw) > maxCredential {
+		return Claims{}, errNoJWT
+	}
+	var header struct {
+		KeyID string `json:"kid"`
+	}
+	var payload struct {
+		Issuer   string          `json:"iss"`
+		Subject  string          `json:"sub"`
+		Audience json.RawMessage `json:"aud"`
+	}
+	for i, into := range []any{&header, &payload} {
+		data, err := base64.RawURLEncoding.DecodeString(parts[i])
+		if err != nil || json.Unmarshal(data, into) != nil {
+			return Claims{}, errNoJWT
+		}
+	}
+	claims := Claims{Issuer: payload.Issuer, Subject: payload.Subject, KeyID: header.KeyID, Expiry: expiryOf(raw)}
+	if bytes.HasPrefix(payload.Audience, []byte(`"`)) {
+		payload.Audience = slices.Concat([]byte("["), payload.Audience, []byte("]"))
+	}
+	if len(payload.Audience) > 0 && json.Unmarshal(payload.Audience, &claims.Audience) != nil {
+		return Claims{}, errNoJWT
+	}
+	return claims, nil
+}
+
+var errNoJWT = errors.New("is not a service account token: those are three base64url parts with dots between them")
+
+// APITokenError refuses a token that the API server itself takes.
+type APITokenError struct {
+	// Why is how it was recognised.
+	Why string
+}
+
+// Error says what to use instead.
+func (e *APITokenError) Error() string {
+	return "the token is for the API server itself (" + e.Why + "): whoever receives it could act in the cluster with it. " +
+		"Project one with the service's own audience (a serviceAccountToken volume with audience and path), or mint one"
+}
+
+// RefuseAPIToken returns an *APITokenError for a token that the API server
+// takes as well, whose file, if any, is given: the one that is mounted into
+// every pod, or one whose audience is the API server's default, which is the
+// issuer, or none at all.
+func RefuseAPIToken(token discovery.Token, file string) error {
+	const mounted = "/run/secrets/kubernetes.io/serviceaccount/token"
+	if clean := path.Clean(file); clean == mounted || clean == "/var"+mounted {
+		return &APITokenError{Why: "it is the one at " + clean}
+	}
+	claims, err := ReadClaims(token)
+	if err != nil {
+		return nil //nolint:nilerr // what is no token of a cluster is the service's to refuse
+	}
+	if len(claims.Audience) == 0 {
+		return &APITokenError{Why: "it has no audience"}
+	}
+	own := []string{claims.Issuer, "https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "kubernetes.default.svc", "kubernetes"}
+	for _, audience := range claims.Audience {
+		if slices.Contains(own, strings.TrimSuffix(audience, "/")) || audience == claims.Issuer {
+			return &APITokenError{Why: fmt.Sprintf("its audience is %q", clean(audience))}
+		}
+	}
+	return nil
+}
