@@ -194,7 +194,7 @@ func withoutEndpoints(t *testing.T, p *plane, objects []object, _ right) {
 func withoutLease(verb string) func(*testing.T, *plane, []object, right) {
 	return func(t *testing.T, p *plane, objects []object, _ right) {
 		q := p.pod(t, objects, nil, nil).start()
-		q.says("cannot " + verb + ` resource \"leases\"`)
+		q.says("may not " + verb + " leases")
 		publishesNothing(t, q)
 	}
 }
@@ -210,7 +210,7 @@ func withoutUpdate(t *testing.T, p *plane, objects []object, update right) {
 		t.Fatal(err)
 	}
 	q.start()
-	q.says(`cannot update resource \"leases\"`)
+	q.says("may not update leases")
 	publishesNothing(t, q)
 }
 

@@ -1,18 +1,21 @@
 // Package lease chooses one of several replicas, by a Lease of Kubernetes.
+//
+// The Lease is written and honoured as client-go's leaderelection does it, so
+// that the two kinds can be rivals. That package itself is left out: it links
+// every type of every API group, a third of this whole program.
 package lease
 
 import (
 	"context"
-	"fmt"
-	"sync"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"reflect"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	coordination "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
 // The timing that Kubernetes' own components use. A leader that can't renew
@@ -24,26 +27,17 @@ const (
 )
 
 // Elector chooses one of several replicas by a Lease. The Lease is no fence: a
-// leader that was frozen may write after another took over, which the
-// conditions on every write make harmless.
+// leader that was frozen may write after another took over.
 type Elector struct {
-	lock resourcelock.Interface
+	identity string
+	leases   leases
 }
 
-// New competes for the Lease namespace/name under an identity that no
-// other replica has.
+// New competes for the Lease namespace/name under an identity that no other
+// replica has. It makes no request.
 func New(config *rest.Config, namespace, name, identity string) (*Elector, error) {
-	own := rest.CopyConfig(config)
-	own.Timeout = renewDeadline / 2
-	client, err := coordination.NewForConfig(own)
-	if err != nil {
-		return nil, fmt.Errorf("leader election: %w", err)
-	}
-	return &Elector{&resourcelock.LeaseLock{
-		LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: name},
-		Client:     client,
-		LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
-	}}, nil
+	leases, err := newLeases(config, namespace, name)
+	return &Elector{identity, leases}, err
 }
 
 // Candidate is who an Elector elects. All three are needed.
@@ -53,8 +47,8 @@ type Candidate struct {
 	Lead func(context.Context) error
 	// StandBy is told when another leads.
 	StandBy func(leader string)
-	// Told is told of every try to read or write the Lease, how it went: nil
-	// for well.
+	// Told is told of every try to get or to keep the Lease, how it went: nil
+	// for well, whoever holds it.
 	Told func(error)
 }
 
@@ -62,117 +56,183 @@ type Candidate struct {
 // until Lead returns an error, which it returns. What the Lease's API server
 // says ends nothing. The Lease is given up only after Lead has returned.
 func (e *Elector) Run(ctx context.Context, c Candidate) error {
-	for ctx.Err() == nil {
-		if err := e.term(ctx, c); err != nil {
+	t := term{Elector: e, Candidate: c}
+	for t.win(ctx) {
+		if err := t.serve(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// term is one candidacy and, once elected, one time in office.
-func (e *Elector) term(ctx context.Context, c Candidate) error {
-	office, resign := context.WithCancel(context.WithoutCancel(ctx))
-	defer resign()
-	t := &term{done: make(chan struct{})}
-	stop := context.AfterFunc(ctx, func() {
-		if t.withdraw() {
-			resign()
+// term is one candidacy after the other.
+type term struct {
+	*Elector
+	Candidate
+	// lease is the Lease as it was last seen, nil before that, and since when
+	// it looks like this. Only the own clock decides whether it has expired:
+	// the holder's may be wrong.
+	lease *coordination.Lease
+	since time.Time
+	// leader is who StandBy was told of.
+	leader string
+}
+
+// win returns true once it holds the Lease, false when ctx ends.
+func (t *term) win(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		if t.try(ctx) == nil && t.holds() {
+			t.leader = t.identity
+			return true
 		}
-	})
-	defer stop()
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            tellingLock{e.lock, c.Told},
-		LeaseDuration:   leaseDuration,
-		RenewDeadline:   renewDeadline,
-		RetryPeriod:     retryPeriod,
-		ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(inOffice context.Context) {
-				if !t.begin() {
-					return
-				}
-				defer close(t.done)
-				defer resign()
-				work, cancel := context.WithCancel(inOffice)
-				defer cancel()
-				defer context.AfterFunc(ctx, cancel)()
-				t.outcome = c.Lead(work)
-			},
-			OnStoppedLeading: func() {},
-			OnNewLeader: func(identity string) {
-				if identity != e.lock.Identity() && identity != "" {
-					c.StandBy(identity)
-				}
-			},
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("leader election: %w", err)
+		if leader := t.holder(); leader != "" && leader != t.identity && leader != t.leader {
+			t.leader = leader
+			t.StandBy(leader)
+		}
+		select {
+		case <-ctx.Done():
+		// Up to 2.2 periods, as client-go spreads its candidates.
+		case <-time.After(retryPeriod + rand.N(retryPeriod*6/5)):
+		}
 	}
-	elector.Run(office)
-	if t.withdraw() {
+	return false
+}
+
+// serve leads, and renews the Lease for as long as Lead is at work.
+func (t *term) serve(ctx context.Context) error {
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	// Whatever hangs meanwhile, the time in office ends in time.
+	end := time.AfterFunc(renewDeadline, stop)
+	defer end.Stop()
+	office, leave := context.WithCancel(context.WithoutCancel(ctx))
+	outcome := make(chan error, 1)
+	go func() {
+		defer leave()
+		outcome <- t.Lead(work)
+	}()
+	tick := time.NewTicker(retryPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-office.Done():
+			t.release(context.WithoutCancel(ctx))
+			return <-outcome
+		case <-tick.C:
+		}
+		began := time.Now()
+		switch err := t.try(office); {
+		case err == nil && !t.holds():
+			stop() // it was taken away
+		case err == nil && work.Err() == nil:
+			end.Reset(renewDeadline - time.Since(began))
+		}
+	}
+}
+
+// try gets or keeps the Lease if that may be, and tells of it.
+func (t *term) try(ctx context.Context) error {
+	err := t.attempt(ctx)
+	if errors.Is(err, errConflict) { // another was faster, and that is no fault
+		t.Told(nil)
+	} else if ctx.Err() == nil {
+		t.Told(err)
+	}
+	return err
+}
+
+func (t *term) attempt(ctx context.Context) error {
+	if t.holds() {
+		if t.write(ctx, t.lease) == nil {
+			return nil
+		}
+	}
+	seen, err := t.leases.do(ctx, http.MethodGet, nil)
+	if errors.Is(err, errNotFound) {
+		return t.write(ctx, nil)
+	}
+	if err != nil {
+		return err
+	}
+	if t.lease == nil || !reflect.DeepEqual(t.lease.Spec, seen.Spec) {
+		t.since = time.Now()
+	}
+	t.lease = seen
+	if holder := t.holder(); holder != "" && holder != t.identity && !t.expired() {
 		return nil
 	}
-	<-t.done
-	return t.outcome
+	return t.write(ctx, seen)
 }
 
-// term decides, whatever the order of events, whether its time in office ever
-// begins.
-type term struct {
-	mu               sync.Mutex
-	begun, withdrawn bool
-	done             chan struct{} // closed when it has begun and ended
-	outcome          error
-}
-
-// begin reports whether the time in office begins.
-func (t *term) begin() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.begun = !t.withdrawn
-	return t.begun
-}
-
-// withdraw reports whether it has not begun, and now never will.
-func (t *term) withdraw() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.withdrawn = !t.begun
-	return t.withdrawn
-}
-
-// tellingLock tells how each request for the Lease went: client-go itself
-// retries for ever in silence, also where RBAC forbids what it needs.
-type tellingLock struct {
-	resourcelock.Interface
-	tell func(error)
-}
-
-func (l tellingLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	record, raw, err := l.Interface.Get(ctx)
-	if !apierrors.IsNotFound(err) {
-		l.told(ctx, err)
+// write takes the Lease that was, nil for none, or renews it.
+func (t *term) write(ctx context.Context, was *coordination.Lease) error {
+	now, method := metav1.NowMicro(), http.MethodPut
+	spec := coordination.LeaseSpec{
+		HolderIdentity: &t.identity, LeaseDurationSeconds: new(int32(leaseDuration / time.Second)),
+		AcquireTime: &now, RenewTime: &now, LeaseTransitions: new(int32(0)),
 	}
-	return record, raw, err
+	switch {
+	case was == nil:
+		was, method = new(coordination.Lease), http.MethodPost
+	case t.holder() == t.identity:
+		spec.AcquireTime, spec.LeaseTransitions = was.Spec.AcquireTime, was.Spec.LeaseTransitions
+	case was.Spec.LeaseTransitions != nil:
+		*spec.LeaseTransitions = *was.Spec.LeaseTransitions + 1
+	}
+	return t.put(ctx, method, was, spec)
 }
 
-func (l tellingLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	err := l.Interface.Create(ctx, record)
-	l.told(ctx, err)
+func (t *term) put(ctx context.Context, method string, was *coordination.Lease, spec coordination.LeaseSpec) error {
+	next := was.DeepCopy()
+	next.Spec = spec
+	// It counts from before the others can have seen it.
+	began := time.Now()
+	written, err := t.leases.do(ctx, method, next)
+	if err == nil {
+		t.lease, t.since = written, began
+	}
 	return err
 }
 
-func (l tellingLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	err := l.Interface.Update(ctx, record)
-	l.told(ctx, err)
-	return err
+// release gives the Lease up, if it is still held, so that another need not
+// wait for its end.
+func (t *term) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, renewDeadline)
+	defer cancel()
+	for ctx.Err() == nil {
+		// What became of the last renewal may be unknown.
+		seen, err := t.leases.do(ctx, http.MethodGet, nil)
+		if err != nil {
+			return
+		}
+		t.lease, t.since = seen, time.Now()
+		if t.holder() != t.identity {
+			return
+		}
+		now := metav1.NowMicro()
+		if !errors.Is(t.put(ctx, http.MethodPut, seen, coordination.LeaseSpec{
+			HolderIdentity: new(""), LeaseDurationSeconds: new(int32(1)),
+			AcquireTime: &now, RenewTime: &now, LeaseTransitions: seen.Spec.LeaseTransitions,
+		}), errConflict) {
+			return
+		}
+	}
 }
 
-// told leaves out what is no fault: another was faster, or it is over.
-func (l tellingLock) told(ctx context.Context, err error) {
-	if ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-		l.tell(err)
+// holds reports whether this candidate holds the Lease, as far as it knows.
+func (t *term) holds() bool { return t.holder() == t.identity && !t.expired() }
+
+func (t *term) holder() string {
+	if t.lease == nil || t.lease.Spec.HolderIdentity == nil {
+		return ""
 	}
+	return *t.lease.Spec.HolderIdentity
+}
+
+func (t *term) expired() bool {
+	var seconds int32
+	if d := t.lease.Spec.LeaseDurationSeconds; d != nil {
+		seconds = *d
+	}
+	return time.Since(t.since) >= time.Duration(seconds)*time.Second
 }

@@ -61,16 +61,13 @@ func (l *Link) Cut(err error) {
 
 // Config leads over this connection.
 func (l *Link) Config() *rest.Config {
-	return &rest.Config{
-		Host: "https://kubernetes.example.com", Transport: l,
-		ContentConfig: rest.ContentConfig{ContentType: "application/json", AcceptContentTypes: "application/json"},
-	}
+	return &rest.Config{Host: "https://kubernetes.example.com", Transport: l}
 }
 
 // RoundTrip implements http.RoundTripper.
 func (l *Link) RoundTrip(r *http.Request) (*http.Response, error) {
 	var sent coordination.Lease
-	if r.Body != nil {
+	if r.Method != http.MethodGet {
 		defer func() { _ = r.Body.Close() }()
 		if err := json.NewDecoder(r.Body).Decode(&sent); err != nil {
 			return nil, err

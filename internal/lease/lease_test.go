@@ -1,0 +1,363 @@
+package lease_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
+
+	"oidc-publisher/internal/lease"
+	"oidc-publisher/internal/lease/leasetest"
+	"oidc-publisher/internal/testserver"
+)
+
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	m.Run()
+}
+
+// office is what two or more candidates compete for.
+type office struct {
+	t    *testing.T
+	mu   sync.Mutex
+	now  []string // who leads
+	ever []string
+	told []error
+	// standing is who was last told to stand by for whom.
+	standing map[string]string
+}
+
+func newOffice(t *testing.T) *office { return &office{t: t, standing: map[string]string{}} }
+
+func (o *office) enter(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.now, o.ever = append(o.now, name), append(o.ever, name); len(o.now) > 1 {
+		o.t.Errorf("%v lead at once", o.now)
+	}
+}
+
+func (o *office) leave(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.now = slices.DeleteFunc(o.now, func(s string) bool { return s == name })
+}
+
+func (o *office) leads() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Join(o.now, ",")
+}
+
+// candidate leads until it is told to stop.
+func (o *office) candidate(name string) lease.Candidate {
+	return lease.Candidate{
+		Lead: func(ctx context.Context) error {
+			o.enter(name)
+			defer o.leave(name)
+			<-ctx.Done()
+			return nil
+		},
+		StandBy: func(leader string) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.standing[name] = leader
+		},
+		Told: func(err error) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.told = append(o.told, err)
+		},
+	}
+}
+
+// kind is one of the two electors, which must get along.
+type kind func(o *office, config *rest.Config, name string) (stop func())
+
+// ours runs this package's elector.
+func ours(o *office, config *rest.Config, name string) (stop func()) {
+	o.t.Helper()
+	elector, err := lease.New(config, "default", "issuer", name)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return o.run(func(ctx context.Context) {
+		if err := elector.Run(ctx, o.candidate(name)); err != nil {
+			o.t.Error(err)
+		}
+	})
+}
+
+// theirs runs client-go's, with the same timing.
+func theirs(o *office, config *rest.Config, name string) (stop func()) {
+	o.t.Helper()
+	config = rest.CopyConfig(config)
+	config.ContentType = "application/json"
+	clients, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	candidate := o.candidate(name)
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta: metav1.ObjectMeta{Namespace: "default", Name: "issuer"}, Client: clients.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: name},
+		},
+		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second, ReleaseOnCancel: true,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) { _ = candidate.Lead(ctx) },
+			OnStoppedLeading: func() {},
+			OnNewLeader:      candidate.StandBy,
+		},
+	})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return o.run(elector.Run)
+}
+
+func (o *office) run(run func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(o.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+var pairs = []struct {
+	name          string
+	first, second kind
+}{{"ours and ours", ours, ours}, {"ours, then client-go's", ours, theirs}, {"client-go's, then ours", theirs, ours}}
+
+// TestRivals: whatever the kinds, one leads at a time, and the other takes over
+// soon where the Lease is given up, and 15 s after its last renewal where not.
+func TestRivals(t *testing.T) {
+	for _, pair := range pairs {
+		t.Run(pair.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o, server := newOffice(t), new(leasetest.Server)
+				first, second := server.Connect(), server.Connect()
+				stopFirst := pair.first(o, first.Config(), "first")
+				after(time.Second)
+				stopSecond := pair.second(o, second.Config(), "second")
+				after(time.Hour)
+				if o.leads() != "first" || server.Holder() != "first" || o.standing["second"] != "first" {
+					t.Errorf("%q leads, %q holds, %v stand by", o.leads(), server.Holder(), o.standing)
+				}
+				stopFirst()
+				after(5 * time.Second)
+				if o.leads() != "second" || server.Holder() != "second" {
+					t.Errorf("after the Lease was given up %q leads, %q holds", o.leads(), server.Holder())
+				}
+				stopFirst = pair.first(o, first.Config(), "first")
+				after(time.Minute)
+				second.Cut(errors.New("no route to host"))
+				after(12 * time.Second) // its deadline, and a period
+				if got := o.leads(); got != "" {
+					t.Errorf("%q leads though the leader was cut off for less than the Lease lasts", got)
+				}
+				after(12 * time.Second) // 15 s since it was seen renewed, and two looks at it
+				if o.leads() != "first" || server.Holder() != "first" {
+					t.Errorf("after the leader was cut off %q leads, %q holds", o.leads(), server.Holder())
+				}
+				stopFirst()
+				second.Cut(nil)
+				stopSecond()
+				if got := server.Holder(); got != "" {
+					t.Errorf("%q holds the Lease that all gave up", got)
+				}
+			})
+		})
+	}
+}
+
+// TestRivalsAtARealServer hand a real Lease over to each other, of which an
+// administrator's labels survive.
+func TestRivalsAtARealServer(t *testing.T) {
+	cluster := testserver.Kube(t, testserver.KubeOptions{})
+	cluster.Apply(t, testserver.Object{
+		"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+		"metadata": map[string]any{"name": "issuer", "namespace": "default", "labels": map[string]any{"team": "a"}},
+	})
+	admin := cluster.Servers[0].Kubeconfig("admin")
+	config := &rest.Config{Host: admin.Server, BearerToken: admin.Token, TLSClientConfig: rest.TLSClientConfig{CAData: admin.CA}}
+	o := newOffice(t)
+	lead := func(name string) {
+		t.Helper()
+		deadline := time.Now().Add(30 * time.Second)
+		for o.leads() != name {
+			if time.Now().After(deadline) {
+				t.Fatalf("%q leads, want %q", o.leads(), name)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		spec, _ := cluster.Get(t, "/apis/coordination.k8s.io/v1/namespaces/default/leases/issuer")["spec"].(map[string]any)
+		if spec["holderIdentity"] != name || spec["leaseDurationSeconds"] != 15.0 {
+			t.Errorf("the Lease says %v", spec)
+		}
+	}
+	stop := ours(o, config, "a")
+	lead("a")
+	for i, next := range []kind{theirs, ours, ours} {
+		name := string(rune('b' + i))
+		before := stop
+		stop = next(o, config, name)
+		before()
+		lead(name)
+	}
+	stop()
+	got := cluster.Get(t, "/apis/coordination.k8s.io/v1/namespaces/default/leases/issuer")
+	spec, _ := got["spec"].(map[string]any)
+	metadata, _ := got["metadata"].(map[string]any)
+	labels, _ := metadata["labels"].(map[string]any)
+	if spec["leaseTransitions"] != 3.0 || spec["holderIdentity"] != "" && spec["holderIdentity"] != nil || labels["team"] != "a" {
+		t.Errorf("the Lease is left as %v, labels %v", spec, labels)
+	}
+}
+
+// TestALeaderWhoseRequestsHang stops in time, without an answer.
+func TestALeaderWhoseRequestsHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, link := newOffice(t), new(leasetest.Server).Connect()
+		config := link.Config()
+		hang := &hanging{next: config.Transport}
+		config.Transport = hang
+		stop := ours(o, config, "a")
+		after(time.Minute)
+		hang.set(true)
+		after(10 * time.Second)
+		if got := o.leads(); got != "" {
+			t.Errorf("%q leads 10 s after the last answer", got)
+		}
+		hang.set(false)
+		after(10 * time.Second)
+		if o.leads() != "a" || len(o.ever) != 2 {
+			t.Errorf("%q leads, after %v", o.leads(), o.ever)
+		}
+		stop()
+	})
+}
+
+// hanging answers nothing for a while, deaf to the end of a request as a
+// credential plugin is.
+type hanging struct {
+	next  http.RoundTripper
+	mu    sync.Mutex
+	until chan struct{}
+}
+
+func (h *hanging) set(hang bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if hang {
+		h.until = make(chan struct{})
+		return
+	}
+	close(h.until)
+	h.until = nil
+}
+
+func (h *hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	h.mu.Lock()
+	until := h.until
+	h.mu.Unlock()
+	if until != nil {
+		<-until
+	}
+	return h.next.RoundTrip(r)
+}
+
+// TestTheErrorOfTheLeader ends the candidacy and gives the Lease up.
+func TestTheErrorOfTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := new(leasetest.Server)
+		elector, err := lease.New(server.Connect().Config(), "default", "issuer", "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		candidate := newOffice(t).candidate("a")
+		over := errors.New("over")
+		candidate.Lead = func(context.Context) error {
+			time.Sleep(time.Minute)
+			return over
+		}
+		if err := elector.Run(t.Context(), candidate); !errors.Is(err, over) {
+			t.Errorf("error %v", err)
+		}
+		if got := server.Holder(); got != "" {
+			t.Errorf("%q still holds the Lease", got)
+		}
+	})
+}
+
+// TestWhatIsToldOfAnswers: what to do, nothing that a stranger sent, no password
+// of the address.
+func TestWhatIsToldOfAnswers(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		status int
+		body   string
+		want   string
+	}{
+		{"unknown", http.StatusUnauthorized, "no", "credentials were not accepted"},
+		{"forbidden", http.StatusForbidden, "no", "may not get leases"},
+		{"busy", http.StatusTooManyRequests, "no", "HTTP status 429"},
+		{"a stranger", http.StatusOK, "<html>stranger", "is no Lease"},
+		{"another object", http.StatusOK, `{"kind":"stranger"}`, "is no Lease"},
+		{"far too much", http.StatusOK, strings.Repeat("stranger", 1<<18), "too large"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			config := &rest.Config{Host: "https://user:hunter2@kubernetes.example.com", Transport: answer{c.status, c.body}}
+			elector, err := lease.New(config, "default", "issuer", "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			candidate := newOffice(t).candidate("a")
+			var told error
+			candidate.Told = func(err error) { told = err; cancel() }
+			if err := elector.Run(ctx, candidate); err != nil {
+				t.Error(err)
+			}
+			if told == nil || !strings.Contains(told.Error(), c.want) || !strings.Contains(told.Error(), "default/issuer") {
+				t.Errorf("told %v, want %q", told, c.want)
+			}
+			for _, secret := range []string{"stranger", "hunter2"} {
+				if told != nil && strings.Contains(told.Error(), secret) {
+					t.Errorf("told %v", told)
+				}
+			}
+		})
+	}
+}
+
+// answer is what a server says to everything.
+type answer struct {
+	status int
+	body   string
+}
+
+func (a answer) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: a.status, Body: io.NopCloser(strings.NewReader(a.body)), Request: r}, nil
+}
