@@ -56,7 +56,7 @@ func (l leases) do(ctx context.Context, method string, sent *coordination.Lease)
 		err = wrapped.Err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Lease %s/%s: %w", l.namespace, l.name, err)
+		return nil, fmt.Errorf("the Lease %s/%s: %w", l.namespace, l.name, err)
 	}
 	return got, nil
 }
