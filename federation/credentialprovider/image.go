@@ -73,12 +73,10 @@ func cutPort(host string) (name, port string) {
 	return host, ""
 }
 
-// CheckRegistries refuses what can be no registry.
-func CheckRegistries(hosts []string) error {
-	for _, host := range hosts {
-		if _, err := path.Match(host, ""); err != nil || host == "" || strings.ContainsAny(host, "/@ ") {
-			return fmt.Errorf("--registry is %q, and must be a host like docker.example.com, with its port if it has one", host)
-		}
+// checkRegistry refuses what can be no registry.
+func checkRegistry(host string) error {
+	if _, err := path.Match(host, ""); err != nil || host == "" || strings.ContainsAny(host, "/@ ") {
+		return fmt.Errorf("--registry is %q, and must be a host like docker.example.com, with its port if it has one", host)
 	}
 	return nil
 }

@@ -1,0 +1,125 @@
+// Oidc-publisher-credential-provider is a kubelet image credential provider: it
+// exchanges the token of a pod's service account for a credential of the
+// image's registry. It is oidc-publisher credential-provider as a program of
+// its own, which starts in a fraction of the time: kubelet runs it for pulls.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"unicode"
+
+	"oidc-publisher/federation/credentialprovider"
+)
+
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() { os.Exit(realMain()) }
+
+func realMain() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+}
+
+// run is the whole program.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	provider, rest := credentialprovider.ProviderOf(args[0]), args[1:]
+	if provider == "" && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+		provider, rest = rest[0], rest[1:]
+	}
+	settings := credentialprovider.NewSettings()
+	flags := flag.NewFlagSet(credentialprovider.ProgramName, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	version := flags.Bool("version", false, "print the version of this program")
+	for _, f := range settings.Flags(provider) {
+		flags.Func(f.Name, f.Usage+" [$"+strings.Join(f.Env, ", $")+"]", f.Set)
+	}
+	plugin, err := configure(settings, provider, flags, rest)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		help(stdout, flags)
+		return exitDone
+	case *version:
+		_, err = fmt.Fprintln(stdout, credentialprovider.ProgramName, built())
+		return said(stderr, err, exitFailed)
+	case err != nil:
+		return said(stderr, err, exitUsage)
+	default:
+		return said(stderr, plugin.Answer(ctx, stdin, stdout), exitFailed)
+	}
+}
+
+// configure takes what the command line does not say from the environment.
+func configure(settings *credentialprovider.Settings, provider string, flags *flag.FlagSet, args []string) (*credentialprovider.Plugin, error) {
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if err := settings.ReadEnv(provider, func(name string) bool { return given[name] }, os.Getenv); err != nil {
+		return nil, err
+	}
+	if provider == "" {
+		return nil, errNoProvider
+	}
+	return settings.Plugin(provider)
+}
+
+var errNoProvider = fmt.Errorf("which provider? Give %s as the first argument, or call the program %s-%s",
+	strings.Join(credentialprovider.Providers(), " or "), credentialprovider.ProgramName, credentialprovider.ProviderCloudsmith)
+
+// said tells an error in one line, as kubelet logs it, and returns the exit code.
+func said(stderr io.Writer, err error, code int) int {
+	if err == nil {
+		return exitDone
+	}
+	_, _ = fmt.Fprintf(stderr, "%s: error: %s\n", credentialprovider.ProgramName, oneLine(err.Error()))
+	return code
+}
+
+// oneLine leaves nothing in a message that a log could take for more than one,
+// or a terminal for a command.
+func oneLine(message string) string {
+	return strings.Join(strings.FieldsFunc(message, func(r rune) bool { return r == '\n' || !unicode.IsPrint(r) }), " ")
+}
+
+func help(stdout io.Writer, flags *flag.FlagSet) {
+	_, _ = fmt.Fprintf(stdout, `A kubelet image credential provider. kubelet runs it with a request on standard
+input (credentialprovider.kubelet.k8s.io/v1) and reads the response from
+standard output; nobody else needs to.
+
+  %[1]s %[2]s [FLAG...]
+
+Linked to a name like %[1]s-%[3]s it needs no argument.
+oidc-publisher credential-provider --help has more: it prints kubelet's
+configuration, too.
+
+`, credentialprovider.ProgramName, strings.Join(credentialprovider.Providers(), "|"), credentialprovider.ProviderCloudsmith)
+	flags.SetOutput(stdout)
+	flags.PrintDefaults()
+}
+
+// built is the version that the build recorded.
+func built() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,117 @@
+package credentialprovider
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/tools/txtar"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/federation/exchange"
+)
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+// told is an exchange that tells in the credential what it was asked for.
+type told struct {
+	username, password string
+	expiry             time.Time
+}
+
+func (e told) Exchange(context.Context, discovery.Token) (exchange.Credential, error) {
+	return exchange.Credential{Username: e.username, Password: discovery.NewToken(e.password), Expiry: e.expiry}, nil
+}
+
+// telling is the plugin of a command line, and settings that are judged by the
+// real exchanges, of which none is called.
+func telling(t testing.TB, args []string, lifetime time.Duration) *Plugin {
+	t.Helper()
+	settings, provider := NewSettings(), args[0]
+	flags := settings.Flags(provider)
+	for rest := args[1:]; len(rest) > 1; rest = rest[2:] {
+		for _, flag := range flags {
+			if "--"+flag.Name == rest[0] {
+				if err := flag.Set(rest[1]); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	expiry := noon.Add(lifetime)
+	if lifetime == 0 {
+		expiry = time.Time{}
+	}
+	as := func(username string, check func(a, b string) (exchange.Exchanger, error)) func(a, b string) (exchange.Exchanger, error) {
+		return func(a, b string) (exchange.Exchanger, error) {
+			_, err := check(a, b)
+			return told{username, "CREDENTIAL of " + a + " " + b, expiry}, err
+		}
+	}
+	p := &Plugin{Now: func() time.Time { return noon }}
+	switch provider {
+	case ProviderCloudsmith:
+		p.Service = Cloudsmith(CloudsmithSettings{Registries: settings.Registries, Org: settings.Org, Service: settings.Service, New: as("token", settings.cloudsmith)})
+	case ProviderGCP:
+		p.Service = GCP(GCPSettings{Registries: settings.Registries, Provider: settings.Provider, ServiceAccount: settings.ServiceAccount, New: as("oauth2accesstoken", settings.gcp)})
+	default:
+		t.Fatalf("no provider %q", provider)
+	}
+	return p
+}
+
+// TestGolden answers every request in testdata/credentialprovider.
+func TestGolden(t *testing.T) {
+	for _, path := range goldens(t) {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
+			parts := readGolden(t, path)
+			var lifetime time.Duration
+			if given := parts["lifetime"]; given != "" && given != "0" {
+				var err error
+				if lifetime, err = time.ParseDuration(given); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var out bytes.Buffer
+			err := telling(t, strings.Fields(parts["args"]), lifetime).Answer(t.Context(), strings.NewReader(parts["request.json"]), &out)
+			if want := parts["error.txt"]; want != "" {
+				if err == nil || err.Error() != want || out.Len() > 0 {
+					t.Errorf("error %v\nwant  %s\nand wrote %q", err, want, &out)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := strings.TrimSpace(out.String()), parts["response.json"]; got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+func goldens(t testing.TB) []string {
+	t.Helper()
+	paths, err := filepath.Glob("../../testdata/credentialprovider/*.txt")
+	if err != nil || len(paths) < 20 {
+		t.Fatalf("%d golden files: %v", len(paths), err)
+	}
+	return paths
+}
+
+func readGolden(t testing.TB, path string) map[string]string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := map[string]string{}
+	for _, file := range txtar.Parse(data).Files {
+		parts[file.Name] = strings.TrimSpace(string(file.Data))
+	}
+	return parts
+}

@@ -1,0 +1,191 @@
+package credentialprovider
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"oidc-publisher/federation/exchange"
+)
+
+// The providers.
+const (
+	ProviderCloudsmith = "cloudsmith"
+	ProviderGCP        = "gcp"
+)
+
+// Providers are the names that a command line takes.
+func Providers() []string { return []string{ProviderCloudsmith, ProviderGCP} }
+
+// ProgramName is what the small program is called; with a provider's name
+// after it, it needs no argument.
+const ProgramName = "oidc-publisher-credential-provider"
+
+// cloudsmithsOwnName is the program of Cloudsmith's own plugin. Under its name
+// this one takes its place without a change of the node's configuration.
+const cloudsmithsOwnName = "cloudsmith-kubernetes-credential-provider"
+
+// ProviderOf returns the provider that a program is called for by its name, ""
+// for none.
+func ProviderOf(program string) string {
+	program = strings.TrimSuffix(path.Base(program), ".exe")
+	if program == cloudsmithsOwnName {
+		return ProviderCloudsmith
+	}
+	provider, found := strings.CutPrefix(program, ProgramName+"-")
+	if !found || !slices.Contains(Providers(), provider) {
+		return ""
+	}
+	return provider
+}
+
+// Settings are what the administrator of a node sets.
+type Settings struct {
+	// Registries are the hosts of the images, the service's own if none.
+	Registries []string
+	// Timeout bounds an answer.
+	Timeout time.Duration
+
+	// What is exchanged for: see CloudsmithSettings and GCPSettings.
+	Org, Service, Provider, ServiceAccount Choice
+
+	// Where the services are, by default at their own addresses.
+	CloudsmithURL, STSURL, IAMURL string
+	// Calling says how they are called.
+	Calling exchange.Calling
+}
+
+// NewSettings are those without a flag.
+func NewSettings() *Settings {
+	return &Settings{
+		Timeout:        Budget,
+		Org:            Choice{Flag: "org", Annotation: CloudsmithOrgAnnotation},
+		Service:        Choice{Flag: "service-slug", Annotation: CloudsmithServiceAnnotation},
+		Provider:       Choice{Flag: "provider", Annotation: GCPProviderAnnotation},
+		ServiceAccount: Choice{Flag: "service-account", Annotation: GCPServiceAccountAnnotation},
+	}
+}
+
+// Flag is one setting as a command line has it.
+type Flag struct {
+	Name, Usage string
+	// Env are the environment variables that stand for it; the first that is
+	// set counts.
+	Env []string
+	// Many: it may be given several times, and commas separate values in the
+	// environment.
+	Many bool
+	// Set takes a value.
+	Set func(value string) error
+}
+
+// Flags are the settings of a provider.
+func (s *Settings) Flags(provider string) []Flag {
+	flags := []Flag{
+		{Name: "registry", Many: true, Usage: "answer for images of this `HOST`, as in docker.example.com:5000 or *.example.com; repeatable (default: the service's own hosts)", Set: s.addRegistry},
+		{Name: "timeout", Usage: fmt.Sprintf("answer within `DURATION`, all attempts together; kubelet waits for a minute (default: %v)", Budget), Set: s.setTimeout},
+	}
+	switch provider {
+	case ProviderCloudsmith:
+		flags = append(flags, choiceFlags(&s.Org, "`SLUG` of the organisation", "CLOUDSMITH_ORG_SLUG", "CLOUDSMITH_ORG")...)
+		flags = append(flags, choiceFlags(&s.Service, "`SLUG` of the service account at Cloudsmith", "CLOUDSMITH_SERVICE_SLUG")...)
+		flags = append(flags, textFlag("cloudsmith-url", "Cloudsmith's API is at this `URL` (default: "+exchange.CloudsmithURL+")", &s.CloudsmithURL))
+	case ProviderGCP:
+		flags = append(flags, choiceFlags(&s.Provider, "`NAME` of the workload identity provider, projects/N/locations/global/workloadIdentityPools/P/providers/X")...)
+		flags = append(flags, choiceFlags(&s.ServiceAccount, "`EMAIL` of the service account to act as")...)
+		flags = append(flags,
+			textFlag("sts-url", "Google's Security Token Service is at this `URL`", &s.STSURL),
+			textFlag("iam-url", "Google's IAM Credentials API is at this `URL`", &s.IAMURL))
+	}
+	for i := range flags {
+		own := "OIDC_PUBLISHER_" + strings.ToUpper(strings.ReplaceAll(flags[i].Name, "-", "_"))
+		flags[i].Env = append([]string{own}, flags[i].Env...)
+	}
+	return flags
+}
+
+// choiceFlags are --NAME, which allows no other value, and --default-NAME.
+func choiceFlags(c *Choice, usage string, env ...string) []Flag {
+	pinned := textFlag(c.Flag, usage+"; a service account that asks for another is refused", &c.Pinned)
+	otherwise := textFlag("default-"+c.Flag, usage+" for service accounts without the annotation "+c.Annotation, &c.Default)
+	otherwise.Env = env
+	return []Flag{pinned, otherwise}
+}
+
+func textFlag(name, usage string, value *string) Flag {
+	return Flag{Name: name, Usage: usage, Set: func(given string) error { *value = given; return nil }}
+}
+
+func (s *Settings) addRegistry(host string) error {
+	s.Registries = append(s.Registries, host)
+	return checkRegistry(host)
+}
+
+func (s *Settings) setTimeout(given string) error {
+	// Beyond this kubelet would not wait for the answer.
+	const most = 55 * time.Second
+	d, err := time.ParseDuration(given)
+	if err != nil || d <= 0 || d > most {
+		return fmt.Errorf("--timeout is %q, and must be a duration up to %v, like 25s", given, most)
+	}
+	s.Timeout = d
+	return nil
+}
+
+// ReadEnv gives the flags that the command line had not the values that the
+// environment has.
+func (s *Settings) ReadEnv(provider string, given func(flag string) bool, getenv func(string) string) error {
+	for _, flag := range s.Flags(provider) {
+		if given(flag.Name) {
+			continue
+		}
+		if err := flag.readEnv(getenv); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f Flag) readEnv(getenv func(string) string) error {
+	for _, name := range f.Env {
+		value := getenv(name)
+		if value == "" {
+			continue
+		}
+		values := []string{value}
+		if f.Many {
+			values = strings.Split(value, ",")
+		}
+		for _, one := range values {
+			if err := f.Set(one); err != nil {
+				return fmt.Errorf("environment variable %s: %w", name, err)
+			}
+		}
+		return nil
+	}
+	return nil
+}
+
+// Plugin is the plugin of a provider.
+func (s *Settings) Plugin(provider string) (*Plugin, error) {
+	p := &Plugin{Budget: s.Timeout, Now: time.Now}
+	switch provider {
+	case ProviderCloudsmith:
+		p.Service = Cloudsmith(CloudsmithSettings{Registries: s.Registries, Org: s.Org, Service: s.Service, New: s.cloudsmith})
+	case ProviderGCP:
+		p.Service = GCP(GCPSettings{Registries: s.Registries, Provider: s.Provider, ServiceAccount: s.ServiceAccount, New: s.gcp})
+	default:
+		return nil, fmt.Errorf("there is no provider %q: choose %s", provider, strings.Join(Providers(), " or "))
+	}
+	return p, nil
+}
+
+func (s *Settings) cloudsmith(org, service string) (exchange.Exchanger, error) {
+	return exchange.Cloudsmith(exchange.CloudsmithConfig{Org: org, Service: service, URL: s.CloudsmithURL, Calling: s.Calling})
+}
+
+func (s *Settings) gcp(provider, account string) (exchange.Exchanger, error) {
+	return exchange.GCP(exchange.GCPConfig{Provider: provider, ServiceAccount: account, STSURL: s.STSURL, IAMURL: s.IAMURL, Calling: s.Calling})
+}
