@@ -56,8 +56,8 @@ help: ## say what the targets do (this text)
 # -- the product -------------------------------------------------------------
 
 # The version comes from the commit, so -buildvcs overrides what GOFLAGS may say.
-build: ## build the static, stripped bin/oidc-publisher
-	CGO_ENABLED=0 $(GO) build -buildvcs=auto -trimpath -tags $(TAGS) -ldflags '-s -w' -o bin/oidc-publisher ./cmd/oidc-publisher
+build: ## build the static, stripped programs bin/oidc-publisher and bin/oidc-publisher-credential-provider
+	CGO_ENABLED=0 $(GO) build -buildvcs=auto -trimpath -tags $(TAGS) -ldflags '-s -w' -o bin/ ./cmd/...
 
 # Only `make demo KUBECONFIG=...` leaves the embedded cluster: the variable of
 # that name that most people export must not.
