@@ -27,6 +27,22 @@ const (
 	documentContentType = "application/json"
 )
 
+// Described gives a document that comes from a store without metadata the
+// content type and the cache lifetime that this tool publishes it with.
+func Described(o Object) Object {
+	if !o.BytesOnly {
+		return o
+	}
+	o.BytesOnly = false
+	switch o.Name {
+	case discovery.JWKSPath:
+		o.ContentType, o.CacheControl = keysContentType, keysCacheControl
+	case discovery.ConfigurationPath:
+		o.ContentType, o.CacheControl = documentContentType, documentCacheControl
+	}
+	return o
+}
+
 // DefaultGrace is how long a retired key stays public: the longest lifetime
 // that clouds accept for a service account token is 24 hours.
 const DefaultGrace = 24 * time.Hour

@@ -92,7 +92,7 @@ func watchAction(c *cli.Context) error {
 	if c.Bool("no-verify") {
 		config.VerifyInterval = 0
 	}
-	stop, err := serveStatus(ctx, c.String("listen"), status)
+	stop, err := serveStatus(ctx, c, "listen", status)
 	if err != nil {
 		return err
 	}
@@ -104,16 +104,26 @@ func watchAction(c *cli.Context) error {
 	if config.Elector, err = elector(c, cluster, publisher); err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := newRegistry()
 	watcher := watch.New(config, registry)
-	status.use(watcher.Handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	status.use(watcher.Handler(metricsOf(registry)))
 	var targets []string
 	for _, target := range publisher.Targets {
 		targets = append(targets, target.Name)
 	}
 	log.Info("watching", "targets", strings.Join(targets, ","), "interval", config.Interval)
 	return watcher.Run(ctx)
+}
+
+// newRegistry has the numbers of the process itself.
+func newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}
+
+func metricsOf(registry *prometheus.Registry) http.Handler {
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
 // watchLogger is logger for a program that nobody looks at: JSON, unless
@@ -225,14 +235,15 @@ func (s *statusHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveStatus serves health and metrics until ctx ends.
-func serveStatus(ctx context.Context, address string, handler http.Handler) (stop func(), err error) {
-	if address == "" {
+// serveStatus serves health and metrics at the address that a flag names, if
+// it names one.
+func serveStatus(ctx context.Context, c *cli.Context, flag string, handler http.Handler) (stop func(), err error) {
+	if c.String(flag) == "" {
 		return func() {}, nil
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	listener, err := listen(ctx, c, flag)
 	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, err
 	}
 	server := &http.Server{
 		Handler:           handler,
@@ -244,6 +255,14 @@ func serveStatus(ctx context.Context, address string, handler http.Handler) (sto
 	}
 	go func() { _ = server.Serve(listener) }() // returns once closed
 	return func() { _ = server.Close() }, nil
+}
+
+func listen(ctx context.Context, c *cli.Context, flag string) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.String(flag))
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w", flag, err)
+	}
+	return listener, nil
 }
 
 // onHangup nudges on SIGHUP.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"time"
 
@@ -101,6 +102,14 @@ func New(c Config) (*Source, error) {
 
 // RESTConfig is how the cluster is reached, for clients of other APIs of it.
 func (s *Source) RESTConfig() *rest.Config { return rest.CopyConfig(s.config) }
+
+// Same reports whether another source asks the same server with the same
+// credentials. One that does not was made of a kubeconfig that changed since.
+func (s *Source) Same(other *Source) bool {
+	return s.config.Host == other.config.Host && s.config.BearerToken == other.config.BearerToken && s.tokenFile == other.tokenFile &&
+		s.config.Username == other.config.Username && s.config.Password == other.config.Password &&
+		reflect.DeepEqual(s.config.TLSClientConfig, other.config.TLSClientConfig) && reflect.DeepEqual(s.config.ExecProvider, other.config.ExecProvider)
+}
 
 // Namespace is that of the kubeconfig's context, or the pod's own.
 func (s *Source) Namespace() string { return s.namespace }

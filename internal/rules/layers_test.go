@@ -42,15 +42,16 @@ var (
 )
 
 var rooms = []room{
-	{name: "cmd/oidc-publisher", may: []string{"backends", "publish/...", "discovery/...", "federation/...", "internal/httpx", "internal/lease"}, light: clientset},
+	{name: "cmd/oidc-publisher", may: []string{"backends", "backends/web", "backends/web/...", "publish/...", "discovery/...", "federation/...", "internal/httpx", "internal/lease"}, light: clientset},
 
 	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
 	{name: "backends/...", may: []string{"backends/internal/...", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "backends/gcs", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"github.com/aws/"})},
 	{name: "backends/s3", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
 
-	{name: "backends/web", may: []string{"publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "backends/web/...", may: []string{"backends/web", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	// Prometheus brings google.golang.org/protobuf along.
+	{name: "backends/web", may: []string{"backends/internal/...", "publish", "discovery", "internal/httpx"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "backends/web/...", may: []string{"backends/web", "internal/httpx"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 

@@ -24,26 +24,41 @@ func newTeller(log *slog.Logger) *teller {
 // outcome tells a fault of something when it appears, shows another face, or
 // ends.
 func (t *teller) outcome(of string, err error) {
+	switch {
+	case err == nil:
+		if t.mended(of) {
+			t.log.Info("works again", "of", of)
+		}
+	case t.news(of, err):
+		t.log.Error("fault", "of", of, "error", err)
+	default:
+		t.log.Debug("still", "of", of, "error", err)
+	}
+}
+
+// news reports whether a fault has a face that was not told yet, and takes it
+// for told.
+func (t *teller) news(of string, err error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	said := t.faults[of]
-	if err == nil {
-		delete(t.faults, of)
-		if len(said) > 0 {
-			t.log.Info("works again", "of", of)
-		}
-		return
-	}
 	if said == nil {
 		said = map[string]bool{}
 		t.faults[of] = said
 	}
-	if face := face(err.Error()); said[face] {
-		t.log.Debug("still", "of", of, "error", err)
-	} else {
-		said[face] = true
-		t.log.Error("fault", "of", of, "error", err)
-	}
+	face := face(err.Error())
+	told := said[face]
+	said[face] = true
+	return !told
+}
+
+// mended forgets the faults of something and reports whether there were any.
+func (t *teller) mended(of string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	said := t.faults[of]
+	delete(t.faults, of)
+	return len(said) > 0
 }
 
 // warning tells a warning of a pass unless the pass before had it too.

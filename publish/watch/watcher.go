@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/internal/lease"
 	"oidc-publisher/publish"
 )
@@ -29,7 +30,20 @@ type Config struct {
 	Elector *lease.Elector
 	// Transport reads the public issuer; nil is an anonymous one.
 	Transport http.RoundTripper
-	Log       *slog.Logger
+	// Follower hears what a person at a terminal waits for; nil for none.
+	Follower Follower
+	Log      *slog.Logger
+}
+
+// Follower is told of progress, each in place of a line in the log.
+type Follower interface {
+	// Waiting says why the cluster can't be read while it never could be,
+	// again only when the reason changes.
+	Waiting(reason error)
+	// Found is what the cluster said when it could be read for the first time.
+	Found(cluster discovery.Snapshot)
+	// Published says that a target was written to.
+	Published(target publish.TargetReport)
 }
 
 // Watcher keeps an issuer published.
@@ -42,6 +56,8 @@ type Watcher struct {
 	public  public
 	// wanted is what each target was last found or made to hold.
 	wanted map[string]publish.Plan
+	// found is set once the cluster could be read.
+	found bool
 }
 
 // New makes a watcher whose metrics are in the registry.
@@ -99,7 +115,7 @@ func (w *Watcher) observe(pass publish.Pass) {
 	w.metrics.observe(pass)
 	w.health.observe(pass)
 	w.observeKeys(pass)
-	w.said.outcome("cluster", pass.Err)
+	w.observeCluster(pass)
 	if pass.Err != nil {
 		return
 	}
@@ -111,6 +127,21 @@ func (w *Watcher) observe(pass publish.Pass) {
 	}
 	w.said.endOfPass()
 	w.public.expect(pass)
+}
+
+func (w *Watcher) observeCluster(pass publish.Pass) {
+	switch {
+	case w.Follower == nil || w.found:
+		w.said.outcome("cluster", pass.Err)
+	case pass.Err != nil:
+		if w.said.news("cluster", pass.Err) {
+			w.Follower.Waiting(pass.Err)
+		}
+	default:
+		w.said.mended("cluster")
+		w.found = true
+		w.Follower.Found(pass.Report.Snapshot)
+	}
 }
 
 func (w *Watcher) observeTarget(t publish.TargetReport) {
@@ -130,6 +161,10 @@ func (w *Watcher) observeTarget(t publish.TargetReport) {
 	if known && samePublic(before, t.Plan) && !slices.Equal(t.Written, []string{publish.StateName}) {
 		w.metrics.repairs.WithLabelValues(name).Inc()
 		w.Log.Warn("repaired what somebody else changed or deleted", "target", name, "written", strings.Join(t.Written, ","))
+		return
+	}
+	if w.Follower != nil {
+		w.Follower.Published(t)
 		return
 	}
 	c := t.Plan.Changes

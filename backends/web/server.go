@@ -1,0 +1,83 @@
+package web
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Limits of the public side. A request is a few hundred bytes and an answer a
+// few kilobytes, so all are generous.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	writeTimeout      = 10 * time.Second
+	idleTimeout       = time.Minute
+	maxHeader         = 8 << 10 // bytes; net/http adds 4 KiB to it
+	maxStreams        = 100     // of one HTTP/2 connection
+	drainTime         = 10 * time.Second
+
+	// DefaultRoom is how many connections may be open at a time.
+	DefaultRoom = 1024
+)
+
+// Server serves a handler to the world.
+type Server struct {
+	Handler http.Handler
+	Log     *slog.Logger
+	Metrics *Metrics
+	// Room is how many connections may be open at a time; 0 is DefaultRoom.
+	Room int
+}
+
+// Serve answers on the listener until ctx ends and then lets the requests in
+// hand finish, for ten seconds at most. It closes the listener. config is nil for
+// plain HTTP.
+func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.Config) error {
+	room := s.Room
+	if room == 0 {
+		room = DefaultRoom
+	}
+	limited := newLimiter(listener, room, s.Metrics)
+	server := &http.Server{
+		Handler:           s.Handler,
+		TLSConfig:         config,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ConnState:         limited.observe,
+		// What strangers do wrong is no news: broken handshakes, mostly.
+		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() {
+		if config != nil {
+			ended <- server.ServeTLS(limited, "", "")
+		} else {
+			ended <- server.Serve(limited)
+		}
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return drain(ctx, server)
+	}
+}
+
+func drain(ctx context.Context, server *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return server.Close() // they had their time
+	}
+	return err
+}

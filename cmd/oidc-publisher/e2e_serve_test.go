@@ -1,0 +1,199 @@
+package main
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/testserver"
+)
+
+const (
+	labConfiguration = "/cluster-a/" + discovery.ConfigurationPath
+	labKeys          = "/cluster-a/" + discovery.JWKSPath
+)
+
+// TestServeBeforeTheCluster: it starts when there is not even a kubeconfig, says
+// what it waits for, and serves what the API server has as soon as there is one.
+// Its tokens verify, also after the key was replaced.
+func TestServeBeforeTheCluster(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	kubeconfig := filepath.Join(l.dir, "later")
+	s := l.serve("--kubeconfig", kubeconfig, "--issuer", labIssuer, "--interval", "1s", "--verify-interval", "0")
+	l.route("issuer.example.com", s)
+	if got := s.tells("public_url", 1).URL; got != labIssuer {
+		t.Errorf("the public URL is %q", got)
+	}
+	if reason := s.tells("waiting", 1).Reason; !strings.Contains(reason, kubeconfig) {
+		t.Errorf("it waits for %q", reason)
+	}
+	resp, body := s.get(labKeys)
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("before the cluster: HTTP status %d, %v, %s", resp.StatusCode, resp.Header, body)
+	}
+	s.adminAnswers("/livez", http.StatusOK)
+	s.adminAnswers("/readyz", http.StatusServiceUnavailable)
+	if _, err := os.Stat(s.ready); err == nil {
+		t.Error("the ready file is there before the documents")
+	}
+
+	first, second := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256")
+	cluster, _ := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
+	if err := cluster.Servers[0].Kubeconfig("publisher").Write(kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	wantList(t, "served", s.tells("serving", 1).Keys, first.ID)
+	s.tells("cluster_found", 1)
+	before := l.mint(cluster)
+	l.accepts(labIssuer, before)
+	s.adminAnswers("/readyz", http.StatusOK)
+	if got := readyFile(t, s.ready); got != labIssuer+"\n" {
+		t.Errorf("the ready file says %q", got)
+	}
+
+	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: second})
+	changed := s.tells("keys_changed", 1)
+	wantList(t, "added", changed.Added, second.ID)
+	if _, retired := changed.GraceEnds[first.ID]; !retired {
+		t.Errorf("%s is not said to be retired: %v", first.ID, changed.GraceEnds)
+	}
+	l.accepts(labIssuer, before, l.mint(cluster))
+	if got := len(s.told("waiting")); got > 2 {
+		t.Errorf("it said %d times what it waits for", got)
+	}
+	for _, path := range []string{"/livez", "/readyz", "/metrics", "/" + discovery.JWKSPath, "/.oidc-publisher.json", "/cluster-a/.oidc-publisher.json"} {
+		s.answers(path, http.StatusNotFound)
+	}
+	if metrics := s.adminAnswers("/metrics", http.StatusOK); !strings.Contains(metrics, `oidc_publisher_http_requests_total{code="503",resource="keys"} 1`) {
+		t.Error("the request that came too early was not counted")
+	}
+}
+
+// TestServeAnotherIssuer: a cluster whose tokens name another issuer is not served.
+func TestServeAnotherIssuer(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer + "/"})
+	s := l.serve("--kubeconfig", kubeconfig, "--issuer", labIssuer, "--interval", "1s", "--verify-interval", "0")
+	eventually(t, 20*time.Second, "refusal", func() error {
+		if !strings.Contains(s.Output(), "--service-account-issuer="+labIssuer) {
+			return os.ErrNotExist
+		}
+		return nil
+	})
+	s.answers(labKeys, http.StatusServiceUnavailable)
+	api.SetIssuer(labIssuer)
+	s.tells("serving", 1)
+	s.answers(labKeys, http.StatusOK)
+}
+
+// TestServeDir serves what publish left, and follows it.
+func TestServeDir(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	dir, _ := l.local("public")
+	s := l.serve("--dir", dir)
+	s.tells("waiting", 1)
+	s.answers(labKeys, http.StatusServiceUnavailable)
+	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
+	wantList(t, "served", s.tells("serving", 1).Keys, api.KeyIDs()...)
+	resp, _ := s.get(labConfiguration)
+	if got := resp.Header.Get("Cache-Control"); got != "public, max-age=300" {
+		t.Errorf("Cache-Control: %q", got)
+	}
+
+	id, err := api.Rotate("ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
+	wantList(t, "added", s.tells("keys_changed", 1).Added, id)
+
+	// What can't be served is said once, and changes nothing.
+	_, before := s.get(labKeys)
+	if err := os.WriteFile(filepath.Join(dir, discovery.JWKSPath), []byte(before[:len(before)/2]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "complaint", func() error {
+		if !strings.Contains(s.Output(), "can't be served") {
+			return os.ErrNotExist
+		}
+		return nil
+	})
+	if _, after := s.get(labKeys); after != before {
+		t.Errorf("half a file is served: %s", after)
+	}
+}
+
+// TestServeStateDir: a restart forgets no retired key, and needs no cluster.
+func TestServeStateDir(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	args := []string{"--kubeconfig", kubeconfig, "--state-dir", filepath.Join(l.dir, "state"), "--interval", "1s", "--verify-interval", "0"}
+	s := l.serve(args...)
+	s.tells("serving", 1)
+	first := api.KeyIDs()
+	second, err := api.Replace("ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantList(t, "added", s.tells("keys_changed", 1).Added, second)
+	_, before := s.get(labKeys)
+	s.Stop()
+	api.Stop()
+	again := l.serve(args...)
+	wantList(t, "served after a restart", sorted(again.tells("serving", 1).Keys...), sorted(append(first, second)...)...)
+	if _, after := again.get(labKeys); after != before {
+		t.Errorf("after a restart:\n%s\nbefore:\n%s", after, before)
+	}
+	if err := api.Start(); err != nil {
+		t.Fatal(err)
+	}
+	again.tells("cluster_found", 1)
+	if _, after := again.get(labKeys); after != before {
+		t.Errorf("after the cluster came back:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// TestServeEnds: what can't pass ends it, with the usual codes.
+func TestServeEnds(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	for _, tc := range []struct {
+		name string
+		code int
+		args []string
+		says string
+	}{
+		{"busy port", exitFailed, []string{"--listen", busy.Addr().String()}, "--listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
+		{"busy admin port", exitFailed, []string{"--admin-listen", busy.Addr().String()}, "--admin-listen: listen tcp " + busy.Addr().String()},
+		{"half a certificate", exitUsage, []string{"--tls-cert", "tls.crt"}, "--tls-cert and --tls-key go together"},
+		{"no certificate", exitFailed, []string{"--tls-cert", "tls.crt", "--tls-key", "tls.key"}, "tls.crt"},
+		{"short interval", exitUsage, []string{"--interval", "1ms"}, "--interval must be at least 1s"},
+		{"dir and source", exitUsage, []string{"--dir", "public", "--from", "x"}, "--from has no meaning"},
+		{"keys without issuer", exitUsage, []string{"--public-key", "sa.pub"}, "--public-key needs --issuer"},
+		{"no issuer", exitUsage, []string{"--issuer", "http://issuer.example.com"}, "--issuer"},
+		{"a target", exitUsage, []string{"--to", "public"}, "no flag --to"},
+		{"an argument", exitUsage, []string{"public"}, "unexpected argument"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := l.run(append([]string{"serve", "--listen", "127.0.0.1:0"}, tc.args...)...)
+			if got.code != tc.code || !strings.Contains(got.stderr, tc.says) || got.stdout != "" {
+				t.Errorf("exit code %d, want %d, and %q:\n%s%s", got.code, tc.code, tc.says, got.stdout, got.stderr)
+			}
+		})
+	}
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"oidc-publisher/backends/web"
+)
+
+const categoryServer = "Server"
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "serve",
+		Usage:       "serve a cluster's discovery documents to relying parties, here",
+		Description: serveDescription,
+		Flags:       serveFlags(),
+		Action:      serveAction,
+	}
+}
+
+const serveDescription = `Takes the documents from a cluster as publish does, goes on following its keys
+as watch does, and answers for the issuer itself: plain HTTP for a tunnel or a
+proxy in front, HTTPS with --tls-cert or --acme. It may be started before the
+cluster: until there are documents it answers 503, and says what it waits for.
+
+The documents are at their paths below the issuer's own: for https://host/a at
+/a/.well-known/openid-configuration. Nothing else is served to the world.
+
+What is served lives in memory. Keys that the cluster no longer lists stay
+public for --grace, but a restart forgets them: with --state-dir it does not.
+
+With --dir, what publish --to left in a directory is served instead, and
+followed: the directory is read each second.
+
+Standard output is the public URL, alone, as soon as it is known, or with
+--output json one JSON object per event.
+
+Examples:
+  oidc-publisher serve
+  oidc-publisher serve --issuer https://issuer.example.com --tls-cert tls.crt --tls-key tls.key --listen :443
+  oidc-publisher serve --dir ./public --listen :8080`
+
+func serveFlags() []cli.Flag {
+	flags := []cli.Flag{
+		stringFlag("dir", "", "serve what publish --to left in `DIR` instead of a cluster's documents"),
+		stringFlag("state-dir", "", "keep the documents and the memory of every key in `DIR`, so that a restart forgets no retired key and serves the last documents at once"),
+		stringFlag("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`"),
+		stringFlag("tls-cert", "", "serve HTTPS with the certificate chain in this PEM `FILE`, read again when it changes"),
+		stringFlag("tls-key", "", "the certificate's private key, a PEM `FILE`"),
+		stringFlag("admin-listen", "", "serve /livez, /readyz and /metrics at `ADDRESS` (default: nowhere)"),
+		stringFlag("ready-file", "", "write the public URL into `FILE` once documents are served"),
+		durationFlag("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
+		durationFlag("verify-interval", time.Minute, "read the public issuer every `DURATION`, as a relying party does; 0 never"),
+	}
+	for _, flag := range flags {
+		categorise(flag, categoryServer)
+	}
+	left := []string{"to", "dry-run", "no-verify"}
+	for _, flag := range publishFlags() {
+		if !slices.Contains(left, flag.Names()[0]) {
+			flags = append(flags, flag)
+		}
+	}
+	return flags
+}
+
+func serveAction(c *cli.Context) error {
+	progress, err := newProgress(c)
+	if err != nil {
+		return err
+	}
+	if err := checkServe(c); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
+	registry := newRegistry()
+	metrics := web.NewMetrics(registry)
+	site := web.NewSite(progress.log, metrics)
+	// The world is let in before the cluster is looked for: until there is
+	// something to serve it gets 503.
+	fronts, url, err := openFronts(ctx, c, progress, metrics)
+	if err != nil {
+		return err
+	}
+	defer closeFronts(fronts)
+	if url != "" {
+		progress.publicURL(url)
+	}
+	feed, err := newFeed(c, url, site, progress, registry)
+	if err != nil {
+		return err
+	}
+	defer feed.close()
+	stop, err := serveStatus(ctx, c, "admin-listen", adminHandler(site, feed.live, metricsOf(registry)))
+	if err != nil {
+		return err
+	}
+	defer stop()
+	parts := []part{feed.run}
+	for _, f := range fronts {
+		parts = append(parts, f.parts(&web.Server{Handler: site, Log: progress.log, Metrics: metrics})...)
+	}
+	return together(ctx, parts...)
+}
+
+func checkServe(c *cli.Context) error {
+	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c)); err != nil {
+		return err
+	}
+	switch {
+	case c.Duration("interval") < time.Second || c.Duration("verify-interval") < 0:
+		return usagef("--interval must be at least 1s, and --verify-interval not negative")
+	case (c.String("tls-cert") == "") != (c.String("tls-key") == ""):
+		return usagef("--tls-cert and --tls-key go together: one is the certificate chain, the other its private key")
+	}
+	return checkDir(c)
+}
+
+// checkDir refuses with --dir what belongs to a source.
+func checkDir(c *cli.Context) error {
+	if c.String("dir") == "" {
+		return nil
+	}
+	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change"} {
+		if c.IsSet(flag) {
+			return usagef("--dir serves what was published there, so --%s has no meaning with it: give it to the publish that writes there", flag)
+		}
+	}
+	return nil
+}
+
+// part is something that runs until its context ends and then returns nil.
+type part func(context.Context) error
+
+// together runs all parts until one fails or ctx ends.
+func together(ctx context.Context, parts ...part) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var all sync.WaitGroup
+	errs := make([]error, len(parts))
+	for i, run := range parts {
+		all.Go(func() {
+			defer cancel()
+			errs[i] = run(ctx)
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// adminHandler is the private side. It lives while the loop turns, and is ready
+// while there is something to serve.
+func adminHandler(site *web.Site, live, metrics http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /livez", live)
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if site.Issuer() == "" {
+			http.Error(w, "there is nothing to serve yet", http.StatusServiceUnavailable)
+		}
+	})
+	return mux
+}
+
+// removeStale removes what an earlier run left, which scripts would take for ours.
+func removeStale(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
