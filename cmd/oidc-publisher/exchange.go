@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -116,7 +115,7 @@ Examples:
 			if c.Bool("print-credential-config") {
 				return printCredentialConfig(c)
 			}
-			exchanger, file, err := gcpExchanger(c)
+			exchanger, config, file, err := gcpExchanger(c)
 			if err != nil {
 				return err
 			}
@@ -124,7 +123,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return exchangeAction(c, gcpService(c), exchanger, subject)
+			return exchangeAction(c, gcpService(config), exchanger, subject)
 		},
 	}
 }
@@ -159,21 +158,13 @@ func exchangeAction(c *cli.Context, s service, exchanger exchange.Exchanger, sub
 	}
 	ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 	defer cancel()
-	credential, err := exchangeOnce(ctx, s, exchanger, subject)
+	token, err := subject(ctx)
 	if err != nil {
 		return overtime(err, c.Duration("timeout"))
 	}
-	return render(c.App.Writer, credential)
-}
-
-func exchangeOnce(ctx context.Context, s service, exchanger exchange.Exchanger, subject subjectFunc) (exchange.Credential, error) {
-	token, err := subject(ctx)
-	if err != nil {
-		return exchange.Credential{}, err
-	}
 	credential, err := exchanger.Exchange(ctx, token)
-	if refused := new(exchange.RefusedError); errors.As(err, &refused) {
-		return credential, s.explained(ctx, refused, token)
+	if err != nil {
+		return s.explained(c.Context, overtime(err, c.Duration("timeout")), token)
 	}
-	return credential, err
+	return render(c.App.Writer, credential)
 }

@@ -169,18 +169,18 @@ func gcpFlags() []cli.Flag {
 	)
 }
 
-// gcpExchanger also returns where the credential configuration, if any, has
-// the token, for subjectTokenOf.
-func gcpExchanger(c *cli.Context) (exchange.Exchanger, exchange.TokenFile, error) {
+// gcpExchanger also returns what it was made of, and where the credential
+// configuration, if any, has the token, for subjectTokenOf.
+func gcpExchanger(c *cli.Context) (exchange.Exchanger, exchange.GCPConfig, exchange.TokenFile, error) {
 	config, file, err := gcpConfig(c)
 	if err != nil {
-		return nil, file, err
+		return nil, config, file, err
 	}
 	e, err := exchange.GCP(config)
 	if err != nil {
-		return nil, file, usagef("%v", err)
+		return nil, config, file, usagef("%v", err)
 	}
-	return e, file, nil
+	return e, config, file, nil
 }
 
 func gcpConfig(c *cli.Context) (exchange.GCPConfig, exchange.TokenFile, error) {

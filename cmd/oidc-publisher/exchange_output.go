@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,7 +12,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/explain"
 )
 
 func exchangeOutputFlags() []cli.Flag {
@@ -23,25 +26,44 @@ func exchangeOutputFlags() []cli.Flag {
 // service is what the output and the explanation know of where a token is
 // exchanged.
 type service struct {
-	name string
 	// registries are those of a docker-config where none is given.
 	registries []string
 	// variables are the names by which the service's own tools know a token.
 	variables []string
+	// explain is all but the token.
+	explain explain.Options
 }
 
-func cloudsmithService(*cli.Context) service {
-	return service{name: "cloudsmith", registries: []string{"docker.cloudsmith.io"}, variables: []string{"CLOUDSMITH_API_KEY"}}
+func cloudsmithService(c *cli.Context) service {
+	return service{
+		registries: []string{"docker.cloudsmith.io"}, variables: []string{"CLOUDSMITH_API_KEY"},
+		explain: explain.Options{Service: verify.Cloudsmith, Org: c.String("org"), ServiceSlug: c.String("service-slug")},
+	}
 }
 
-func gcpService(*cli.Context) service {
-	return service{name: "gcp", variables: []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"}}
+func gcpService(config exchange.GCPConfig) service {
+	return service{
+		variables: []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"},
+		explain:   explain.Options{Service: verify.GCP, Provider: config.Provider, ServiceAccount: config.ServiceAccount},
+	}
 }
 
-// explained adds to a refusal why it was refused.
-func (s service) explained(_ context.Context, refused *exchange.RefusedError, _ discovery.Token) error {
-	return refused
+// explained adds to the error of an exchange, if it is a refusal, why the
+// token was refused. The context is the command's: an exchange may have used
+// up its own.
+func (s service) explained(ctx context.Context, err error, token discovery.Token) error {
+	var refused *exchange.RefusedError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	options := s.explain
+	options.Token = token
+	return fmt.Errorf("%w\n%s", err, explain.Refusal(ctx, refused, options).Text())
 }
+
+const explainTimeout = 15 * time.Second
 
 // credentialRenderer is what writes the credential in the format of --output.
 func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Credential) error, error) {
@@ -56,7 +78,7 @@ func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Cre
 	switch format {
 	case "json":
 		return func(w io.Writer, credential exchange.Credential) error {
-			return printJSON(w, credentialJSONOf(s.name, credential))
+			return printJSON(w, credentialJSONOf(string(s.explain.Service), credential))
 		}, nil
 	case "docker-config":
 		if len(registries) == 0 {

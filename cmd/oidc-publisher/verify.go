@@ -14,6 +14,7 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
+	"oidc-publisher/federation/explain"
 	"oidc-publisher/publish"
 )
 
@@ -40,7 +41,8 @@ func verifyCommand() *cli.Command {
 
 const verifyDescription = `Reads the public documents anonymously and judges all that relying parties
 look at. With a source it compares them with the cluster; with a token it checks
-that the token verifies; with --for it adds the limits of single services.
+that the token verifies; with --for it adds the limits of single services. For
+cloudsmith and gcp, with a token, it prints what to enter there to trust it.
 
 Exit codes: 0 fit; 1 could not check; 3 a relying party would refuse.
 
@@ -100,7 +102,7 @@ func verifyAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := renderVerify(c.App.Writer, result, format, terminal(c.App.Writer)); err != nil {
+	if err := renderVerify(c.App.Writer, result, format, terminal(c.App.Writer), trustOf(opts)...); err != nil {
 		return err
 	}
 	switch result.Verdict {
@@ -110,6 +112,19 @@ func verifyAction(c *cli.Context) error {
 		return &exitError{exitFailed}
 	}
 	return nil
+}
+
+// trustOf is what to enter at the services of --for so that they trust the
+// token. A token that can't be read has its check.
+func trustOf(opts verify.Options) []explain.Trust {
+	var all []explain.Trust
+	for _, party := range opts.For {
+		trust, err := explain.TrustOf(explain.Options{Service: party, Token: opts.Token})
+		if err == nil && len(trust.Values) > 0 {
+			all = append(all, trust)
+		}
+	}
+	return all
 }
 
 // tellUnchecked gives a script that asked for a document one with the error in

@@ -10,18 +10,20 @@ import (
 	"unicode/utf8"
 
 	"oidc-publisher/discovery/verify"
+	"oidc-publisher/federation/explain"
 )
 
 // renderVerify writes a report as text, json or junit. Remote servers wrote
 // parts of it, so control characters come out escaped in every format. Text is
-// coloured only where the caller says so.
-func renderVerify(w io.Writer, report verify.Report, format string, colour bool) error {
+// coloured only where the caller says so. Text and JSON end with what to enter
+// at services so that they trust the token.
+func renderVerify(w io.Writer, report verify.Report, format string, colour bool, trust ...explain.Trust) error {
 	switch format {
 	case "text":
-		_, err := io.WriteString(w, verifyText(report, colour))
+		_, err := io.WriteString(w, verifyText(report, colour)+trustText(trust))
 		return err
 	case "json":
-		return printJSON(w, verifyJSON(report))
+		return printJSON(w, verifyJSON(report, trust))
 	case "junit":
 		return printJUnit(w, report)
 	default:
@@ -97,6 +99,14 @@ type verificationJSON struct {
 	Issuer  string      `json:"issuer"`
 	Verdict string      `json:"verdict"` // pass, fail or error
 	Checks  []checkJSON `json:"checks"`
+	// Trust is there with a token and --for cloudsmith or gcp.
+	Trust []trustJSON `json:"trust,omitempty"`
+}
+
+type trustJSON struct {
+	Service  string            `json:"service"`
+	Values   map[string]string `json:"values"`
+	Commands []string          `json:"commands,omitempty"`
 }
 
 type checkJSON struct {
@@ -108,12 +118,30 @@ type checkJSON struct {
 	Cure     string `json:"cure"`
 }
 
-func verifyJSON(report verify.Report) verificationJSON {
+func verifyJSON(report verify.Report, trust []explain.Trust) verificationJSON {
 	out := verificationJSON{Issuer: report.Issuer, Verdict: string(report.Verdict), Checks: []checkJSON{}}
 	for _, c := range report.Checks {
 		out.Checks = append(out.Checks, checkJSON{c.ID, c.Title, string(c.Status), c.Evidence, c.Cause, c.Cure})
 	}
+	for _, t := range trust {
+		values := map[string]string{}
+		for _, v := range t.Values {
+			values[v.Name] = v.Value
+		}
+		out.Trust = append(out.Trust, trustJSON{string(t.Service), values, t.Commands})
+	}
 	return out
+}
+
+func trustText(trust []explain.Trust) string {
+	var out strings.Builder
+	for _, t := range trust {
+		fmt.Fprint(&out, "\nto trust this token, ")
+		for _, line := range t.Lines() {
+			fmt.Fprintln(&out, printable(line))
+		}
+	}
+	return out.String()
 }
 
 // The JUnit form: one suite, one case per check. A warning is a passed case
