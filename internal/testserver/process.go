@@ -113,6 +113,17 @@ func TCPReady(address string) func(context.Context) error {
 	}
 }
 
+// UnixReady is a Command.Ready that waits for a listener on a socket.
+func UnixReady(path string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+}
+
 // HTTPReady is a Command.Ready that waits for any answer below 500.
 func HTTPReady(client *http.Client, url string) func(context.Context) error {
 	return func(ctx context.Context) error {
