@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -122,9 +121,6 @@ func (p Plan) Refused() error {
 	return &RefusedError{Reasons: p.Refusals}
 }
 
-// ErrOwner is wrapped by the refusal to overwrite what another owner published.
-var ErrOwner = errors.New("this target is somebody else's")
-
 // ErrRefused is wrapped by the error of a publication that a rule forbids.
 var ErrRefused = errors.New("refused")
 
@@ -225,30 +221,6 @@ func (p *planner) readHeld() {
 	p.judgeDrift()
 }
 
-// inherit is what a take-over leaves of the keys that were here. Those of
-// another issuer sign no token of this one, so they go at once; those of this
-// issuer, a rebuilt cluster's for example, have their grace.
-func (p *planner) inherit() {
-	before := p.plan.Issuer
-	if p.known != nil {
-		before = p.known.Issuer
-	} else if p.held.Document != nil {
-		document, _ := discovery.ParseDocument(p.held.Document.Body) // unreadable: of nobody
-		before = document.Issuer()
-	}
-	for id, m := range p.memory {
-		_, listed := p.fetched.Keys.Lookup(id)
-		switch {
-		case listed || m.JWK == "":
-		case before != p.plan.Issuer:
-			m.JWK, m.Dropped = "", &p.now
-			p.memory[id] = m
-		default:
-			p.warn("key %q of the former owner stays public for its grace, and its tokens are taken for this cluster's: use --grace 0 if it must not", id)
-		}
-	}
-}
-
 // judgeDrift says what somebody else did to the public keys. They are repaired,
 // and that would wipe out the traces.
 func (p *planner) judgeDrift() {
@@ -263,105 +235,6 @@ func (p *planner) judgeDrift() {
 			p.warn("the public key %q was replaced by another under its ID and is restored: somebody else can write to this target, and tokens signed with the other were accepted", key.ID)
 		}
 	}
-}
-
-// judgeHeldDocument is for a target without memory: its document says whose it
-// is, even where its keys stand elsewhere (ccoctl leaves them in keys.json).
-func (p *planner) judgeHeldDocument() {
-	if p.known != nil || p.held.Document == nil || p.policy.TakeOver {
-		return
-	}
-	document, err := discovery.ParseDocument(p.held.Document.Body)
-	switch {
-	case err != nil:
-		p.refuse("%w: its %s is none of this tool's. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath)
-	case document.Issuer() != p.plan.Issuer:
-		p.refuse("%w: its %s is of the issuer %q. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath, document.Issuer())
-	case p.held.State == nil:
-		p.warn("there is no %s beside the public documents: revoked keys and the owner are not remembered", StateName)
-	}
-}
-
-// judgeOwner is rule 5: nobody is overwritten.
-func (p *planner) judgeOwner() {
-	p.ours = p.sameOwner()
-	switch {
-	case p.ours, p.policy.TakeOver, p.held.Keys == nil && p.known == nil:
-		return
-	case p.known == nil:
-		p.refuse("%w: %s already holds keys of another issuer (%s), and none of this cluster's. "+
-			"If they are yours to replace, use --take-over", ErrOwner, discovery.JWKSPath, list(p.public.IDs()))
-	case p.policy.Owner == "" && len(p.fetched.Cluster) == 0:
-		p.refuse("%w: it belongs to %s, and none of its keys (%s) is among those given. Give its keys too, name yourself with --owner, "+
-			"or use --take-over if the target is yours to replace", ErrOwner, named(p.known.Owner), list(p.public.IDs()))
-	default:
-		owner := cmp.Or(p.policy.Owner, first(p.fetched.Cluster))
-		p.refuse("%w: it belongs to %s, and this is %s. Check the kubeconfig context and the target; "+
-			"if the target is yours to replace, use --take-over", ErrOwner, named(p.known.Owner), named(owner))
-	}
-}
-
-func first(names []string) string {
-	if len(names) == 0 {
-		return ""
-	}
-	return names[0]
-}
-
-func named(owner string) string {
-	if owner == "" {
-		return "a source without a name (see --owner)"
-	}
-	return fmt.Sprintf("%q", owner)
-}
-
-// sameOwner weighs, in this order: names given by the user, the UID and then
-// the CA of the cluster, and, where those can't tell, a key in common.
-func (p *planner) sameOwner() bool {
-	if p.known == nil {
-		return p.keysInCommon()
-	}
-	if p.policy.Owner != "" && p.known.ownerGiven() {
-		return p.policy.Owner == p.known.Owner
-	}
-	now, then := uid(p.fetched.Cluster), uid(p.known.Cluster)
-	if now != "" && then != "" {
-		return now == then
-	}
-	if p.keysInCommon() {
-		return true
-	}
-	byCA := slices.ContainsFunc(p.fetched.Cluster, p.known.hasName)
-	if byCA && then != "" {
-		p.warn("this cluster is told by its CA alone, without one known key: let this user get the namespace kube-system, so that its UID can be compared")
-	}
-	return byCA
-}
-
-func uid(names []string) string {
-	for _, name := range names {
-		if strings.HasPrefix(name, "uid:") {
-			return name
-		}
-	}
-	return ""
-}
-
-func (s *state) hasName(name string) bool { return slices.Contains(s.Cluster, name) }
-
-// ownerGiven tells a name that the user chose from one of the cluster's own.
-func (s *state) ownerGiven() bool {
-	return s.Owner != "" && !slices.Contains(s.Cluster, s.Owner) && !strings.HasPrefix(s.Owner, "uid:") && !strings.HasPrefix(s.Owner, "ca:")
-}
-
-// keysInCommon looks at current keys only: retired ones may be a former owner's.
-func (p *planner) keysInCommon() bool {
-	for _, key := range p.fetched.Keys.Keys() {
-		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && m.Retired == nil && m.JWK != "" {
-			return true
-		}
-	}
-	return false
 }
 
 // judgeMaterial is the part of rule 1 that needs memory: a key ID never
