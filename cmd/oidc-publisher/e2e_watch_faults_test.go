@@ -21,14 +21,16 @@ import (
 // published is right at each moment, and whole after each restart.
 func TestWatchIsKilled(t *testing.T) {
 	t.Parallel()
-	const times = 25 // for each kind of target
-	for _, kind := range []string{"dir", "s3"} {
+	for kind, times := range map[string]int{"dir": 20, "s3": 20, "gcs": 15} {
 		t.Run(kind, func(t *testing.T) {
 			l := newLab(t)
 			api, kubeconfig := l.embedded(watched(labIssuer))
 			target, public := l.local("public")
-			if kind == "s3" {
+			switch kind {
+			case "s3":
 				_, target, public = l.s3()
+			case "gcs":
+				_, target, public = l.gcs()
 			}
 			l.internet.Route("issuer.example.com", routed(public))
 			w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--no-verify")

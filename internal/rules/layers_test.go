@@ -77,10 +77,10 @@ var rooms = []room{
 
 // owners names the packages whose code imports a heavy or a global thing.
 var owners = map[string][]string{
-	"cloud.google.com/":           {"backends/gcs"},
-	"google.golang.org/":          {"backends/gcs"},
-	"github.com/aws/":             {"backends/s3"},
-	"github.com/urfave/cli":       {"cmd/oidc-publisher"},
+	"cloud.google.com/":     {"backends/gcs"},
+	"google.golang.org/":    {"backends/gcs"},
+	"github.com/aws/":       {"backends/s3"},
+	"github.com/urfave/cli": {"cmd/oidc-publisher"},
 }
 
 // Names that say nothing about what is in a package.
