@@ -69,9 +69,9 @@ func Connect(config *rest.Config) (*Cluster, error) {
 func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	body, err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name).
+	body, err := bodyOf(c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name).
 		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").
-		Param("includeObject", "Metadata").Do(ctx).Raw()
+		Param("includeObject", "Metadata").Do(ctx))
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
@@ -79,6 +79,14 @@ func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, err
 		return nil, err
 	}
 	return readTable(body)
+}
+
+// bodyOf has the API server's own words in its error, which Raw alone has not.
+func bodyOf(result rest.Result) ([]byte, error) {
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	return result.Raw()
 }
 
 func readTable(body []byte) (*found, error) {
@@ -146,7 +154,7 @@ func (c *Cluster) page(ctx context.Context, options metav1.ListOptions) (*metav1
 func (c *Cluster) serviceAccount(ctx context.Context, namespace, name string) (account map[string]any, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	body, err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "serviceaccounts", name).Do(ctx).Raw()
+	body, err := bodyOf(c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "serviceaccounts", name).Do(ctx))
 	if err != nil {
 		return nil, err
 	}

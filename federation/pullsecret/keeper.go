@@ -1,0 +1,344 @@
+package pullsecret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/util/workqueue"
+
+	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/lease"
+)
+
+// KeeperConfig says what to keep, and how. All but Attach, TakeOver and Elector
+// is needed.
+type KeeperConfig struct {
+	Cluster    *Cluster
+	Secret     Secret
+	Namespaces Namespaces
+	// Exchange gets a credential. The context bounds it.
+	Exchange func(context.Context) (exchange.Credential, error)
+	// Timeout bounds one exchange.
+	Timeout  time.Duration
+	Attach   []string
+	TakeOver bool
+	// Elector lets one of several replicas write; nil for a single one.
+	Elector *lease.Elector
+	Log     *slog.Logger
+}
+
+// Keeper keeps the secret in every namespace: a new credential before the old
+// one expires, and what is new, deleted or edited at once.
+type Keeper struct {
+	KeeperConfig
+	writer  *writer
+	metrics *metrics
+	health  *health
+	said    *teller
+
+	mu  sync.Mutex
+	now *credential // nil before the first exchange
+	// present are the namespaces that are to have the secret, and whether
+	// they are being deleted; secrets are the ones that are there.
+	present map[string]bool
+	secrets map[string]kept
+	// waiting are namespaces that were not tried yet since the start.
+	listed  int // how many lists are still to come
+	waiting map[string]bool
+	failing map[string]bool
+	queue   workqueue.TypedRateLimitingInterface[string]
+}
+
+// kept is what is known of a secret.
+type kept struct {
+	exchanged, expires time.Time
+	intact             bool
+}
+
+// How a credential is renewed.
+const (
+	// A credential is replaced when this share of its life is over, or up to
+	// a tenth of that earlier, so that many keepers don't ask at once.
+	renewAt, earlier = 2.0 / 3, 0.1
+	// unknownLife is assumed where the service does not say.
+	unknownLife = 15 * time.Minute
+	// minRenewal lies at least between two exchanges that succeed, whatever
+	// the service says.
+	minRenewal = time.Second
+	// A failed exchange is tried again after firstRetry, which doubles up to
+	// maxRetry, or when the service says.
+	firstRetry, maxRetry = time.Second, time.Minute
+	// turn is how often the loop looks at the clock on the wall: a machine
+	// that slept has not noticed.
+	turn = 10 * time.Second
+	// A namespace that fails is tried again between these.
+	firstAgain, maxAgain = 250 * time.Millisecond, time.Minute
+)
+
+// NewKeeper makes a keeper whose metrics are in the registry.
+func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
+	k := &Keeper{
+		KeeperConfig: c,
+		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver},
+		health:       newHealth(c.Timeout),
+		said:         newTeller(c.Log),
+	}
+	k.metrics = newMetrics(registry, k)
+	k.forget()
+	return k
+}
+
+// forget is for the time out of office: others may have done anything.
+func (k *Keeper) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.now, k.queue = nil, nil
+	k.present, k.secrets = map[string]bool{}, map[string]kept{}
+	k.waiting, k.failing = map[string]bool{}, map[string]bool{}
+}
+
+// Run keeps the secrets until ctx ends and then returns nil, once the writes in
+// hand are done and the Lease given up.
+func (k *Keeper) Run(ctx context.Context) error {
+	if k.Elector == nil {
+		return k.lead(ctx)
+	}
+	return k.Elector.Run(ctx, lease.Candidate{
+		Lead: func(ctx context.Context) error {
+			k.Log.Info("leading")
+			return k.lead(ctx)
+		},
+		StandBy: func(leader string) {
+			k.health.standBy()
+			k.Log.Info("standing by", "leader", leader)
+		},
+		Told: func(err error) { k.said.outcome("leader election", err) },
+	})
+}
+
+func (k *Keeper) lead(ctx context.Context) error {
+	k.metrics.leader.Set(1)
+	defer k.metrics.leader.Set(0)
+	k.health.begin()
+	defer k.health.end()
+	k.forget()
+	defer k.forget()
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstAgain, maxAgain))
+	k.mu.Lock()
+	k.queue = queue
+	k.mu.Unlock()
+
+	ctx, cancel := context.WithCancel(ctx)
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer queue.ShutDown()
+	defer cancel()
+	for range workers {
+		busy.Go(func() { k.work(ctx, queue) })
+	}
+	k.watch(ctx, &busy)
+	k.renew(ctx)
+	return nil
+}
+
+// renew gets one credential after the other.
+func (k *Keeper) renew(ctx context.Context) {
+	backoff := firstRetry
+	for ctx.Err() == nil {
+		wait, err := k.exchangeOnce(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			wait = max(backoff/2+rand.N(backoff/2+1), asked(err))
+			backoff = min(2*backoff, maxRetry)
+		default:
+			backoff = firstRetry
+		}
+		k.sleep(ctx, wait)
+	}
+}
+
+// asked is the wait that a service asked for.
+func asked(err error) time.Duration {
+	var later *exchange.UnavailableError
+	if !errors.As(err, &later) {
+		return 0
+	}
+	return later.RetryAfter
+}
+
+// exchangeOnce returns when to do it again if it went well.
+func (k *Keeper) exchangeOnce(ctx context.Context) (next time.Duration, err error) {
+	limited, cancel := context.WithTimeout(ctx, k.Timeout)
+	defer cancel()
+	at := time.Now()
+	got, err := k.Exchange(limited)
+	c := credential{got, at}
+	if err == nil && c.expired(time.Now()) {
+		err = fmt.Errorf("the credential has expired already, at %s: is this machine's clock right?", c.Expiry.Format(time.RFC3339))
+	}
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	k.metrics.exchanged(c, err)
+	k.said.outcome("exchange", err)
+	if err != nil {
+		return 0, err
+	}
+	next = renewal(c)
+	k.Log.Info("exchanged", "expires", expiryText(c.Expiry), "next", next.Round(time.Second))
+	k.use(c)
+	return next, nil
+}
+
+func expiryText(t time.Time) string {
+	if t.IsZero() {
+		return "unknown"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// renewal is how long after its exchange a credential is replaced.
+func renewal(c credential) time.Duration {
+	life := unknownLife
+	if !c.Expiry.IsZero() {
+		life = c.Expiry.Sub(c.at)
+	}
+	share := renewAt * (1 - earlier*rand.Float64())
+	return max(time.Duration(float64(life)*share), minRenewal)
+}
+
+// use hands a new credential to all namespaces.
+func (k *Keeper) use(c credential) {
+	k.mu.Lock()
+	k.now = &c
+	var names []string
+	for name := range k.present {
+		names = append(names, name)
+	}
+	k.mu.Unlock()
+	for _, name := range names {
+		k.look(name)
+	}
+	k.turned()
+}
+
+// current is the newest credential, nil before the first.
+func (k *Keeper) current() *credential {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.now
+}
+
+// sleep waits by the clock on the wall.
+func (k *Keeper) sleep(ctx context.Context, wait time.Duration) {
+	until := time.Now().Add(wait).Round(0) // without the monotonic clock
+	for {
+		k.turned()
+		left := until.Sub(time.Now().Round(0))
+		if left <= 0 {
+			return
+		}
+		timer := time.NewTimer(min(left, turn))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// look has a namespace written if it is not as it should be.
+func (k *Keeper) look(namespace string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ending, wanted := k.present[namespace]
+	if k.now == nil || k.queue == nil || !wanted || ending {
+		return
+	}
+	if s, there := k.secrets[namespace]; there && s.intact && s.exchanged.Equal(k.now.at) && !k.waiting[namespace] {
+		return
+	}
+	k.queue.Add(namespace)
+}
+
+func (k *Keeper) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string]) {
+	for {
+		namespace, over := queue.Get()
+		if over {
+			return
+		}
+		k.process(ctx, queue, namespace)
+		queue.Done(namespace)
+	}
+}
+
+// process writes one namespace with what is right now.
+func (k *Keeper) process(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string], namespace string) {
+	k.mu.Lock()
+	c := k.now
+	ending, wanted := k.present[namespace]
+	k.mu.Unlock()
+	// With an expired credential there is nothing to give: the next exchange
+	// comes back here.
+	if ctx.Err() != nil || c == nil || !wanted || ending || c.expired(time.Now()) {
+		queue.Forget(namespace)
+		return
+	}
+	r := k.writer.write(ctx, namespace, *c, nil)
+	if ctx.Err() != nil {
+		return
+	}
+	k.observe(namespace, r)
+	if r.Outcome == Failed {
+		queue.AddRateLimited(namespace)
+		return
+	}
+	queue.Forget(namespace) // somebody else's secret is looked at again when it changes
+}
+
+func (k *Keeper) observe(namespace string, r Result) {
+	k.metrics.wrote(r)
+	k.mu.Lock()
+	_, wanted := k.present[namespace]
+	delete(k.waiting, namespace)
+	if r.Err != nil && wanted {
+		k.failing[namespace] = true
+	} else {
+		delete(k.failing, namespace)
+	}
+	k.mu.Unlock()
+	if wanted {
+		k.said.outcome("namespace "+namespace, r.Err)
+	}
+	switch r.Outcome {
+	case Created:
+		k.Log.Info("created", "namespace", namespace)
+	case Repaired:
+		k.Log.Warn("repaired what somebody else changed", "namespace", namespace)
+	case TakenOver, Replaced:
+		k.Log.Warn("took over the secret of somebody else", "namespace", namespace, "outcome", string(r.Outcome))
+	case Updated:
+		k.Log.Debug("updated", "namespace", namespace)
+	}
+	for _, account := range r.Accounts {
+		k.Log.Info("attached", "namespace", namespace, "account", account)
+	}
+	k.turned()
+}
+
+// turned tells health where things stand.
+func (k *Keeper) turned() {
+	k.mu.Lock()
+	done := k.now != nil && k.listed == 0 && len(k.waiting) == 0
+	k.mu.Unlock()
+	k.health.turn(done)
+}

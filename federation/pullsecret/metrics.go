@@ -1,0 +1,128 @@
+package pullsecret
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"oidc-publisher/federation/exchange"
+)
+
+// metrics are the numbers of one keeper. Names follow the conventions of
+// https://prometheus.io/docs/practices/naming/.
+type metrics struct {
+	exchanges    *prometheus.CounterVec
+	lastExchange prometheus.Gauge
+	expiry       prometheus.Gauge
+	writes       *prometheus.CounterVec
+	failures     *prometheus.CounterVec
+	leader       prometheus.Gauge
+}
+
+func newMetrics(registry prometheus.Registerer, k *Keeper) *metrics {
+	gauge := func(name, help string) prometheus.GaugeOpts {
+		return prometheus.GaugeOpts{Namespace: "oidc_publisher", Name: name, Help: help}
+	}
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Namespace: "oidc_publisher", Name: name, Help: help}
+	}
+	m := &metrics{
+		exchanges:    prometheus.NewCounterVec(counter("exchanges_total", "Exchanges of the service account token by result: ok, refused or failed."), []string{"result"}),
+		lastExchange: prometheus.NewGauge(gauge("last_exchange_timestamp_seconds", "When an exchange last succeeded, in seconds since 1970.")),
+		expiry:       prometheus.NewGauge(gauge("credential_expiry_timestamp_seconds", "When the newest credential expires, in seconds since 1970; 0 where the service does not say.")),
+		writes:       prometheus.NewCounterVec(counter("pull_secret_writes_total", "Pull secrets written by outcome: created, updated, repaired, taken-over or replaced."), []string{"outcome"}),
+		failures:     prometheus.NewCounterVec(counter("pull_secret_failures_total", "Failed tries to write the pull secret, by namespace. A namespace where none failed has no series."), []string{"namespace"}),
+		leader:       prometheus.NewGauge(gauge("leader", "1 on the replica that writes, 0 on those that stand by.")),
+	}
+	registry.MustRegister(m.exchanges, m.lastExchange, m.expiry, m.writes, m.failures, m.leader, newCensus(k))
+	return m
+}
+
+func (m *metrics) exchanged(c credential, err error) {
+	var refused *exchange.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		m.exchanges.WithLabelValues("refused").Inc()
+	case err != nil:
+		m.exchanges.WithLabelValues("failed").Inc()
+	default:
+		m.exchanges.WithLabelValues("ok").Inc()
+		m.lastExchange.Set(seconds(c.at))
+		m.expiry.Set(seconds(c.Expiry))
+	}
+}
+
+func (m *metrics) wrote(r Result) {
+	switch r.Outcome {
+	case Failed, Refused:
+		m.failures.WithLabelValues(r.Namespace).Inc()
+	case Created, Updated, Repaired, TakenOver, Replaced:
+		m.writes.WithLabelValues(string(r.Outcome)).Inc()
+	}
+}
+
+func (m *metrics) forget(namespace string) { m.failures.DeleteLabelValues(namespace) }
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}
+
+// census counts at the time of the scrape what the keeper sees in the cluster.
+type census struct {
+	keeper                     *Keeper
+	expiry, exchanged, present *prometheus.Desc
+}
+
+func newCensus(k *Keeper) *census {
+	return &census{
+		keeper:    k,
+		expiry:    prometheus.NewDesc("oidc_publisher_pull_secret_expiry_timestamp_seconds", "When the pull secret in a namespace expires, in seconds since 1970.", []string{"namespace"}, nil),
+		exchanged: prometheus.NewDesc("oidc_publisher_pull_secret_exchanged_timestamp_seconds", "When the credential of the pull secret in a namespace was got, in seconds since 1970: its age.", []string{"namespace"}, nil),
+		present:   prometheus.NewDesc("oidc_publisher_pull_secret_namespaces", "Namespaces by state: current have the newest credential, failing could not be written, outdated are neither.", []string{"state"}, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *census) Describe(descs chan<- *prometheus.Desc) {
+	descs <- c.expiry
+	descs <- c.exchanged
+	descs <- c.present
+}
+
+// Collect implements prometheus.Collector.
+func (c *census) Collect(out chan<- prometheus.Metric) {
+	c.keeper.mu.Lock()
+	defer c.keeper.mu.Unlock()
+	states := map[string]float64{"current": 0, "failing": 0, "outdated": 0}
+	for namespace, ending := range c.keeper.present {
+		s, there := c.keeper.secrets[namespace]
+		if ending {
+			continue
+		}
+		states[c.keeper.state(namespace)]++
+		if there && s.intact {
+			out <- prometheus.MustNewConstMetric(c.exchanged, prometheus.GaugeValue, seconds(s.exchanged), namespace)
+			out <- prometheus.MustNewConstMetric(c.expiry, prometheus.GaugeValue, seconds(s.expires), namespace)
+		}
+	}
+	for state, n := range states {
+		out <- prometheus.MustNewConstMetric(c.present, prometheus.GaugeValue, n, state)
+	}
+}
+
+// state of a namespace; the keeper is locked.
+func (k *Keeper) state(namespace string) string {
+	s, there := k.secrets[namespace]
+	switch {
+	case k.failing[namespace]:
+		return "failing"
+	case there && s.intact && k.now != nil && s.exchanged.Equal(k.now.at):
+		return "current"
+	default:
+		return "outdated"
+	}
+}

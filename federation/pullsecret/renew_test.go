@@ -1,0 +1,244 @@
+package pullsecret
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/federation/exchange"
+)
+
+// clockwork is a keeper that renews in a bubble of time and writes nowhere.
+type clockwork struct {
+	t      *testing.T
+	keeper *Keeper
+	log    syncBuffer
+	stop   func()
+
+	mu    sync.Mutex
+	times []time.Time
+	life  time.Duration // 0 is unknown, less than 0 is over
+	err   error
+	hang  bool
+}
+
+func startClockwork(t *testing.T, life time.Duration) *clockwork {
+	t.Helper()
+	c := &clockwork{t: t, life: life}
+	registry := prometheus.NewRegistry()
+	c.keeper = NewKeeper(KeeperConfig{
+		Secret: Secret{Name: "regcred"}, Exchange: c.exchange, Timeout: 30 * time.Second,
+		Log: slog.New(slog.NewTextHandler(&c.log, nil)),
+	}, registry)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { c.keeper.renew(ctx) })
+	c.stop = func() { cancel(); running.Wait() }
+	return c
+}
+
+func (c *clockwork) exchange(ctx context.Context) (exchange.Credential, error) {
+	c.mu.Lock()
+	c.times = append(c.times, time.Now())
+	life, err, hang := c.life, c.err, c.hang
+	c.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return exchange.Credential{}, ctx.Err()
+	}
+	got := exchange.Credential{Username: "token", Password: discovery.NewToken(password)}
+	if life != 0 {
+		got.Expiry = time.Now().Add(life)
+	}
+	return got, err
+}
+
+func (c *clockwork) set(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+}
+
+// gaps are the times between exchanges from the first on.
+func (c *clockwork) gaps(from int) (gaps []time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := from + 1; i < len(c.times); i++ {
+		gaps = append(gaps, c.times[i].Sub(c.times[i-1]))
+	}
+	return gaps
+}
+
+func (c *clockwork) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.times)
+}
+
+func pass(d time.Duration) {
+	time.Sleep(d) // in a bubble
+	synctest.Wait()
+}
+
+// TestRenewalFollowsTheLife: at two thirds, or up to a tenth earlier, and
+// never at the same share twice.
+func TestRenewalFollowsTheLife(t *testing.T) {
+	for _, life := range []time.Duration{time.Minute, 90 * time.Minute, 12 * time.Hour, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			c := startClockwork(t, life)
+			defer c.stop()
+			full := life
+			if full == 0 {
+				full = unknownLife
+			}
+			pass(20 * full)
+			gaps := c.gaps(0)
+			if len(gaps) < 29 || len(gaps) > 34 {
+				t.Errorf("life %v: %d exchanges in 20 lives", life, len(gaps))
+			}
+			different := map[time.Duration]bool{}
+			for _, gap := range gaps {
+				different[gap] = true
+				if share := gap.Seconds() / full.Seconds(); share < 0.6-0.001 || share > 2.0/3+0.001 {
+					t.Errorf("life %v: the next exchange after %v (%.3f)", life, gap, share)
+				}
+			}
+			if len(different) < len(gaps)/2 {
+				t.Errorf("life %v: no jitter: %v", life, gaps)
+			}
+			if strings.Contains(c.log.String(), password) {
+				t.Error("the log tells the password")
+			}
+		})
+	}
+}
+
+// TestAFailedExchangeKeepsTheOldCredential and is tried again before that
+// expires, ever more seldom, and not for ever more seldom.
+func TestAFailedExchangeKeepsTheOldCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startClockwork(t, time.Hour)
+		defer c.stop()
+		synctest.Wait()
+		old := c.keeper.current()
+		expiry := old.Expiry
+		c.set(func() { c.err = errors.New("connection refused") })
+		pass(time.Until(expiry) - time.Minute)
+		if c.keeper.current() != old || old.expired(time.Now()) {
+			t.Error("the old credential is gone before it expires")
+		}
+		gaps := c.gaps(1)
+		if len(gaps) < 15 || gaps[0] > firstRetry {
+			t.Errorf("tried again after %v", gaps)
+		}
+		for i, gap := range gaps {
+			if gap > maxRetry {
+				t.Errorf("try %d came after %v", i, gap)
+			}
+		}
+		if n := strings.Count(c.log.String(), "level=ERROR"); n != 1 {
+			t.Errorf("one lasting fault is told %d times:\n%s", n, &c.log)
+		}
+		c.set(func() { c.err = nil })
+		pass(maxRetry)
+		if c.keeper.current() == old || c.keeper.current().Expiry.Before(expiry.Add(50*time.Minute)) {
+			t.Error("there is no new credential")
+		}
+		if !strings.Contains(c.log.String(), `msg="works again" of=exchange`) {
+			t.Errorf("it does not say that it works again:\n%s", &c.log)
+		}
+		pass(50 * time.Minute)
+		if gaps := c.gaps(c.count() - 2); gaps[0] < 30*time.Minute {
+			t.Errorf("after the fault it exchanges every %v", gaps[0])
+		}
+	})
+}
+
+// TestAServiceThatAsksForPatience gets it.
+func TestAServiceThatAsksForPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startClockwork(t, time.Hour)
+		defer c.stop()
+		synctest.Wait()
+		c.set(func() { c.err = &exchange.UnavailableError{Service: "Cloudsmith", RetryAfter: 7 * time.Minute} })
+		pass(time.Hour)
+		for _, gap := range c.gaps(1) {
+			if gap < 7*time.Minute {
+				t.Errorf("tried again after %v", gap)
+			}
+		}
+	})
+}
+
+// TestBadExchanges: none of them is a new credential, or the end.
+func TestBadExchanges(t *testing.T) {
+	for name, spoil := range map[string]func(*clockwork){
+		"hangs":   func(c *clockwork) { c.hang = true },
+		"expired": func(c *clockwork) { c.life = -time.Minute },
+		"refused": func(c *clockwork) { c.err = &exchange.RefusedError{Service: "Cloudsmith", Status: 401, Reason: "no"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := startClockwork(t, time.Hour)
+				defer c.stop()
+				synctest.Wait()
+				old := c.keeper.current()
+				c.set(func() { spoil(c) })
+				pass(2 * time.Hour)
+				if c.keeper.current() != old {
+					t.Error("the old credential was replaced")
+				}
+				if n := c.count(); n < 20 {
+					t.Errorf("it tried %d times in two hours", n)
+				}
+				if text := c.keeper.health.dead(); text != "" {
+					t.Error(text)
+				}
+				c.set(func() { c.hang, c.life, c.err = false, time.Hour, nil })
+				pass(2 * time.Minute)
+				if c.keeper.current() == old {
+					t.Error("there is no new credential")
+				}
+			})
+		})
+	}
+}
+
+// TestHealth: alive while the loop turns.
+func TestHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHealth(30 * time.Second)
+		if h.dead() != "" || h.unready() == "" {
+			t.Error("before it begins it is alive and not ready")
+		}
+		h.standBy()
+		if h.unready() != "" {
+			t.Error("who stands by is ready")
+		}
+		h.begin()
+		if h.unready() == "" {
+			t.Error("a new leader is not ready before it has written")
+		}
+		h.turn(true)
+		h.turn(false)
+		if h.unready() != "" {
+			t.Error("who was ready stays it")
+		}
+		pass(time.Hour)
+		if h.dead() == "" {
+			t.Error("a loop that stands still is dead")
+		}
+		h.end()
+		if h.dead() != "" {
+			t.Error("who does not lead is alive")
+		}
+	})
+}
