@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"oidc-publisher/federation/pullsecret"
+)
+
+// The JSON form of a pass: a contract with scripts.
+type pullJSON struct {
+	Secret    string     `json:"secret"`
+	Owner     string     `json:"owner"`
+	DryRun    bool       `json:"dry_run"`
+	Exchanged bool       `json:"exchanged"`
+	Expiry    *time.Time `json:"expiry"` // null if nothing was exchanged, or the service does not say
+
+	Namespaces []pullNamespaceJSON `json:"namespaces"`
+	Error      string              `json:"error,omitempty"`
+}
+
+type pullNamespaceJSON struct {
+	Namespace string     `json:"namespace"`
+	Outcome   string     `json:"outcome"`
+	Expiry    *time.Time `json:"expiry"` // of the secret, null if that is not known
+	Accounts  []string   `json:"service_accounts"`
+	Error     string     `json:"error,omitempty"`
+}
+
+func printPullReport(w io.Writer, format string, job *pullsecret.Job, report pullsecret.Report, failed error) error {
+	if format == "json" {
+		return printJSON(w, pullReportJSON(job, report, failed))
+	}
+	if len(report.Results) == 0 || failed != nil {
+		return nil
+	}
+	var out strings.Builder
+	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "NAMESPACE\tSECRET\tOUTCOME\tEXPIRES\tSERVICE ACCOUNTS")
+	for _, r := range report.Results {
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", printable(r.Namespace), job.Secret.Name, outcomeText(r.Outcome, job.DryRun), expiryOf(r), strings.Join(r.Accounts, ","))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(out.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func outcomeText(o pullsecret.Outcome, dryRun bool) string {
+	switch o {
+	case pullsecret.Unchanged, pullsecret.Skipped, pullsecret.Refused, pullsecret.Failed:
+		return string(o)
+	}
+	if dryRun {
+		return string(o) + " (dry run)"
+	}
+	return string(o)
+}
+
+func expiryOf(r pullsecret.Result) string {
+	if t := shownExpiry(r); t != nil {
+		return t.Format(time.RFC3339)
+	}
+	return "-"
+}
+
+// shownExpiry leaves out that of a credential which did not get there.
+func shownExpiry(r pullsecret.Result) *time.Time {
+	switch r.Outcome {
+	case pullsecret.Refused, pullsecret.Failed, pullsecret.Skipped:
+		return nil
+	}
+	return orNull(r.Expiry)
+}
+
+func orNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Second)
+	return &t
+}
+
+func pullReportJSON(job *pullsecret.Job, report pullsecret.Report, failed error) pullJSON {
+	out := pullJSON{
+		Secret: job.Secret.Name, Owner: job.Secret.Owner, DryRun: job.DryRun,
+		Exchanged: report.Exchanged, Expiry: orNull(report.Expiry), Namespaces: []pullNamespaceJSON{},
+	}
+	if failed != nil {
+		out.Error = failed.Error()
+	}
+	for _, r := range report.Results {
+		one := pullNamespaceJSON{Namespace: r.Namespace, Outcome: string(r.Outcome), Expiry: shownExpiry(r), Accounts: orEmpty(r.Accounts)}
+		if r.Err != nil {
+			one.Error = r.Err.Error()
+		}
+		out.Namespaces = append(out.Namespaces, one)
+	}
+	return out
+}
