@@ -40,13 +40,20 @@ public for --grace, but a restart forgets them: with --state-dir it does not.
 With --dir, what publish --to left in a directory is served instead, and
 followed: the directory is read each second.
 
+With --tunnel it is reached through an SSH server: one of your own, whose public
+URL --issuer says, or a public tunnel service, which prints the URL that becomes
+the issuer. Whoever runs that server can answer in your cluster's name, unless
+TLS ends here (--tls-cert): use it for clusters that guard nothing.
+
 Standard output is the public URL, alone, as soon as it is known, or with
 --output json one JSON object per event.
 
 Examples:
   oidc-publisher serve
   oidc-publisher serve --issuer https://issuer.example.com --tls-cert tls.crt --tls-key tls.key --listen :443
-  oidc-publisher serve --dir ./public --listen :8080`
+  oidc-publisher serve --dir ./public --listen :8080
+  oidc-publisher serve --tunnel ssh://nokey@localhost.run
+  oidc-publisher serve --tunnel ssh://me@my-server --tunnel-bind 8080 --issuer https://my-server.example.com`
 
 func serveFlags() []cli.Flag {
 	flags := []cli.Flag{
@@ -63,6 +70,7 @@ func serveFlags() []cli.Flag {
 	for _, flag := range flags {
 		categorise(flag, categoryServer)
 	}
+	flags = append(flags, tunnelFlags()...)
 	left := []string{"to", "dry-run", "no-verify"}
 	for _, flag := range publishFlags() {
 		if !slices.Contains(left, flag.Names()[0]) {
@@ -113,7 +121,7 @@ func serveAction(c *cli.Context) error {
 }
 
 func checkServe(c *cli.Context) error {
-	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c)); err != nil {
+	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c), checkTunnel(c)); err != nil {
 		return err
 	}
 	switch {

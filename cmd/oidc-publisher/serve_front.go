@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,8 +17,8 @@ type front struct {
 	listener net.Listener
 	tls      *tls.Config // nil for plain HTTP
 	// keep does what the front needs besides, such as renewing its
-	// certificate, until its context ends; nil for nothing.
-	keep part
+	// certificate, until its context ends, which is after the last request.
+	keep []part
 }
 
 // openFronts turns flags into ways in. The public URL is what one of them
@@ -30,13 +32,26 @@ func openFronts(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics
 		if err != nil {
 			return nil, "", err
 		}
-		local.tls, local.keep, scheme = certificate.TLSConfig(), certificate.Follow, "https"
+		local.tls, local.keep, scheme = certificate.TLSConfig(), []part{certificate.Follow}, "https"
+	}
+	if c.String("tunnel") != "" {
+		far, told, err := openTunnel(ctx, c, p.log)
+		if err != nil {
+			return nil, "", err
+		}
+		far.tls, url = local.tls, told
+		if !c.IsSet("listen") {
+			far.keep = append(far.keep, local.keep...)
+			return []front{far}, url, nil
+		}
+		fronts = append(fronts, far)
 	}
 	if local.listener, err = listen(ctx, c, "listen"); err != nil {
+		closeFronts(fronts)
 		return nil, "", err
 	}
 	p.listening(scheme + "://" + local.listener.Addr().String())
-	return []front{local}, "", nil
+	return append(fronts, local), url, nil
 }
 
 func closeFronts(fronts []front) {
@@ -46,9 +61,25 @@ func closeFronts(fronts []front) {
 }
 
 func (f front) parts(server *web.Server) []part {
-	parts := []part{func(ctx context.Context) error { return server.Serve(ctx, f.listener, f.tls) }}
-	if f.keep != nil {
-		parts = append(parts, f.keep)
-	}
-	return parts
+	return []part{func(ctx context.Context) error {
+		ctx, fail := context.WithCancelCause(ctx)
+		defer fail(nil)
+		kept, stop := context.WithCancel(context.WithoutCancel(ctx))
+		defer stop()
+		var keeping sync.WaitGroup
+		for _, keep := range f.keep {
+			keeping.Go(func() {
+				if err := keep(kept); err != nil {
+					fail(err)
+				}
+			})
+		}
+		err := server.Serve(ctx, f.listener, f.tls)
+		stop()
+		keeping.Wait()
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+			err = errors.Join(cause, err)
+		}
+		return err
+	}}
 }

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/testserver"
+)
+
+const (
+	laptopHost = "laptop.example.com"
+	laptop     = "https://" + laptopHost
+	// laptopSays is how serveo tells it.
+	laptopSays = "\x1b[0;32mForwarding HTTP traffic from https://" + laptopHost + "\x1b[0m\n"
+)
+
+// far is a running `oidc-publisher serve --tunnel`, and the server behind which
+// it is.
+type far struct {
+	*testserver.Process
+	lab    *lab
+	sshd   *testserver.SSHD
+	stdout string // file
+}
+
+// sshServer starts one, which the world reaches as laptopHost, known to the
+// program's user and with the program's user's key.
+func (l *lab) sshServer(options testserver.SSHDOptions) (sshd *testserver.SSHD, flags []string) {
+	l.t.Helper()
+	sshd = testserver.StartSSHD(l.t, options)
+	port := testserver.FreePort(l.t)
+	l.internet.Route(laptopHost, testserver.Upstream(fmt.Sprintf("http://127.0.0.1:%d", port)))
+	key, err := os.ReadFile(sshd.KeyFile)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.secrets = append(l.secrets, strings.Split(string(key), "\n")[1])
+	dir := filepath.Join(l.dir, ".ssh")
+	line := knownhosts.Line([]string{knownhosts.HashHostname(knownhosts.Normalize(sshd.Address))}, sshd.HostKey(l.t, "ecdsa"))
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "known_hosts"), []byte(line+"\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "id_ed25519"), key, 0o600)); err != nil {
+		l.t.Fatal(err)
+	}
+	return sshd, []string{"--tunnel", sshd.URL(), "--tunnel-bind", fmt.Sprint(port)}
+}
+
+// serveFar starts the program with standard output in a file, as a script would.
+func (l *lab) serveFar(sshd *testserver.SSHD, args ...string) *far {
+	l.t.Helper()
+	f := &far{lab: l, sshd: sshd, stdout: filepath.Join(l.t.TempDir(), "stdout")}
+	f.Process = testserver.Start(l.t, testserver.Command{
+		Name: "oidc-publisher serve --tunnel", Path: testserver.Require(l.t, "sh"),
+		Args: append([]string{"-c", `out="$1"; shift; exec "$@" >"$out"`, "sh", f.stdout, built, "serve"}, args...),
+		Env:  slices.Clone(l.env), Dir: l.dir,
+	})
+	l.t.Cleanup(func() {
+		f.Stop()
+		for _, bad := range slices.Concat([]string{"DATA RACE", "panic:", jwtHeader, "\x1b"}, l.secrets) {
+			if strings.Contains(f.Output()+f.printed(), bad) {
+				l.t.Errorf("serve says %q", bad)
+			}
+		}
+	})
+	return f
+}
+
+func (f *far) printed() string {
+	text, err := os.ReadFile(f.stdout)
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+func (f *far) prints(want string) {
+	f.lab.t.Helper()
+	eventually(f.lab.t, 30*time.Second, "standard output", func() error {
+		if got := f.printed(); got != want {
+			return fmt.Errorf("it is %q, want %q; stderr:\n%s", got, want, f.Output())
+		}
+		return nil
+	})
+}
+
+func (f *far) says(texts ...string) {
+	f.lab.t.Helper()
+	eventually(f.lab.t, 30*time.Second, "the log", func() error {
+		for text := range strings.Lines(f.Output()) {
+			if !slices.ContainsFunc(texts, func(t string) bool { return !strings.Contains(text, t) }) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no line says %q:\n%s", texts, f.Output())
+	})
+}
+
+// status asks the issuer for its document, from the other side of the world.
+func (l *lab) status(issuer string) (status int, err error) {
+	ctx, cancel := context.WithTimeout(l.t.Context(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+"/"+discovery.ConfigurationPath, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := l.internet.Client().Do(req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
+// TestServeTunnel: the third article in one program. The tunnel is there before
+// the API server, which gets the issuer that was printed; tokens verify through
+// it, also after a rotation, after the tunnel broke, and after it got another
+// name that nobody knows yet.
+func TestServeTunnel(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: "Welcome. Read https://docs.example.com/\n" + laptopSays})
+	kubeconfig, ready := filepath.Join(l.dir, "later"), filepath.Join(l.dir, "ready")
+	f := l.serveFar(sshd, append(flags, "--kubeconfig", kubeconfig, "--interval", "1s", "--ready-file", ready)...)
+	f.prints(laptop + "\n")
+	f.says("tunnel up")
+	eventually(t, 10*time.Second, "503", func() error {
+		status, err := l.status(laptop)
+		if err == nil && status != http.StatusServiceUnavailable {
+			err = fmt.Errorf("HTTP status %d", status)
+		}
+		return err
+	})
+
+	issuer := strings.TrimSpace(f.printed())
+	first, second := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256")
+	cluster, _ := l.kube(testserver.KubeOptions{Issuer: issuer, Keys: testserver.KubeKeys{Signing: first}})
+	if err := cluster.Servers[0].Kubeconfig("publisher").Write(kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	f.says("documents served")
+	eventually(t, 10*time.Second, "ready file", func() error {
+		text, err := os.ReadFile(ready)
+		if err == nil && string(text) != laptop+"\n" {
+			err = fmt.Errorf("it is %q", text)
+		}
+		return err
+	})
+	before := l.mint(cluster)
+	l.accepts(issuer, before)
+
+	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: second})
+	took := eventually(t, 30*time.Second, "rotation", l.shows(issuer, first.ID, second.ID))
+	t.Logf("the new key is public through the tunnel %v after the API server is back", took)
+	l.accepts(issuer, before, l.mint(cluster))
+
+	if sshd.EndSessions() == 0 {
+		t.Fatal("no tunnel to break")
+	}
+	f.says("tunnel up again")
+	l.accepts(issuer, before, l.mint(cluster))
+
+	sshd.Say(t, "Forwarding HTTP traffic from https://other.example.com\n")
+	sshd.EndSessions()
+	f.says("error: THE TUNNEL'S PUBLIC NAME HAS CHANGED", laptop, "https://other.example.com", "--service-account-issuer=https://other.example.com")
+	l.accepts(issuer, before)
+	f.Stop()
+	f.prints(laptop + "\n") // and nothing but that, ever
+	if strings.Contains(f.Output(), "error: context canceled") {
+		t.Errorf("the end looks like a failure:\n%s", f.Output())
+	}
+}
+
+// TestServeTunnelOfOnesOwn: a plain sshd tells no URL; --issuer does, with a
+// path. The documents of a directory are served at --listen too.
+func TestServeTunnelOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.must(exitDone, "publish", "--public-key", l.publicKey(), "--issuer", laptop+"/a", "--to", filepath.Join(l.dir, "public"), "--no-verify")
+	sshd, flags := l.sshServer(testserver.SSHDOptions{})
+	flags = append(flags, "--tunnel-key", sshd.KeyFile+".pub", "--tunnel-host-key", sshd.Fingerprint(t))
+	l.env = append(l.env, "SSH_AUTH_SOCK="+testserver.SSHAgent(t, sshd.KeyFile))
+	s := l.serve(append(flags, "--issuer", laptop+"/a", "--dir", filepath.Join(l.dir, "public"))...)
+	if got := s.tells("public_url", 1).URL; got != laptop+"/a" {
+		t.Errorf("the public URL is %q", got)
+	}
+	s.tells("serving", 1)
+	s.answers("/a/"+discovery.ConfigurationPath, http.StatusOK)
+	if status, err := l.status(laptop + "/a"); err != nil || status != http.StatusOK {
+		t.Errorf("through the tunnel: HTTP status %d, %v", status, err)
+	}
+}
+
+// publicKey is a file that an API server could have been given.
+func (l *lab) publicKey() string {
+	l.t.Helper()
+	path := filepath.Join(l.dir, "sa.pub")
+	if err := os.WriteFile(path, testserver.NewKubeKey(l.t, "RS256").PublicPEM(l.t), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
+}
+
+// TestServeTunnelSays that the issuer is known in JSON too.
+func TestServeTunnelJSON(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: laptopSays})
+	f := l.serveFar(sshd, append(flags, "--output", "json", "--public-key", l.publicKey())...)
+	eventually(t, 30*time.Second, "serving", func() error {
+		var names []string
+		for text := range strings.Lines(f.printed()) {
+			var e event
+			if err := json.Unmarshal([]byte(text), &e); err != nil {
+				return err
+			}
+			if e.URL != "" && e.URL != laptop {
+				t.Errorf("%s: %s", e.Event, e.URL)
+			}
+			names = append(names, e.Event)
+		}
+		if !slices.Contains(names, "public_url") || !slices.Contains(names, "serving") {
+			return fmt.Errorf("it tells %v; stderr:\n%s", names, f.Output())
+		}
+		return nil
+	})
+	if status, err := l.status(laptop); err != nil || status != http.StatusOK {
+		t.Errorf("HTTP status %d, %v", status, err)
+	}
+}
+
+// TestServeTunnelFails: what is wrong at the start ends the program, with what
+// mends it.
+func TestServeTunnelFails(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: "Hello.\n"})
+	empty := filepath.Join(l.dir, "empty")
+	encrypted := filepath.Join(l.dir, "encrypted")
+	testserver.MakeSSHKey(t, encrypted, "ed25519", "passphrase")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source := []string{"--public-key", l.publicKey()}
+	for _, c := range []struct {
+		name string
+		code int
+		args []string
+		says []string
+	}{
+		{"no such form", exitUsage, []string{"--tunnel", "localhost.run"}, []string{"--tunnel", "ssh://user@host"}},
+		{"a password", exitUsage, []string{"--tunnel", "ssh://me:hunter2@host"}, []string{"password", "--tunnel-key"}},
+		{"no tunnel", exitUsage, []string{"--tunnel-key", "x"}, []string{"--tunnel-key needs --tunnel"}},
+		{"no port", exitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-bind", "x"}, []string{"--tunnel-bind", "ADDRESS:PORT"}},
+		{"no fingerprint", exitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-host-key", "MD5:00"}, []string{"SHA256:"}},
+		{"an unknown server", exitFailed, append(slices.Clone(flags), "--tunnel-known-hosts", empty), []string{"not in known_hosts", "--tunnel-host-key " + sshd.Fingerprint(t)}},
+		{"another server", exitFailed, append(slices.Clone(flags), "--tunnel-host-key", "SHA256:"+strings.Repeat("A", 43)), []string{sshd.Fingerprint(t), ssh.FingerprintSHA256(sshd.HostKey(t, "ecdsa")), "in between"}},
+		{"an encrypted key", exitFailed, append(slices.Clone(flags), "--tunnel-key", encrypted), []string{"passphrase", "ssh-add"}},
+		{"a port that it may not have", exitFailed, []string{"--tunnel", sshd.URL()}, []string{"refuses to forward localhost:80", "--tunnel-bind"}},
+		{"no URL", exitFailed, append(slices.Clone(flags), "--timeout", "3s"), []string{"told no public URL", "--issuer", "says: Hello."}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := l.in(t)
+			got := l.must(c.code, append(append([]string{"serve"}, source...), c.args...)...)
+			for _, want := range c.says {
+				if !strings.Contains(got.stderr, want) {
+					t.Errorf("it does not say %q:\n%s", want, got.stderr)
+				}
+			}
+			if got.stdout != "" || strings.Contains(got.stderr, "hunter2") {
+				t.Errorf("it says too much:\n%s%s", got.stdout, got.stderr)
+			}
+		})
+	}
+}
