@@ -127,7 +127,7 @@ func testRights(t *testing.T, p *plane) {
 	p.apply(t, objects)
 	needed := map[string]func(*testing.T, *plane, []object, right){
 		"read the documents":           withoutDocuments,
-		"create leases":                withoutLease("create"),
+		"create leases":                withoutCreate,
 		"get leases":                   withoutLease("get"),
 		"update leases":                withoutUpdate,
 		"create serviceaccounts/token": withoutCanary,
@@ -147,7 +147,9 @@ func testRights(t *testing.T, p *plane) {
 			{"namespace": namespace, "verb": "get", "resource": "secrets"},
 			{"namespace": namespace, "verb": "list", "resource": "pods"},
 			{"namespace": namespace, "verb": "delete", "group": "coordination.k8s.io", "resource": "leases"},
-			{"namespace": "kube-system", "verb": "update", "group": "coordination.k8s.io", "resource": "leases"},
+			{"namespace": "kube-system", "verb": "update", "group": "coordination.k8s.io", "resource": "leases", "name": "oidc-publisher"},
+			{"namespace": namespace, "verb": "update", "group": "coordination.k8s.io", "resource": "leases", "name": "somebody-elses"},
+			{"namespace": namespace, "verb": "get", "group": "coordination.k8s.io", "resource": "leases"},
 			{"namespace": namespace, "verb": "create", "resource": "serviceaccounts", "subresource": "token", "name": "default"},
 			{"namespace": "default", "verb": "create", "resource": "serviceaccounts", "subresource": "token", "name": "oidc-publisher"},
 			{"namespace": "default", "verb": "update", "group": "discovery.k8s.io", "resource": "endpointslices"},
@@ -197,6 +199,15 @@ func withoutLease(verb string) func(*testing.T, *plane, []object, right) {
 		q.says("may not " + verb + " leases")
 		publishesNothing(t, q)
 	}
+}
+
+// withoutCreate needs that there is no Lease yet.
+func withoutCreate(t *testing.T, p *plane, objects []object, create right) {
+	p.Delete(t, object{
+		"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+		"metadata": map[string]any{"namespace": namespace, "name": "oidc-publisher"},
+	})
+	withoutLease("create")(t, p, objects, create)
 }
 
 // withoutUpdate needs a Lease that is there and free.

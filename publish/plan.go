@@ -66,6 +66,10 @@ type Policy struct {
 // Held is what a backend has, nil for an absent object.
 type Held struct {
 	State, Keys, Document *Object
+	// Recalled is the state that this very process last saw there, nil for
+	// none. It counts where there is none any more, as in a bucket that was
+	// deleted and made anew, unless what is public there is somebody else's.
+	Recalled *Object
 }
 
 // Write is one step of a plan.
@@ -110,6 +114,8 @@ type Plan struct {
 	// unproved says that the store must first show that it honours
 	// preconditions.
 	unproved bool
+	// recalled says that the memory is this process's own.
+	recalled bool
 	state    state
 }
 
@@ -134,8 +140,21 @@ func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.R
 
 // NewPlan compares what a target holds with what the cluster says and decides,
 // by the rules of publication, what to write. It is pure: now is the only clock.
+//
+// A process that goes on can do better than to believe its clock, which may
+// jump. It stamps what happens with the latest that the present may be, and
+// ends a grace only when that is past at the earliest that it may be: the
+// system's clock has to say so, and so has the time that really passed since
+// the process began. A jump therefore shortens no grace while the process runs.
+// The next one has only the state's times and its own clock to go by: a clock
+// that is ahead when it starts ends graces too soon by as much.
 func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
-	p := planner{held: held, fetched: fetched, policy: policy, now: now.UTC().Round(0)}
+	return newPlan(held, fetched, policy, moment{now, now})
+}
+
+func newPlan(held Held, fetched discovery.Snapshot, policy Policy, present moment) Plan {
+	present = present.rounded()
+	p := planner{held: held, fetched: fetched, policy: policy, now: present.latest, surely: present.earliest}
 	p.judgeIssuer()
 	p.readHeld()
 	p.judgeOwner()
@@ -155,7 +174,8 @@ type planner struct {
 	held    Held
 	fetched discovery.Snapshot
 	policy  Policy
-	now     time.Time
+	// now stamps what happens, and what surely is past is over.
+	now, surely time.Time
 
 	known  *state           // nil where the target has no memory
 	public discovery.KeySet // what is public and well-formed
@@ -209,6 +229,9 @@ func (p *planner) readHeld() {
 			p.refuse("%w. To start anew from the public keys, delete it or use --take-over", err)
 		}
 	}
+	if recalled := p.recalled(); recalled != nil {
+		p.known, p.plan.recalled = recalled, true
+	}
 	if p.known != nil && p.known.Issuer != p.plan.Issuer && !p.policy.TakeOver {
 		p.refuse("this target publishes the issuer %q: replacing it with %q would cut off its relying parties. "+
 			"Give each issuer its own target, or use --take-over", p.known.Issuer, p.plan.Issuer)
@@ -219,6 +242,30 @@ func (p *planner) readHeld() {
 		p.inherit()
 	}
 	p.judgeDrift()
+}
+
+// recalled is the state from this process's memory where the target lost its
+// own, and what is public there is nothing or ours.
+func (p *planner) recalled() *state {
+	if p.held.State != nil || p.held.Recalled == nil {
+		return nil
+	}
+	s, err := parseState(p.held.Recalled.Body)
+	if err != nil || s.Issuer != p.plan.Issuer {
+		return nil
+	}
+	if p.held.Document != nil {
+		if document, err := discovery.ParseDocument(p.held.Document.Body); err != nil || document.Issuer() != s.Issuer {
+			return nil
+		}
+	}
+	ours := func(key discovery.Key) bool {
+		return slices.ContainsFunc(s.Keys, func(m keyMemory) bool { return m.KeyID == key.ID && m.Thumbprint == key.Thumbprint })
+	}
+	if p.held.Keys != nil && !slices.ContainsFunc(p.public.Keys(), ours) {
+		return nil
+	}
+	return s
 }
 
 // judgeDrift says what somebody else did to the public keys. They are repaired,
@@ -305,7 +352,7 @@ func (p *planner) retiredKey(id string) (discovery.Key, bool) {
 		m.Retired = &p.now
 	}
 	ends := m.Retired.Add(p.policy.Grace)
-	if !p.now.Before(ends) {
+	if !p.surely.Before(ends) {
 		m.Dropped, m.JWK = &p.now, ""
 		p.memory[id] = m
 		return discovery.Key{}, false

@@ -48,6 +48,10 @@ const (
 	// operations is how many steps the deadline of a run is divided into: one
 	// silent operation must leave time to say so.
 	operations = 3
+	// freshness is how old what the cluster said may be when a target has been
+	// read. With an older look, a key that another publisher added meanwhile
+	// would be taken for one that the cluster no longer lists.
+	freshness = time.Second
 )
 
 // Publisher publishes a cluster's documents.
@@ -66,6 +70,9 @@ type Publisher struct {
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
 	Log *slog.Logger
+
+	clock  clock
+	memory memories
 }
 
 // Report is what one pass did.
@@ -123,12 +130,13 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 		Snapshot: snapshot,
 		Targets:  make([]TargetReport, len(p.Targets)),
 	}
+	first := look{snapshot, time.Now()}
 	var all sync.WaitGroup
 	wrong := p.checkIssuer(report.Issuer)
 	for i, target := range p.Targets {
 		report.Targets[i] = TargetReport{Target: target, Err: wrong[i]}
 		if wrong[i] == nil {
-			all.Go(func() { report.Targets[i] = p.publishTo(ctx, target, snapshot) })
+			all.Go(func() { report.Targets[i] = p.publishTo(ctx, target, first) })
 		}
 	}
 	all.Wait()
@@ -137,16 +145,47 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
+// look is what the cluster said, and when it had said it.
+type look struct {
+	discovery.Snapshot
+	ended time.Time
+}
+
+// fresh looks again where the last look is too old.
+func (p *Publisher) fresh(ctx context.Context, last look) (look, error) {
+	if time.Since(last.ended) <= freshness {
+		return last, nil
+	}
+	snapshot, err := Fetch(ctx, p.Source)
+	if err != nil {
+		return last, err
+	}
+	next := look{snapshot, time.Now()}
+	if next.Document.Issuer() != last.Document.Issuer() {
+		return last, fmt.Errorf("the cluster's issuer changed from %q to %q meanwhile: try again", last.Document.Issuer(), next.Document.Issuer())
+	}
+	return next, nil
+}
+
 // publishTo plans and writes until no other writer comes between.
-func (p *Publisher) publishTo(ctx context.Context, target Target, snapshot discovery.Snapshot) TargetReport {
+func (p *Publisher) publishTo(ctx context.Context, target Target, last look) TargetReport {
 	report := TargetReport{Target: target}
+	recalled := false
 	for race := range maxRaces {
 		held, err := p.read(ctx, target.Backend)
+		if err == nil {
+			last, err = p.fresh(ctx, last)
+		}
 		if err != nil {
 			report.Err = err
 			return report
 		}
-		report.Plan = NewPlan(held, snapshot, p.Policy, p.now())
+		held.Recalled = p.memory.of(target.Name)
+		report.Plan = newPlan(held, last.Snapshot, p.Policy, p.clock.read(p.now()))
+		if recalled = recalled || report.Plan.recalled; recalled {
+			report.Plan.Warnings = append(report.Plan.Warnings, "somebody deleted "+StateName+", and this process wrote it back from memory. "+
+				"Another process would have forgotten which keys are retired or revoked")
+		}
 		if report.Err = report.Plan.Refused(); report.Err != nil {
 			return report
 		}
@@ -155,6 +194,9 @@ func (p *Publisher) publishTo(ctx context.Context, target Target, snapshot disco
 			return report
 		}
 		report.Err = p.carryOut(ctx, target.Backend, held, &report)
+		if report.Err == nil {
+			p.memory.keep(target.Name, report.Plan.state.object())
+		}
 		if !errors.Is(report.Err, errAgain) && !errors.Is(report.Err, ErrPrecondition) {
 			return report
 		}
@@ -165,6 +207,30 @@ func (p *Publisher) publishTo(ctx context.Context, target Target, snapshot disco
 	}
 	report.Err = fmt.Errorf("other writers were faster every time: %w", report.Err)
 	return report
+}
+
+// memories are the states of targets, by name. The zero value is empty.
+type memories struct {
+	mu     sync.Mutex
+	states map[string]Object
+}
+
+func (m *memories) keep(target string, state Object) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.states == nil {
+		m.states = map[string]Object{}
+	}
+	m.states[target] = state
+}
+
+func (m *memories) of(target string) *Object {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if state, ok := m.states[target]; ok {
+		return &state
+	}
+	return nil
 }
 
 // unknownEverywhere finds the mistyped among the keys to revoke: one target may

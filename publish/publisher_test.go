@@ -546,3 +546,89 @@ func TestSilentWriteIsGivenUp(t *testing.T) {
 		}
 	})
 }
+
+// TestAStoreThatWasEmptied, as by deleting a bucket and making it anew, gets
+// back what this process knows: retired keys until their grace ends, and that
+// revoked ones are revoked.
+func TestAStoreThatWasEmptied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		snapshot := r.snapshot("a", "bad")
+		p := publisher(source(func() (discovery.Snapshot, error) { return snapshot, nil }), store)
+		p.Policy.Revoke = []string{"bad"}
+		mustPublish(t, p)
+		p.Policy.Revoke = nil
+		snapshot = r.snapshot("b", "bad")
+		ends := mustPublish(t, p).Targets[0].Plan.GraceEnds["a"]
+		time.Sleep(time.Hour)
+		for _, gone := range [][]string{
+			{publish.StateName, discovery.JWKSPath, discovery.ConfigurationPath}, {publish.StateName}, {publish.StateName, discovery.ConfigurationPath},
+		} {
+			for _, name := range gone {
+				store.Remove(name)
+			}
+			got := mustPublish(t, p).Targets[0].Plan
+			wantIDs(t, "public", publicIn(t, store), "a", "b")
+			if !got.GraceEnds["a"].Equal(ends) || !strings.Contains(strings.Join(got.Warnings, "\n"), "from memory") {
+				t.Errorf("without %v: the grace ends %v, want %v; warnings %q", gone, got.GraceEnds["a"], ends, got.Warnings)
+			}
+		}
+		if mustPublish(t, p).Changed() {
+			t.Error("something was left to do")
+		}
+		time.Sleep(23 * time.Hour)
+		mustPublish(t, p)
+		wantIDs(t, "public", publicIn(t, store), "b")
+	})
+}
+
+// TestAStoreThatIsSomebodyElsesNow, under the same name, is not overwritten.
+func TestAStoreThatIsSomebodyElsesNow(t *testing.T) {
+	r, store, theirs := keyring{}, new(backendtest.Memory), new(backendtest.Memory)
+	p := publisher(fixed(r.snapshot("a")), store)
+	mustPublish(t, p)
+	mustPublish(t, publisher(fixed(r.snapshot("z")), theirs))
+	for _, name := range []string{discovery.JWKSPath, discovery.ConfigurationPath} {
+		object, err := theirs.Open().Get(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store.Place(object)
+	}
+	store.Remove(publish.StateName)
+	report, err := p.Publish(t.Context())
+	if err != nil || !errors.Is(report.Targets[0].Err, publish.ErrOwner) {
+		t.Errorf("errors %v and %v", err, report.Targets[0].Err)
+	}
+	wantIDs(t, "public", publicIn(t, store), "z")
+}
+
+// TestAnOldLookIsNotPlannedWith: while this publisher reads a slow store,
+// another adds a key that the cluster lists by then.
+func TestAnOldLookIsNotPlannedWith(t *testing.T) {
+	for _, slow := range []time.Duration{0, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			r, store := keyring{}, new(backendtest.Memory)
+			now, looks := r.snapshot("a"), 0
+			p := publisher(source(func() (discovery.Snapshot, error) { looks++; return now, nil }), store)
+			p.Policy.Grace = 0
+			mustPublish(t, p)
+			other := publisher(source(func() (discovery.Snapshot, error) { return now, nil }), store)
+			looks = 0
+			store.BeforeGet = func(name string) error {
+				if name == discovery.ConfigurationPath && slow > 0 {
+					store.BeforeGet = nil
+					time.Sleep(2 * slow)
+					now = r.snapshot("a", "b")
+					mustPublish(t, other)
+				}
+				return nil
+			}
+			mustPublish(t, p)
+			wantIDs(t, "public", publicIn(t, store), now.Keys.IDs()...)
+			if want := 1 + int(slow/time.Second); looks != want {
+				t.Errorf("%d looks, want %d", looks, want)
+			}
+		})
+	}
+}

@@ -212,6 +212,10 @@ func TestWatchHealsThePublicSide(t *testing.T) {
 	must(t, err)
 	repairs(2)
 
+	_, err = api.Replace("ES256")
+	must(t, err)
+	keys = append(keys, api.KeyIDs()...) // the first one is in its grace
+	eventually(t, 10*time.Second, "rotation", l.shows(labIssuer, keys...))
 	for _, object := range []string{key, "cluster-a/.well-known/openid-configuration", "cluster-a/.oidc-publisher.json"} {
 		_, err = store.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &bucket, Key: &object})
 		must(t, err)

@@ -127,6 +127,8 @@ func TestWatchEnds(t *testing.T) {
 		{"wrong target", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", "ftp://x"}, "--to"},
 		{"wrong canary", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--canary", "default"}, "NAMESPACE/SERVICEACCOUNT"},
 		{"election without a cluster", exitUsage, []string{"--from", dir, "--to", dir + "2", "--leader-elect"}, "--leader-elect needs a live cluster"},
+		{"a Lease and no election", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--lease", "a"}, "goes with --leader-elect"},
+		{"no name for a Lease", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--leader-elect", "--lease", "A/b"}, "must be a name"},
 		{"busy port", exitFailed, []string{"--kubeconfig", kubeconfig, "--to", dir, "--listen", busy.Addr().String()}, "--listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
 		{"no kubeconfig", exitFailed, []string{"--kubeconfig", "missing", "--to", dir}, "missing"},
 		{"somebody else's target", exitRefused, []string{"--kubeconfig", stranger, "--to", dir}, "somebody else's"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/urfave/cli/v2"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/internal/lease"
@@ -53,6 +55,7 @@ func watchFlags() []cli.Flag {
 		durationFlag("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
 		durationFlag("verify-interval", time.Minute, "read the public issuer every `DURATION`, as a relying party does; 0 never"),
 		boolFlag("leader-elect", "let one of several replicas publish, by a Lease"),
+		stringFlag("lease", "", "let those compete that name the same Lease, `NAME` (default: named after owner and targets)"),
 		stringFlag("listen", ":8080", "serve /livez, /readyz and /metrics at `ADDRESS`; empty serves nothing"),
 		stringFlag("canary", "", "mint tokens for `NAMESPACE/SERVICEACCOUNT` to learn which key signs (default: this program's own, else default/default)"),
 	}
@@ -71,6 +74,9 @@ func watchAction(c *cli.Context) error {
 	}
 	if c.Duration("interval") < time.Second || c.Duration("verify-interval") < 0 {
 		return usagef("--interval must be at least 1s, and --verify-interval not negative")
+	}
+	if name := c.String("lease"); name != "" && (!c.Bool("leader-elect") || len(validation.IsDNS1123Subdomain(name)) > 0) {
+		return usagef("--lease %q must be a name such as my-issuer, and goes with --leader-elect", name)
 	}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
@@ -208,7 +214,7 @@ func elector(c *cli.Context, cluster *kube.Source, p *publish.Publisher) (*lease
 	if err != nil {
 		return nil, err
 	}
-	return lease.New(cluster.RESTConfig(), cluster.Namespace(), leaseName(p), fmt.Sprintf("%s_%d", host, os.Getpid()))
+	return lease.New(cluster.RESTConfig(), cluster.Namespace(), cmp.Or(c.String("lease"), leaseName(p)), fmt.Sprintf("%s_%d", host, os.Getpid()))
 }
 
 func leaseName(p *publish.Publisher) string {

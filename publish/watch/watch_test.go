@@ -395,7 +395,7 @@ func TestRepairs(t *testing.T) {
 		after(2 * every)
 		w.want(`oidc_publisher_repairs_total{target="store"}`, 3)
 		w.wantLog("msg=published", 1)
-		w.wantLog("level=", 5) // the first damage is a warning of its own
+		w.wantLog("level=", 6) // the first damage is a warning of its own
 	})
 }
 
@@ -437,8 +437,8 @@ func TestTakeOverHoldsOnce(t *testing.T) {
 	})
 }
 
-// TestRetirementWhileTheClockJumps: a clock that goes back and comes right
-// again costs no key its grace.
+// TestRetirementWhileTheClockJumps: a clock that goes back or ahead and comes
+// right again costs no key its grace.
 func TestRetirementWhileTheClockJumps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var jump time.Duration
@@ -450,7 +450,7 @@ func TestRetirementWhileTheClockJumps(t *testing.T) {
 		w.lists("b")
 		after(time.Minute)
 		ends := w.plan().GraceEnds["a"]
-		for _, d := range []time.Duration{-365 * 24 * time.Hour, -time.Hour, 0} {
+		for _, d := range []time.Duration{-365 * 24 * time.Hour, -time.Hour, 24 * time.Hour, 0} {
 			set(d)
 			after(5 * time.Minute)
 			if got := w.plan(); !slices.Contains(got.Changes.Published, "a") || !got.GraceEnds["a"].Equal(ends) {
@@ -459,5 +459,15 @@ func TestRetirementWhileTheClockJumps(t *testing.T) {
 		}
 		after(grace)
 		w.wantLog("dropped=a", 1)
+
+		// What is retired while the clock is behind has its grace when it is right again.
+		set(-24 * time.Hour)
+		w.lists("c")
+		after(time.Minute)
+		set(0)
+		after(grace - 2*time.Minute)
+		w.wantLog("dropped=b", 0)
+		after(3 * time.Minute)
+		w.wantLog("dropped=b", 1)
 	})
 }
