@@ -71,6 +71,9 @@ type lab struct {
 	env      []string
 	// secrets must stand in no output of the program.
 	secrets []string
+	// issued lists credentials that may stand in the standard output of
+	// runs by exchange, and nowhere else.
+	issued []func() []string
 }
 
 func newLab(t *testing.T) *lab {
@@ -111,6 +114,8 @@ type running struct {
 	cmd            *exec.Cmd
 	cancel         context.CancelFunc
 	stdout, stderr bytes.Buffer
+	// credential is set where stdout is the place for an issued credential.
+	credential bool
 }
 
 func (l *lab) start(env []string, args ...string) *running {
@@ -139,8 +144,13 @@ func (r *running) wait() outcomeOf {
 		l.t.Errorf("%v: %v", r.cmd.Args, err)
 	}
 	got := outcomeOf{r.cmd.ProcessState.ExitCode(), r.stdout.String(), r.stderr.String()}
-	for _, secret := range slices.Concat(l.secrets, []string{jwtHeader}) {
-		if strings.Contains(got.stdout+got.stderr, secret) {
+	issued := []string{jwtHeader}
+	for _, list := range l.issued {
+		issued = append(issued, list()...)
+	}
+	for _, secret := range slices.Concat(l.secrets, issued) {
+		may := r.credential && slices.Contains(issued, secret)
+		if strings.Contains(got.stderr, secret) || !may && strings.Contains(got.stdout, secret) {
 			l.t.Errorf("%v tells a secret", r.cmd.Args)
 		}
 	}

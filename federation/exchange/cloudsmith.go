@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -83,7 +84,7 @@ func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Cre
 		return Credential{}, c.unfit("it is not the JSON that Cloudsmith sends: check the address, and what stands in between")
 	}
 	credential := Credential{Username: "token", Password: discovery.NewToken(issued.Token), Expiry: expiryOf(issued.Token)}
-	if err := credential.check(issued.Token, subject, c.now()); err != nil {
+	if err := credential.check(issued.Token, c.now(), subject.Reveal()); err != nil {
 		return Credential{}, c.unfit(err.Error())
 	}
 	return credential, nil
@@ -95,14 +96,15 @@ func (c caller) unfit(what string) error {
 }
 
 // check refuses what can't be a credential: it would be stored, and fail later.
-func (c Credential) check(raw string, subject discovery.Token, now time.Time) error {
+// What was sent does not count as issued.
+func (c Credential) check(raw string, now time.Time, sent ...string) error {
 	foreign := func(r rune) bool { return r <= ' ' || r > '~' }
 	switch {
 	case strings.TrimSpace(raw) == "":
 		return errors.New("without a token in it")
 	case len(raw) > maxCredential || strings.ContainsFunc(raw, foreign):
 		return errors.New("what it sent is no token: it is too long, or has characters that no token has")
-	case raw == subject.Reveal():
+	case slices.Contains(sent, raw):
 		return errors.New("it sent back the token that it was given")
 	case !c.Expiry.IsZero() && !c.Expiry.After(now):
 		return fmt.Errorf("the token that it sent expired at %s: compare this machine's clock", c.Expiry.UTC().Format(time.RFC3339))

@@ -114,8 +114,11 @@ func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenF
 	case format.Type != "" && format.Type != "text" && format.Type != "json", format.Type == "json" && format.Field == "":
 		return GCPConfig{}, TokenFile{}, errors.New("has a format of its file that is neither text nor json with a subject_token_field_name")
 	}
-	config := GCPConfig{Provider: file.Audience}
+	var config GCPConfig
 	var err error
+	if config.Provider, err = ParseProvider(file.Audience); err != nil {
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("has an audience that is no provider: %w", err)
+	}
 	if config.STSURL, err = googleBase(file.TokenURL, stsURL, STSURL, stsPath); err != nil {
 		return GCPConfig{}, TokenFile{}, fmt.Errorf("has a token_url that %w", err)
 	}

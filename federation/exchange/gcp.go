@@ -186,7 +186,7 @@ func (g *gcp) Exchange(ctx context.Context, subject discovery.Token) (Credential
 		return Credential{}, gate.caller().unfit("not in the form of a token with a lifetime: check the address, and what stands in between")
 	}
 	credential := Credential{Username: "oauth2accesstoken", Password: discovery.NewToken(token.AccessToken), Expiry: token.Expiry}
-	if err := credential.check(token.AccessToken, subject, g.now()); err != nil {
+	if err := credential.check(token.AccessToken, g.now(), subject.Reveal()); err != nil {
 		return Credential{}, gate.caller().unfit(err.Error())
 	}
 	return credential, nil
@@ -262,7 +262,7 @@ func (g *gate) remember(answer []byte) error {
 	if g.service == GoogleIAM {
 		token = issued.Access
 	}
-	if err := (Credential{}).check(token, discovery.NewToken(g.secrets[0]), g.now()); err != nil {
+	if err := (Credential{}).check(token, g.now(), g.secrets...); err != nil {
 		return g.caller().unfit(err.Error())
 	}
 	g.secrets = append(g.secrets, token)

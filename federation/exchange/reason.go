@@ -97,8 +97,9 @@ func tokenRune(r rune) bool {
 	return r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_.~+=", r))
 }
 
-// tokenLike: base64 of a JSON object begins with "ey" or "ew"; opaque tokens
-// mix cases and digits over a length that names of things do not have.
+// tokenLike: base64 of a JSON object begins with "ey" and a capital, or with
+// "ew"; opaque tokens mix cases and digits over a length that names of things
+// do not have.
 func tokenLike(run string) bool {
 	for part := range strings.SplitSeq(run, ".") {
 		part = strings.Trim(part, "-_~+=")
@@ -112,7 +113,7 @@ func tokenLike(run string) bool {
 			if !found {
 				break
 			}
-			if len(after) >= 10 && !strings.ContainsAny(after[:10], ".~+=") && mixed(after[:10]) {
+			if len(after) >= 10 && !strings.ContainsAny(after[:10], ".~+=") && (start == "ey" && 'A' <= after[0] && after[0] <= 'Z' || mixed(after[:10])) {
 				return true
 			}
 			rest = after
@@ -129,30 +130,31 @@ func mixed(s string) bool {
 	return strings.ContainsFunc(s, unicode.IsLower) && strings.ContainsFunc(s, unicode.IsUpper)
 }
 
-// cloudsmithReason reads ErrorDetail of Cloudsmith's API description.
+// cloudsmithReason reads ErrorDetail of Cloudsmith's API description. A member
+// of another form does not hide the others.
 func cloudsmithReason(body []byte) (code, text string) {
-	var answer struct {
-		Detail string              `json:"detail"`
-		Error  string              `json:"error"`
-		Fields map[string][]string `json:"fields"`
+	var members map[string]json.RawMessage
+	if json.Unmarshal(body, &members) != nil {
+		return "", ""
 	}
-	if json.Unmarshal(body, &answer) != nil {
-		var detail struct {
-			Detail string `json:"detail"`
+	var detail string
+	for _, name := range []string{"error", "detail"} {
+		var given string
+		if json.Unmarshal(members[name], &given) == nil && given != "" {
+			detail = given
 		}
-		_ = json.Unmarshal(body, &detail) // fields of another form do not hide the detail
-		return "", detail.Detail
 	}
-	if answer.Detail == "" {
-		answer.Detail = answer.Error
+	parts := []string{detail}
+	var fields map[string][]string
+	if json.Unmarshal(members["fields"], &fields) != nil {
+		return "", detail
 	}
-	parts := []string{answer.Detail}
 	const most = 5
-	for i, name := range slices.Sorted(maps.Keys(answer.Fields)) {
+	for i, name := range slices.Sorted(maps.Keys(fields)) {
 		if i == most {
 			break
 		}
-		parts = append(parts, name+": "+strings.Join(answer.Fields[name], " "))
+		parts = append(parts, name+": "+strings.Join(fields[name], " "))
 	}
 	return "", joined("; ", parts...)
 }

@@ -62,6 +62,9 @@ func Refusal(ctx context.Context, refused *exchange.RefusedError, opts Options) 
 	if err != nil {
 		return Explanation{Cause: "what was given " + err.Error(), Cure: "give the token alone, as kubectl create token prints it or as a projected volume has it"}
 	}
+	if name, err := exchange.ParseProvider(opts.Provider); err == nil {
+		opts.Provider = name
+	}
 	e := Explanation{Trust: trustOf(claims, opts)}
 	if refused.Service == exchange.GoogleIAM { // the token itself was taken
 		e.Cause, e.Cure = impersonation(refused, claims, opts)

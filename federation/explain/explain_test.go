@@ -1,0 +1,183 @@
+package explain_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/discovery/verify"
+	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/explain"
+	"oidc-publisher/internal/testserver"
+)
+
+const (
+	issuer   = "https://issuer.example.com"
+	usual    = "https://api.cloudsmith.io"
+	pool     = "projects/123456789/locations/global/workloadIdentityPools/clusters"
+	provider = pool + "/providers/cluster-a"
+	account  = "puller@acme.iam.gserviceaccount.com"
+)
+
+// world is an issuer and two services that trust it; a test breaks one thing.
+type world struct {
+	api        *testserver.Embedded
+	internet   *testserver.Internet
+	cloudsmith *testserver.Cloudsmith
+	google     *testserver.Google
+	options    explain.Options
+	audience   string
+	life       time.Duration
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{internet: testserver.NewInternet(t), api: testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: issuer}), life: time.Hour}
+	w.api.AddServiceAccount("team", "puller")
+	w.internet.Route("issuer.example.com", w.api.PublicFace())
+	w.cloudsmith, w.google = testserver.StartCloudsmith(t, w.internet), testserver.StartGoogle(t, w.internet)
+	w.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+		Issuer: issuer, Services: []string{"puller"}, Claims: map[string]string{"aud": usual, "sub": "system:serviceaccount:team:.*"},
+	})
+	w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: issuer})
+	w.options = explain.Options{Org: "acme", ServiceSlug: "puller", Provider: provider, Transport: w.internet.Client().Transport}
+	return w
+}
+
+// exchange does it, and explains the refusal.
+func (w *world) exchange(t *testing.T) explain.Explanation {
+	t.Helper()
+	token, err := w.api.MintToken("team", "puller", w.audience, w.life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.options.Token = discovery.NewToken(token)
+	e, err := exchange.Cloudsmith(exchange.CloudsmithConfig{Org: w.options.Org, Service: w.options.ServiceSlug, URL: w.cloudsmith.URL})
+	if w.options.Service == verify.GCP {
+		e, err = exchange.GCP(exchange.GCPConfig{Provider: w.options.Provider, ServiceAccount: w.options.ServiceAccount, STSURL: w.google.URL, IAMURL: w.google.URL})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Exchange(t.Context(), w.options.Token)
+	var refused *exchange.RefusedError
+	if !errors.As(err, &refused) {
+		t.Fatalf("error %v, want a refusal", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	got := explain.Refusal(ctx, refused, w.options)
+	for _, part := range strings.Split(token, ".") {
+		if strings.Contains(got.Text(), part[:12]) {
+			t.Error("the explanation has a piece of the token")
+		}
+	}
+	if strings.ContainsFunc(got.Cause+got.Cure, func(r rune) bool { return !unicode.IsPrint(r) }) || got.Cure == "" {
+		t.Errorf("cause %q, cure %q", got.Cause, got.Cure)
+	}
+	return got
+}
+
+// TestCauses: one thing is wrong, and that is what is named.
+func TestCauses(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		services []verify.RelyingParty
+		spoil    func(w *world)
+		want     string
+	}{
+		{"not published", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) { w.internet.Route("issuer.example.com", http.NotFoundHandler()) }, "nothing is published at this address"},
+		{"not public", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) {
+			w.internet.Route("issuer.example.com", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusForbidden) }))
+		}, "is not public"},
+		{"no such host", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) { w.internet.Route("issuer.example.com", nil) }, "could not be checked from here"},
+		{"another issuer is public", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) {
+			face := w.api.PublicFace()
+			w.api.SetIssuer(issuer + "/")
+			w.internet.Route("issuer.example.com", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				w.api.SetIssuer(issuer)
+				face.ServeHTTP(rw, r)
+			}))
+		}, "slash"},
+		{"the key is new", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) {
+			if _, err := w.api.Rotate("RS256"); err != nil {
+				panic(err)
+			}
+			w.api.RemoveKey(w.api.SigningKeyID())
+		}, "the key that signed the token is not public"},
+		{"expired", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) { w.life = -time.Hour }, "expired"},
+		{"wrong audience", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) { w.audience = "vault" }, `the token is for the audience "vault"`},
+		{"wrong slug", []verify.RelyingParty{verify.Cloudsmith}, func(w *world) { w.options.ServiceSlug = "admin" }, `no service account "admin"`},
+		{"wrong organisation", []verify.RelyingParty{verify.Cloudsmith}, func(w *world) { w.options.Org = "nobody" }, `no enabled OpenID Connect provider of the organisation "nobody"`},
+		{"wrong provider", []verify.RelyingParty{verify.GCP}, func(w *world) { w.options.Provider += "2" }, "there is no such provider"},
+		{"the provider has another issuer", []verify.RelyingParty{verify.GCP}, func(w *world) {
+			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: issuer + "/other"})
+		}, "the provider's issuer URI is not"},
+		{"attribute condition", []verify.RelyingParty{verify.GCP}, func(w *world) {
+			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: issuer, Condition: func(map[string]any) bool { return false }})
+		}, "attribute condition rejects the subject \"system:serviceaccount:team:puller\""},
+		{"no right on the service account", []verify.RelyingParty{verify.GCP}, func(w *world) { w.options.ServiceAccount = account },
+			"principal://iam.googleapis.com/" + pool + "/subject/system:serviceaccount:team:puller lacks roles/iam.workloadIdentityUser on the service account " + account},
+	} {
+		for _, service := range c.services {
+			t.Run(c.name+" at "+string(service), func(t *testing.T) {
+				w := newWorld(t)
+				w.options.Service, w.audience = service, usual
+				if service == verify.GCP {
+					w.audience = "https://iam.googleapis.com/" + provider
+				}
+				c.spoil(w)
+				if got := w.exchange(t); !strings.Contains(got.Cause, c.want) {
+					t.Errorf("cause %q, want %q", got.Cause, c.want)
+				}
+			})
+		}
+	}
+}
+
+// TestTrust: what a person copies to the other side.
+func TestTrust(t *testing.T) {
+	w := newWorld(t)
+	mint := func(audience string) discovery.Token {
+		token, err := w.api.MintToken("team", "puller", audience, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return discovery.NewToken(token)
+	}
+	for _, c := range []struct {
+		options explain.Options
+		want    []string
+	}{
+		{explain.Options{Service: verify.Cloudsmith, Token: mint(usual), ServiceSlug: "puller"}, []string{
+			"provider URL     " + issuer, `claims           {"aud":"` + usual + `","sub":"system:serviceaccount:team:puller"}`, "service account  puller",
+		}},
+		{explain.Options{Service: verify.GCP, Token: mint("https://iam.googleapis.com/" + provider), ServiceAccount: account}, []string{
+			"principal          principal://iam.googleapis.com/" + pool + "/subject/system:serviceaccount:team:puller",
+			"providers create-oidc cluster-a --project=123456789 --location=global --workload-identity-pool=clusters --issuer-uri=" + issuer + " --attribute-mapping=google.subject=assertion.sub\n",
+			"gcloud iam service-accounts add-iam-policy-binding " + account + " --role=roles/iam.workloadIdentityUser --member=principal://",
+		}},
+		{explain.Options{Service: verify.GCP, Token: mint("it's")}, []string{
+			"NUMBER, POOL and PROVIDER", ` --allowed-audiences='it'\''s'`, "gcloud artifacts repositories add-iam-policy-binding",
+		}},
+	} {
+		trust, err := explain.TrustOf(c.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(trust.Lines(), "\n") + "\n"
+		for _, want := range c.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("it lacks %q:\n%s", want, text)
+			}
+		}
+	}
+	if _, err := explain.TrustOf(explain.Options{Service: verify.GCP, Token: discovery.NewToken("nonsense")}); err == nil || strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("error %v", err)
+	}
+}
