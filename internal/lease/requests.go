@@ -62,25 +62,10 @@ func (l leases) do(ctx context.Context, method string, sent *coordination.Lease)
 }
 
 func (l leases) request(ctx context.Context, method string, sent *coordination.Lease) (*coordination.Lease, error) {
-	address, verb := l.all.JoinPath(l.name), map[string]string{http.MethodGet: "get", http.MethodPut: "update", http.MethodPost: "create"}[method]
-	var body []byte
-	if sent != nil {
-		sent.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
-		sent.Namespace, sent.Name = l.namespace, l.name
-		var err error
-		if body, err = json.Marshal(sent); err != nil {
-			return nil, err
-		}
-	}
-	if method == http.MethodPost {
-		address = l.all
-	}
-	req, err := http.NewRequestWithContext(ctx, method, address.String(), bytes.NewReader(body))
+	req, err := l.newRequest(ctx, method, sent)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Content-Type", "application/json")
 	resp, err := l.client.Do(req)
 	if err != nil {
 		return nil, err
@@ -89,7 +74,7 @@ func (l leases) request(ctx context.Context, method string, sent *coordination.L
 	if err != nil {
 		return nil, err
 	}
-	if err := l.judge(resp.StatusCode, method, verb); err != nil {
+	if err := judge(resp.StatusCode, method); err != nil {
 		return nil, err
 	}
 	var got coordination.Lease
@@ -99,7 +84,33 @@ func (l leases) request(ctx context.Context, method string, sent *coordination.L
 	return &got, nil
 }
 
-func (l leases) judge(status int, method, verb string) error {
+func (l leases) newRequest(ctx context.Context, method string, sent *coordination.Lease) (*http.Request, error) {
+	address := l.all
+	if method != http.MethodPost {
+		address = l.all.JoinPath(l.name)
+	}
+	var body []byte
+	if sent != nil {
+		sent.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
+		sent.Namespace, sent.Name = l.namespace, l.name
+		var err error
+		if body, err = json.Marshal(sent); err != nil {
+			return nil, err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, address.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Content-Type", "application/json")
+	return req, nil
+}
+
+// verbs are what RBAC calls the methods.
+var verbs = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update"}
+
+func judge(status int, method string) error {
 	switch {
 	case status == http.StatusOK || status == http.StatusCreated:
 		return nil
@@ -112,7 +123,7 @@ func (l leases) judge(status int, method, verb string) error {
 	case status == http.StatusUnauthorized:
 		return errors.New("the credentials were not accepted (HTTP status 401)")
 	case status == http.StatusForbidden:
-		return fmt.Errorf("this user may not %s leases of coordination.k8s.io there (HTTP status 403): bind it to a Role that allows get, create and update", verb)
+		return fmt.Errorf("this user may not %s leases of coordination.k8s.io there (HTTP status 403): bind it to a Role that allows get, create and update", verbs[method])
 	default:
 		return fmt.Errorf("HTTP status %d", status)
 	}
