@@ -57,7 +57,7 @@ them, in two documents that relying parties must be able to read anonymously.
 This program takes the documents out of a private cluster to where they can be
 read, and proves that they work.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused by a rule, or verify
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused by a rule or a service, or verify
 says no; 4 some targets failed and others are done.
 
 Every flag can be given as an environment variable: --dry-run is
