@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -279,6 +280,72 @@ func TestServeTunnelFails(t *testing.T) {
 			}
 			if got.stdout != "" || strings.Contains(got.stderr, "hunter2") {
 				t.Errorf("it says too much:\n%s%s", got.stdout, got.stderr)
+			}
+		})
+	}
+}
+
+// TestServeTunnelAsks on the terminal about a server that it does not know.
+// `script` gives it one.
+func TestServeTunnelAsks(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: laptopSays})
+	known := filepath.Join(l.dir, "known", "hosts")
+	args := append(append([]string{built, "serve", "--public-key", l.publicKey(), "--tunnel-known-hosts", known}, flags...), "--interval", "1s")
+	for _, c := range []struct {
+		answer string
+		code   int
+		says   string
+	}{
+		{"no", exitFailed, "is not in known_hosts"},
+		{"yes", exitDone, laptop + "\r\n"},
+	} {
+		t.Run(c.answer, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, testserver.Require(t, "script"), "--quiet", "--return", "--command", "exec "+strings.Join(args, " "), "/dev/null")
+			cmd.Env, cmd.Dir = l.env, l.dir
+			keyboard, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			screen, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var seen strings.Builder
+			until := func(text string) bool {
+				buf := make([]byte, 1)
+				for !strings.Contains(seen.String(), text) {
+					if n, err := screen.Read(buf); n == 0 && err != nil {
+						return false
+					}
+					seen.Write(buf)
+				}
+				return true
+			}
+			if !until("[yes/no] ") || !strings.Contains(seen.String(), ssh.FingerprintSHA256(sshd.HostKey(t, "ed25519"))) {
+				t.Fatalf("it does not ask:\n%s", &seen)
+			}
+			fmt.Fprintln(keyboard, c.answer)
+			if !until(c.says) {
+				t.Fatalf("after %q it does not say %q:\n%s", c.answer, c.says, &seen)
+			}
+			if c.code == exitDone {
+				fmt.Fprint(keyboard, "\x03") // ^C
+			}
+			for until("\x00") { // read on to the end
+			}
+			err = cmd.Wait()
+			if got := cmd.ProcessState.ExitCode(); got != c.code {
+				t.Errorf("exit code %d (%v), want %d:\n%s", got, err, c.code, &seen)
+			}
+			if _, err := os.Stat(known); (err == nil) != (c.code == exitDone) {
+				t.Errorf("what is remembered: %v", err)
 			}
 		})
 	}
