@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,10 +17,10 @@ import (
 type KubeletOptions struct {
 	// Node is its name, "node" if empty.
 	Node string
-	// CredentialProviders is the content of its CredentialProviderConfig, nil
-	// for none, and CredentialProviderBin the folder of the plugins.
-	CredentialProviders   []byte
-	CredentialProviderBin string
+	// CredentialProviders is its CredentialProviderConfig, a file or a folder
+	// of them, none if empty, and CredentialProviderBin the folder of the
+	// plugins.
+	CredentialProviders, CredentialProviderBin string
 }
 
 // KubeletServer is a real kubelet that runs pods in a containerd.
@@ -50,12 +51,8 @@ func Kubelet(t testing.TB, cluster *KubeCluster, containerd *ContainerdServer, o
 		"--root-dir=" + filepath.Join(dir, "root"), "--cert-dir=" + filepath.Join(dir, "pki"),
 		"--v=2",
 	}
-	if options.CredentialProviders != nil {
-		path := filepath.Join(dir, "credential-providers.yaml")
-		if err := os.WriteFile(path, options.CredentialProviders, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		args = append(args, "--image-credential-provider-config="+path, "--image-credential-provider-bin-dir="+options.CredentialProviderBin)
+	if options.CredentialProviders != "" {
+		args = append(args, "--image-credential-provider-config="+options.CredentialProviders, "--image-credential-provider-bin-dir="+options.CredentialProviderBin)
 	}
 	k.Process = Start(t, containerd.Within(Command{
 		Name: "kubelet", Path: binary, Args: args,
@@ -170,6 +167,28 @@ func (k *KubeletServer) AwaitEvent(t testing.TB, pod Object, text string) string
 	})
 	if err != nil {
 		t.Fatalf("pod %s: %v:\n%s", pod.Name(), err, strings.Join(k.Events(t, pod), "\n"))
+	}
+	return found
+}
+
+// AwaitLog waits until the kubelet's own log has a line that holds the texts,
+// and returns it.
+func (k *KubeletServer) AwaitLog(t testing.TB, texts ...string) string {
+	t.Helper()
+	ctx, cancel := contextWithin(t, podTimeout)
+	defer cancel()
+	var found string
+	err := poll(ctx, func() error {
+		for line := range strings.Lines(k.Output()) {
+			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+				found = line
+				return nil
+			}
+		}
+		return fmt.Errorf("kubelet does not say %q", texts)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return found
 }
