@@ -29,7 +29,10 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
 		Action:         noCommand,
-		Commands:       []*cli.Command{publishCommand(), watchCommand(), serveCommand(), verifyCommand(), exchangeCommand(), pullSecretCommand(), completionCommand(), versionCommand()},
+		Commands: []*cli.Command{
+			publishCommand(), watchCommand(), serveCommand(), verifyCommand(),
+			exchangeCommand(), pullSecretCommand(), credentialProviderCommand(), completionCommand(), versionCommand(),
+		},
 	}
 	tame(app.Commands)
 	return app

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	kubelet "k8s.io/kubelet/config/v1"
+
+	"oidc-publisher/federation/credentialprovider"
+	"oidc-publisher/federation/credentialprovider/nodeconfig"
+)
+
+// cloudsmithAudience is what the tokens are for unless somebody says otherwise.
+const cloudsmithAudience = "cloudsmith"
+
+func nodeFlags(provider string) []cli.Flag {
+	audience := stringFlag("audience", "", "the `AUDIENCE` of the tokens, as the service expects it")
+	if provider == credentialprovider.ProviderCloudsmith {
+		audience.Value = cloudsmithAudience
+	} else {
+		audience.DefaultText = "https://iam.googleapis.com/ and the provider's name"
+	}
+	return append(inCategory(categoryNode,
+		boolFlag("print-config", "print kubelet's CredentialProviderConfig"),
+		boolFlag("print-rbac", "print the right of nodes to ask for tokens of the audience, for kubectl apply"),
+		stringFlag("check", "", "say which pattern of matchImages would match this `IMAGE`, and which key its credential would have"),
+		stringFlag("config", "", "let --check read the patterns from this `FILE`, a node's CredentialProviderConfig, instead of the printed one"),
+		stringFlag("kubernetes-version", "1.34+", "the `VERSION` of the kubelets: 1.33, 1.34+"),
+		audience,
+		listFlag("env", "print `NAME=VALUE` into the plugin's environment, like HTTPS_PROXY and SSL_CERT_FILE; repeatable"),
+	), outputFlag("text", "json"))
+}
+
+func nodeAsked(c *cli.Context) bool {
+	return c.Bool("print-config") || c.Bool("print-rbac") || c.String("check") != ""
+}
+
+func nodeAction(c *cli.Context, provider string, settings *credentialprovider.Settings) error {
+	format, err := outputFormat(c, "text", "json")
+	if err != nil {
+		return err
+	}
+	node, err := nodeOf(c, provider, settings)
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.String("check") != "" && (c.Bool("print-config") || c.Bool("print-rbac")), c.Bool("print-config") && c.Bool("print-rbac"):
+		return usagef("--print-config, --print-rbac and --check are three answers: ask for one")
+	case c.String("check") != "":
+		return checkImage(c, node, format)
+	case format == "json":
+		return printNode(c, node)
+	case c.Bool("print-config"):
+		text, err := node.ConfigYAML()
+		return writeAll(c.App.Writer, text, err)
+	default:
+		text, err := node.RightsYAML()
+		return writeAll(c.App.Writer, text, err)
+	}
+}
+
+func nodeOf(c *cli.Context, provider string, settings *credentialprovider.Settings) (nodeconfig.Node, error) {
+	version, err := nodeconfig.ParseVersion(c.String("kubernetes-version"))
+	if err != nil {
+		return nodeconfig.Node{}, usagef("--kubernetes-version: %v", err)
+	}
+	node := nodeconfig.Node{Version: version, Provider: provider, Audience: c.String("audience"), Settings: settings, Args: given(c, settings, provider)}
+	if node.Audience == "" {
+		name := settings.Provider.Pinned
+		if name == "" {
+			name = settings.Provider.Default
+		}
+		if name == "" && c.String("check") == "" {
+			return node, usagef("--audience is missing: it is what the workload identity provider allows, or give --provider")
+		}
+		node.Audience = "https://iam.googleapis.com/" + strings.TrimPrefix(name, "//iam.googleapis.com/")
+	}
+	for _, pair := range list(c, "env") {
+		key, value, found := strings.Cut(pair, "=")
+		if !found || key == "" {
+			return node, usagef("--env is %q, and must be NAME=VALUE", pair)
+		}
+		node.Env = append(node.Env, kubelet.ExecEnvVar{Name: key, Value: value})
+	}
+	return node, nil
+}
+
+// printNode prints both, and the flags, for scripts.
+func printNode(c *cli.Context, node nodeconfig.Node) error {
+	role, binding := node.Rights()
+	return printJSON(c.App.Writer, map[string]any{
+		"config": node.Config(), "rbac": []any{role, binding}, "kubeletFlags": node.KubeletFlags(),
+	})
+}
+
+func checkImage(c *cli.Context, node nodeconfig.Node, format string) error {
+	image, config := c.String("check"), node.Config()
+	if file := c.String("config"); file != "" {
+		var err error
+		if config, err = readNodeConfig(file); err != nil {
+			return usagef("--config %s: %v", file, err)
+		}
+	}
+	matches := nodeconfig.Check(config, image)
+	key, err := node.AuthKey(image)
+	if err != nil {
+		return fmt.Errorf("--check %s: %w", image, err)
+	}
+	called := false
+	for _, m := range matches {
+		called = called || m.Matches
+	}
+	if format == "json" {
+		err = printJSON(c.App.Writer, map[string]any{"image": image, "called": called, "patterns": matches, "authKey": key})
+	} else {
+		err = printCheck(c.App.Writer, matches, key)
+	}
+	if err == nil && (!called || key == "") {
+		err = &exitError{exitRefused}
+	}
+	return err
+}
+
+func printCheck(w io.Writer, matches []nodeconfig.Match, key string) error {
+	var out strings.Builder
+	for _, m := range matches {
+		verdict := "matches"
+		if !m.Matches {
+			verdict = "does not match: " + m.Why
+		}
+		fmt.Fprintf(&out, "%s: %s %s\n", m.Provider, m.Pattern, verdict)
+	}
+	if key == "" {
+		fmt.Fprintln(&out, "auth key: none; the plugin takes the image for somebody else's (--registry)")
+	} else {
+		fmt.Fprintf(&out, "auth key: %s\n", key)
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+// maxNodeConfig bounds the file in bytes.
+const maxNodeConfig = 1 << 20
+
+func readNodeConfig(path string) (kubelet.CredentialProviderConfig, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return kubelet.CredentialProviderConfig{}, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxNodeConfig))
+	if err != nil {
+		return kubelet.CredentialProviderConfig{}, err
+	}
+	return nodeconfig.ParseConfig(data)
+}
