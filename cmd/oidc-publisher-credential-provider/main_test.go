@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-const subject = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJub2JvZHkifQ.c2VhbA"
+// subject is for Cloudsmith, of an issuer that nobody has.
+const subject = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOlsiaHR0cHM6Ly9hcGkuY2xvdWRzbWl0aC5pbyJdLCJpc3MiOiJodHRwczovL2lzc3Vlci5pbnZhbGlkIiwic3ViIjoibm9ib2R5In0.c2VhbA"
 
 const request = `{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderRequest",
 "image":"docker.cloudsmith.io/acme/app","serviceAccountToken":"` + subject + `"}`
@@ -46,7 +47,7 @@ func TestRun(t *testing.T) {
 		{"environment", "oidc-publisher-credential-provider", append([]string{"cloudsmith"}, append(flags[2:], good)...), [2]string{"CLOUDSMITH_ORG_SLUG", "acme"}, exitDone, `"password":"opaque"`, ""},
 		{"a flag wins", "oidc-publisher-credential-provider", append([]string{"cloudsmith"}, append(flags, good)...), [2]string{"OIDC_PUBLISHER_ORG", "other"}, exitDone, `"password":"opaque"`, ""},
 		{"an unfit variable", "oidc-publisher-credential-provider", append([]string{"cloudsmith"}, append(flags, good)...), [2]string{"OIDC_PUBLISHER_REGISTRY", "a,b/c"}, exitUsage, "", `error: environment variable OIDC_PUBLISHER_REGISTRY: --registry is "b/c"`},
-		{"refused", "oidc-publisher-credential-provider", append([]string{"cloudsmith"}, append(flags, bad)...), [2]string{}, exitFailed, "", "error: image docker.cloudsmith.io/acme/app: Cloudsmith refused the token"},
+		{"refused", "oidc-publisher-credential-provider", append([]string{"cloudsmith"}, append(flags, bad)...), [2]string{}, exitFailed, "", "error: image docker.cloudsmith.io/acme/app: Cloudsmith refused the token (HTTP 400): a b [masked]; likely cause: "},
 		{"no provider", "oidc-publisher-credential-provider", nil, [2]string{}, exitUsage, "", "which provider?"},
 		{"another provider", "oidc-publisher-credential-provider", []string{"quay"}, [2]string{}, exitUsage, "", `there is no provider "quay"`},
 		{"another flag", "oidc-publisher-credential-provider-gcp", []string{"--org", "acme"}, [2]string{}, exitUsage, "", "-org"},

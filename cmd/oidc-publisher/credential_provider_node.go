@@ -11,10 +11,11 @@ import (
 
 	"oidc-publisher/federation/credentialprovider"
 	"oidc-publisher/federation/credentialprovider/nodeconfig"
+	"oidc-publisher/federation/exchange"
 )
 
 // cloudsmithAudience is what the tokens are for unless somebody says otherwise.
-const cloudsmithAudience = "cloudsmith"
+const cloudsmithAudience = exchange.CloudsmithURL
 
 func nodeFlags(provider string) []cli.Flag {
 	audience := stringFlag("audience", "", "the `AUDIENCE` of the tokens, as the service expects it")

@@ -1,7 +1,9 @@
 package credentialprovider
 
 import (
+	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/explain"
 )
 
 // The annotations of Cloudsmith's own plugin. That plugin also takes the host
@@ -61,6 +63,6 @@ func Cloudsmith(s CloudsmithSettings) Service {
 			}
 			key = pathKey(image.Host, org)
 		}
-		return &Access{Exchanger: exchanger, Key: key}, nil
+		return &Access{Exchanger: exchanger, Key: key, Asked: explain.Options{Service: verify.Cloudsmith, Org: org, ServiceSlug: service}}, nil
 	}
 }

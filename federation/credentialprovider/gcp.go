@@ -1,7 +1,9 @@
 package credentialprovider
 
 import (
+	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/explain"
 )
 
 // The annotations for Google Cloud.
@@ -50,6 +52,6 @@ func GCP(s GCPSettings) Service {
 		if err != nil {
 			return nil, err
 		}
-		return &Access{Exchanger: exchanger, Key: image.Host}, nil
+		return &Access{Exchanger: exchanger, Key: image.Host, Asked: explain.Options{Service: verify.GCP, Provider: provider, ServiceAccount: account}}, nil
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/explain"
 )
 
 // Budget is how long an answer may take in all. Kubelet waits for a minute.
@@ -29,6 +31,8 @@ type Access struct {
 	Exchanger exchange.Exchanger
 	// Key matches the images that it is good for, by kubelet's rules.
 	Key string
+	// Asked is what a refusal is explained by.
+	Asked explain.Options
 }
 
 // Plugin answers kubelet.
@@ -39,9 +43,9 @@ type Plugin struct {
 	Budget time.Duration
 	// Now is the clock.
 	Now func() time.Time
-	// Explain tells the likely cause of a failed exchange in one line, "" if it
-	// knows none; nil does not try.
-	Explain func(ctx context.Context, token discovery.Token, failure error) string
+	// Transport carries the requests to the issuer that explain a refusal; nil
+	// is a copy of http.DefaultTransport.
+	Transport http.RoundTripper
 }
 
 // Answer reads one request and writes the response to it. After an error
@@ -68,7 +72,10 @@ func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error 
 	if !asked.token.Given() {
 		return errNoToken
 	}
-	credential, err := p.exchange(ctx, access.Exchanger, asked.token, time.Duration(float64(budget)*share))
+	if err := exchange.RefuseAPIToken(asked.token, ""); err != nil {
+		return fmt.Errorf("tokenAttributes.serviceAccountTokenAudience of the CredentialProviderConfig: %w", err)
+	}
+	credential, err := p.exchange(ctx, access, asked.token, time.Duration(float64(budget)*share))
 	if err != nil {
 		return fmt.Errorf("image %s: %w", image, err)
 	}
@@ -77,18 +84,20 @@ func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error 
 
 var errNoToken = errors.New("kubelet sent no service account token: the CredentialProviderConfig needs tokenAttributes.serviceAccountTokenAudience for this provider (Kubernetes 1.33 and later), and the pod a service account, which static pods have not")
 
-func (p *Plugin) exchange(ctx context.Context, exchanger exchange.Exchanger, token discovery.Token, limit time.Duration) (exchange.Credential, error) {
+func (p *Plugin) exchange(ctx context.Context, access *Access, token discovery.Token, limit time.Duration) (exchange.Credential, error) {
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	credential, err := exchanger.Exchange(within, token)
-	if err == nil && !credential.Password.Given() {
-		err = errors.New("the service answered without a credential")
-	}
-	if err == nil || p.Explain == nil {
+	credential, err := access.Exchanger.Exchange(within, token)
+	var refused *exchange.RefusedError
+	switch {
+	case err == nil && !credential.Password.Given():
+		return credential, errors.New("the service answered without a credential")
+	case errors.As(err, &refused):
+		asked := access.Asked
+		asked.Token, asked.Transport, asked.Now = token, p.Transport, p.Now
+		why := explain.Refusal(ctx, refused, asked)
+		return credential, fmt.Errorf("%w; likely cause: %s; cure: %s", err, why.Cause, why.Cure)
+	default:
 		return credential, err
 	}
-	if cause := p.Explain(ctx, token, err); cause != "" {
-		err = fmt.Errorf("%w; likely cause: %s", err, cause)
-	}
-	return exchange.Credential{}, err
 }

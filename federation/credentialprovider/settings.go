@@ -170,7 +170,7 @@ func (f Flag) readEnv(getenv func(string) string) error {
 
 // Plugin is the plugin of a provider.
 func (s *Settings) Plugin(provider string) (*Plugin, error) {
-	p := &Plugin{Budget: s.Timeout, Now: time.Now}
+	p := &Plugin{Budget: s.Timeout, Now: time.Now, Transport: s.Calling.Transport}
 	switch provider {
 	case ProviderCloudsmith:
 		p.Service = Cloudsmith(CloudsmithSettings{Registries: s.Registries, Org: s.Org, Service: s.Service, New: s.cloudsmith})
