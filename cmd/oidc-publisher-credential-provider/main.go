@@ -84,12 +84,13 @@ func configure(settings *credentialprovider.Settings, provider string, flags *fl
 var errNoProvider = fmt.Errorf("which provider? Give %s as the first argument, or call the program %s-%s",
 	strings.Join(credentialprovider.Providers(), " or "), credentialprovider.ProgramName, credentialprovider.ProviderCloudsmith)
 
-// said tells an error in one line, as kubelet logs it, and returns the exit code.
+// said tells an error and returns the exit code. kubelet makes it the end of a
+// line of its log: a line break would tear that line apart.
 func said(stderr io.Writer, err error, code int) int {
 	if err == nil {
 		return exitDone
 	}
-	_, _ = fmt.Fprintf(stderr, "%s: error: %s\n", credentialprovider.ProgramName, oneLine(err.Error()))
+	_, _ = fmt.Fprintf(stderr, "%s: error: %s", credentialprovider.ProgramName, oneLine(err.Error()))
 	return code
 }
 

@@ -31,6 +31,7 @@ func nodeFlags(provider string) []cli.Flag {
 		stringFlag("config", "", "let --check read the patterns from this `FILE`, a node's CredentialProviderConfig, instead of the printed one"),
 		stringFlag("kubernetes-version", "1.34+", "the `VERSION` of the kubelets: 1.33, 1.34+"),
 		audience,
+		stringFlag("name", "", "the plugin's file on the node is called `NAME` (default: "+credentialprovider.ProgramName+"-"+provider+"); each audience needs its own"),
 		listFlag("env", "print `NAME=VALUE` into the plugin's environment, like HTTPS_PROXY and SSL_CERT_FILE; repeatable"),
 	), outputFlag("text", "json"))
 }
@@ -69,7 +70,7 @@ func nodeOf(c *cli.Context, provider string, settings *credentialprovider.Settin
 	if err != nil {
 		return nodeconfig.Node{}, usagef("--kubernetes-version: %v", err)
 	}
-	node := nodeconfig.Node{Version: version, Provider: provider, Audience: c.String("audience"), Settings: settings, Args: given(c, settings, provider)}
+	node := nodeconfig.Node{Version: version, Provider: provider, Name: c.String("name"), Audience: c.String("audience"), Settings: settings, Args: given(c, settings, provider)}
 	if node.Audience == "" {
 		name := settings.Provider.Pinned
 		if name == "" {
@@ -79,6 +80,9 @@ func nodeOf(c *cli.Context, provider string, settings *credentialprovider.Settin
 			return node, usagef("--audience is missing: it is what the workload identity provider allows, or give --provider")
 		}
 		node.Audience = "https://iam.googleapis.com/" + strings.TrimPrefix(name, "//iam.googleapis.com/")
+	}
+	if strings.ContainsAny(node.Name, "/ ") || strings.HasPrefix(node.Name, ".") {
+		return node, usagef("--name is %q, and must be the name of a file", node.Name)
 	}
 	for _, pair := range list(c, "env") {
 		key, value, found := strings.Cut(pair, "=")

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/yaml"
+
+	"oidc-publisher/federation/credentialprovider/nodeconfig"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -57,114 +60,131 @@ type chain struct {
 func newChain(t *testing.T) *chain {
 	t.Helper()
 	c := &chain{lab: newLab(t), key: testserver.NewKubeKey(t, "RS256")}
-	public := c.s3Chain()
+	_, target, public := c.s3()
+	c.target = target
 	c.internet.Route("issuer.example.com", routed(public))
 	c.cluster, c.kubeconfig = c.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: c.key}, Nodes: true})
-
-	c.cloudsmith = testserver.StartCloudsmith(t, c.internet)
-	c.internet.Route("api.cloudsmith.io", c.cloudsmith)
-	c.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
-		Issuer: labIssuer, Services: []string{"puller"},
-		Claims: map[string]string{"aud": "cloudsmith", "sub": "system:serviceaccount:team:.*"},
-	})
-	c.google = testserver.StartGoogle(t, c.internet)
-	c.internet.Route("sts.googleapis.com", c.google)
-	c.internet.Route("iamcredentials.googleapis.com", c.google)
-	c.google.AddProvider(testserver.GoogleProvider{Name: chainProvider, Issuer: labIssuer})
-	c.google.Bind(chainGoogleSA, "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/subject/system:serviceaccount:team:gcp-puller")
+	c.services()
 
 	registry := testserver.Registry(t, c.cloudsmith, c.google)
-	image := testserver.StaticImage(t)
-	registry.Push(t, "acme/team/app", "1", image)
-	registry.Push(t, "project/team/app", "1", image)
-	containerd := testserver.Containerd(t, testserver.ContainerdOptions{Mirrors: map[string]string{
-		"docker.cloudsmith.io": "http://" + registry.Host, "europe-docker.pkg.dev": "http://" + registry.Host,
-	}})
-	config, bin := c.node()
+	image, mirrors := testserver.StaticImage(t), map[string]string{}
+	for _, repository := range []string{"acme/team/app", "acme-other/team/app", "project/team/app"} {
+		registry.Push(t, repository, "1", image)
+	}
+	for _, host := range []string{"docker.cloudsmith.io", "europe-docker.pkg.dev", "docker.example.com"} {
+		mirrors[host] = "http://" + registry.Host
+	}
+	containerd := testserver.Containerd(t, testserver.ContainerdOptions{Mirrors: mirrors})
+	config, bin := filepath.Join(c.dir, "credential-providers"), filepath.Join(c.dir, "bin")
+	for _, dir := range []string{config, bin} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.install(config, bin, "cloudsmith")
+	c.install(config, bin, "gcp", "--audience", googleAudience)
+	c.install(config, bin, "cloudsmith", wrongAudience()...)
+	c.allow("cloudsmith")
+	c.allow("gcp", "--audience", googleAudience)
 	c.kubelet = testserver.Kubelet(t, c.cluster, containerd, testserver.KubeletOptions{CredentialProviders: config, CredentialProviderBin: bin})
 	return c
 }
 
-func (c *chain) s3Chain() (public http.Handler) {
-	c.t.Helper()
-	_, target, face := c.s3()
-	c.target = target
-	return face
+// wrongAudience is a node's third provider, whose tokens nobody expects.
+func wrongAudience() []string {
+	return []string{"--name", "wrong-audience", "--registry", "docker.example.com", "--audience", "elsewhere", "--org", "acme", "--service-slug", "puller"}
 }
 
-// node installs the plugin on the node, as the two providers.
-func (c *chain) node() (config, bin string) {
+// services starts the two, and tells them whom to trust: at Cloudsmith whoever
+// is in the namespace team, and at Google one service account.
+func (c *chain) services() {
+	c.t.Helper()
+	c.cloudsmith = testserver.StartCloudsmith(c.t, c.internet)
+	c.internet.Route("api.cloudsmith.io", c.cloudsmith)
+	c.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+		Issuer: labIssuer, Services: []string{"puller"},
+		Claims: map[string]string{"aud": "https://api.cloudsmith.io", "sub": "system:serviceaccount:team:.*"},
+	})
+	c.google = testserver.StartGoogle(c.t, c.internet)
+	c.internet.Route("sts.googleapis.com", c.google)
+	c.internet.Route("iamcredentials.googleapis.com", c.google)
+	c.google.AddProvider(testserver.GoogleProvider{Name: chainProvider, Issuer: labIssuer})
+	c.google.Bind(chainGoogleSA, "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/subject/system:serviceaccount:team:gcp")
+}
+
+// install puts the plugin on the node under its name, with the configuration
+// that the program prints.
+func (c *chain) install(config, bin, provider string, args ...string) {
 	c.t.Helper()
 	program, err := builtProvider()
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	bin, config = filepath.Join(c.dir, "bin"), filepath.Join(c.dir, "credential-providers")
-	for _, dir := range []string{bin, config} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			c.t.Fatal(err)
-		}
+	args = append([]string{"credential-provider", provider, "--print-config"}, args...)
+	for _, pair := range append(c.internet.Env(), "GORACE=halt_on_error=1 atexit_sleep_ms=0") {
+		args = append(args, "--env", pair)
 	}
-	for provider, of := range map[string]struct {
-		audience string
-		images   []string
-		keys     []string
-	}{
-		"cloudsmith": {"cloudsmith", []string{"docker.cloudsmith.io"}, []string{"cloudsmith.io/org-slug", "cloudsmith.io/service-slug"}},
-		"gcp":        {googleAudience, []string{"*.pkg.dev"}, []string{"oidc-publisher/gcp-provider", "oidc-publisher/gcp-service-account"}},
-	} {
-		name := "oidc-publisher-credential-provider-" + provider
-		if err := os.Symlink(program, filepath.Join(bin, name)); err != nil {
-			c.t.Fatal(err)
-		}
-		var env []map[string]string
-		for _, pair := range append(c.internet.Env(), "GORACE=halt_on_error=1 atexit_sleep_ms=0") {
-			key, value, _ := strings.Cut(pair, "=")
-			env = append(env, map[string]string{"name": key, "value": value})
-		}
-		data, err := json.Marshal(map[string]any{
-			"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig",
-			"providers": []any{map[string]any{
-				"name": name, "apiVersion": "credentialprovider.kubelet.k8s.io/v1", "defaultCacheDuration": "0s",
-				"matchImages": of.images, "env": env,
-				"tokenAttributes": map[string]any{"serviceAccountTokenAudience": of.audience, "cacheType": "ServiceAccount", "requireServiceAccount": true, "optionalServiceAccountAnnotationKeys": of.keys},
-			}},
-		})
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(config, provider+".json"), data, 0o600); err != nil {
-			c.t.Fatal(err)
-		}
-		c.cluster.Apply(c.t, testserver.Object{
-			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": name},
-			"rules": []any{map[string]any{"apiGroups": []string{""}, "resources": []string{of.audience}, "verbs": []string{"request-serviceaccounts-token-audience"}}},
-		})
-		c.cluster.Apply(c.t, testserver.Object{
-			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": name},
-			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-			"subjects": []any{map[string]any{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:nodes"}},
-		})
+	text := c.must(exitDone, args...).stdout
+	parsed, err := nodeconfig.ParseConfig([]byte(text))
+	if err != nil {
+		c.t.Fatal(err)
 	}
-	return config, bin
+	name := parsed.Providers[0].Name
+	if err := os.Symlink(program, filepath.Join(bin, name)); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(config, name+".yaml"), []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
-// serviceAccount makes one in the namespace team.
-func (c *chain) serviceAccount(name string, annotations map[string]string) {
+// allow gives nodes the right that the program prints.
+func (c *chain) allow(provider string, args ...string) {
 	c.t.Helper()
-	c.cluster.CreateServiceAccount(c.t, "team", name)
+	text := c.must(exitDone, append([]string{"credential-provider", provider, "--print-rbac"}, args...)...).stdout
+	for document := range strings.SplitSeq(text, "---\n") {
+		var object testserver.Object
+		if err := yaml.UnmarshalStrict([]byte(document), &object); err != nil {
+			c.t.Fatal(err)
+		}
+		c.cluster.Apply(c.t, object)
+	}
+}
+
+// annotated makes a service account.
+func (c *chain) annotated(namespace, name string, annotations map[string]string) {
+	c.t.Helper()
+	c.cluster.CreateServiceAccount(c.t, namespace, name)
 	c.cluster.Apply(c.t, testserver.Object{
 		"apiVersion": "v1", "kind": "ServiceAccount",
-		"metadata": map[string]any{"namespace": "team", "name": name, "annotations": annotations},
+		"metadata": map[string]any{"namespace": namespace, "name": name, "annotations": annotations},
 	})
 }
 
-// pod applies a pod of a service account.
-func (c *chain) pod(name, image, account string) testserver.Object {
-	c.t.Helper()
-	pod := c.kubelet.Pod("team", name, image)
-	pod.Spec()["serviceAccountName"] = account
-	c.cluster.Apply(c.t, pod)
+// cloudsmithAs are the annotations of Cloudsmith's own plugin.
+func cloudsmithAs(service string) map[string]string {
+	return map[string]string{"cloudsmith.io/org-slug": "acme", "cloudsmith.io/service-slug": service}
+}
+
+func googleAs(email string) map[string]string {
+	return map[string]string{"oidc-publisher/gcp-provider": chainProvider, "oidc-publisher/gcp-service-account": email}
+}
+
+// pod applies a pod of a service account, and removes it with the test.
+func (c *chain) pod(t *testing.T, namespace, account, image string, secrets ...string) testserver.Object {
+	t.Helper()
+	pod := c.kubelet.Pod(namespace, "pod-"+rand.Text()[:8], image)
+	pod["metadata"].(map[string]any)["name"] = strings.ToLower(pod.Name())
+	if account != "" {
+		pod.Spec()["serviceAccountName"] = account
+	}
+	var references []any
+	for _, name := range secrets {
+		references = append(references, map[string]any{"name": name})
+	}
+	pod.Spec()["imagePullSecrets"] = references
+	c.cluster.Apply(t, pod)
+	t.Cleanup(func() { c.kubelet.Remove(t, pod) })
 	return pod
 }
 
@@ -172,22 +192,24 @@ func (c *chain) pod(name, image, account string) testserver.Object {
 // API server signed, and no credential that a service issued.
 func (c *chain) tellsNoSecret() {
 	c.t.Helper()
-	events, err := json.Marshal(c.cluster.Get(c.t, "/api/v1/namespaces/team/events"))
-	if err != nil {
-		c.t.Fatal(err)
+	told := c.kubelet.Output()
+	for _, namespace := range []string{"team", "strangers"} {
+		events, err := json.Marshal(c.cluster.Get(c.t, "/api/v1/namespaces/"+namespace+"/events"))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		told += string(events)
 	}
-	told := c.kubelet.Output() + string(events)
-	for _, secret := range slices.Concat([]string{jwtHeader}, c.cloudsmith.Issued(), c.google.Issued()) {
+	issued := slices.Concat(c.cloudsmith.Issued(), c.google.Issued())
+	if len(issued) == 0 || !strings.Contains(told, "Pulled") {
+		c.t.Error("the search for secrets sees nothing")
+	}
+	for _, secret := range append(issued, jwtHeader) {
 		if strings.Contains(told, secret) {
 			c.t.Error("the node tells a secret")
 		}
 	}
 }
-
-var (
-	cloudsmithAnnotations = map[string]string{"cloudsmith.io/org-slug": "acme", "cloudsmith.io/service-slug": "puller"}
-	googleAnnotations     = map[string]string{"oidc-publisher/gcp-provider": chainProvider, "oidc-publisher/gcp-service-account": chainGoogleSA}
-)
 
 // TestChain: an API server that nobody can reach, its documents published to
 // S3, a service that verifies tokens through them, a real kubelet and
@@ -197,14 +219,81 @@ func TestChain(t *testing.T) {
 	began := time.Now()
 	c := newChain(t)
 	t.Logf("the servers run after %v", time.Since(began).Round(time.Millisecond))
+	c.annotated("team", "cloudsmith", cloudsmithAs("puller"))
+	c.annotated("team", "gcp", googleAs(chainGoogleSA))
+
+	t.Run("not published yet", func(t *testing.T) {
+		c.refused(t, "team", "cloudsmith", cloudsmithsApp, "Cloudsmith refused the token", "likely cause: the issuer "+labIssuer)
+	})
 	c.publish("--kubeconfig", c.kubeconfig, "--to", c.target)
-	c.serviceAccount("cloudsmith-puller", cloudsmithAnnotations)
-	c.serviceAccount("gcp-puller", googleAnnotations)
-	pod := c.pod("app", cloudsmithsApp, "cloudsmith-puller")
-	c.kubelet.AwaitRunning(t, pod)
-	t.Logf("cloudsmith after %v", time.Since(began).Round(time.Millisecond))
-	pod = c.pod("gcp", googlesApp, "gcp-puller")
-	c.kubelet.AwaitRunning(t, pod)
-	t.Logf("gcp after %v", time.Since(began).Round(time.Millisecond))
+	t.Run("credential provider", c.testCredentialProvider)
+	t.Run("refused", c.testRefused)
+	c.tellsNoSecret() // now, as what is kept of the kubelet's log is bounded
+	t.Run("rotation", c.testRotation)
 	c.tellsNoSecret()
+	t.Logf("all after %v", time.Since(began).Round(time.Millisecond))
+}
+
+// refused runs a pod whose image can't be pulled: its event says that the
+// registry wants a credential, and the kubelet's log why there is none.
+func (c *chain) refused(t *testing.T, namespace, account, image string, causes ...string) {
+	t.Helper()
+	pod := c.pod(t, namespace, account, image)
+	c.kubelet.AwaitEvent(t, pod, "401 Unauthorized")
+	line := c.kubelet.AwaitLog(t, append(causes, "Failed to provide credentials for image", pod.Name())...)
+	t.Log(strings.TrimSpace(line))
+}
+
+// testCredentialProvider runs pods without any secret: kubelet mints the token.
+func (c *chain) testCredentialProvider(t *testing.T) {
+	for account, image := range map[string]string{"cloudsmith": cloudsmithsApp, "gcp": googlesApp} {
+		began := time.Now()
+		c.kubelet.AwaitRunning(t, c.pod(t, "team", account, image))
+		t.Logf("%s: running after %v", account, time.Since(began).Round(time.Millisecond))
+	}
+	asked := c.cloudsmith.Requests()
+	c.kubelet.AwaitRunning(t, c.pod(t, "team", "cloudsmith", cloudsmithsApp))
+	if more := c.cloudsmith.Requests() - asked; more != 0 {
+		t.Errorf("%d exchanges for a credential that kubelet has", more)
+	}
+	// It has it for docker.cloudsmith.io, but the key is acme's alone.
+	pod := c.pod(t, "team", "cloudsmith", "docker.cloudsmith.io/acme-other/team/app:1")
+	c.kubelet.AwaitEvent(t, pod, "401 Unauthorized")
+}
+
+func (c *chain) testRefused(t *testing.T) {
+	c.annotated("team", "wrong-slug", cloudsmithAs("admin"))
+	c.annotated("team", "no-slug", nil)
+	c.annotated("team", "wrong-email", googleAs("owner@project.iam.gserviceaccount.com"))
+	c.annotated("team", "wrong-audience", nil)
+	c.annotated("strangers", "cloudsmith", cloudsmithAs("puller"))
+	for _, r := range []struct{ name, namespace, account, image, cause string }{
+		{"service slug", "team", "wrong-slug", cloudsmithsApp, `there is no service account "admin" in the organisation "acme"`},
+		{"no annotation", "team", "no-slug", cloudsmithsApp, "the service account has no annotation cloudsmith.io/org-slug"},
+		{"no right at Cloudsmith", "strangers", "cloudsmith", cloudsmithsApp, "claims that this token meets"},
+		{"no right at Google", "team", "wrong-email", googlesApp, "lacks roles/iam.workloadIdentityUser on the service account owner@project"},
+		{"no right to ask for the audience", "team", "wrong-audience", "docker.example.com/acme/team/app:1", "elsewhere"},
+	} {
+		t.Run(r.name, func(t *testing.T) { c.refused(t, r.namespace, r.account, r.image, r.cause) })
+	}
+	t.Run("audience", func(t *testing.T) {
+		c.allow("cloudsmith", wrongAudience()...)
+		c.refused(t, "team", "wrong-audience", "docker.example.com/acme/team/app:1", `the token is for the audience "elsewhere"`)
+	})
+}
+
+// testRotation: the key is replaced, watch publishes the new one, and the next
+// pull is with a token that it signed.
+func (c *chain) testRotation(t *testing.T) {
+	w := c.in(t).watch("--kubeconfig", c.kubeconfig, "--to", c.target)
+	w.ready()
+	fresh := testserver.NewKubeKey(t, "ES256")
+	c.cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: fresh})
+	eventually(t, 30*time.Second, "the new key is public", c.shows(labIssuer, c.key.ID, fresh.ID))
+	asked := c.cloudsmith.Requests()
+	c.annotated("team", "after-rotation", cloudsmithAs("puller"))
+	c.kubelet.AwaitRunning(t, c.pod(t, "team", "after-rotation", cloudsmithsApp))
+	if c.cloudsmith.Requests() == asked {
+		t.Error("nothing was exchanged")
+	}
 }

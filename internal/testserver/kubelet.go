@@ -129,9 +129,9 @@ func (k *KubeletServer) podSpec(image string) map[string]any {
 	}
 }
 
-// podTimeout bounds the wait for a pod: kubelet's time limit for a credential
-// plugin is a minute.
-const podTimeout = 90 * time.Second
+// podTimeout bounds the wait for a pod, which takes a second or two. kubelet's
+// own limit for a credential plugin is as long.
+const podTimeout = 60 * time.Second
 
 // AwaitRunning waits until the pod's container runs.
 func (k *KubeletServer) AwaitRunning(t testing.TB, pod Object) {
@@ -172,14 +172,14 @@ func (k *KubeletServer) AwaitEvent(t testing.TB, pod Object, text string) string
 }
 
 // AwaitLog waits until the kubelet's own log has a line that holds the texts,
-// and returns it.
+// and returns it, with quotes in quotes as they were.
 func (k *KubeletServer) AwaitLog(t testing.TB, texts ...string) string {
 	t.Helper()
 	ctx, cancel := contextWithin(t, podTimeout)
 	defer cancel()
 	var found string
 	err := poll(ctx, func() error {
-		for line := range strings.Lines(k.Output()) {
+		for line := range strings.Lines(strings.ReplaceAll(k.Output(), `\"`, `"`)) {
 			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
 				found = line
 				return nil

@@ -61,6 +61,9 @@ type Node struct {
 	Version Version
 	// Provider is one of credentialprovider.Providers.
 	Provider string
+	// Name is the plugin's file, by default that which tells it its provider.
+	// A second audience needs a second name.
+	Name string
 	// Audience is that of the tokens, as the service expects it.
 	Audience string
 	// Settings are the plugin's. What they pin, no annotation can ask for.
@@ -71,7 +74,20 @@ type Node struct {
 }
 
 // program is the name of the plugin's file, and of what belongs to it.
-func (n Node) program() string { return credentialprovider.ProgramName + "-" + n.Provider }
+func (n Node) program() string {
+	if n.Name != "" {
+		return n.Name
+	}
+	return credentialprovider.ProgramName + "-" + n.Provider
+}
+
+// args are the plugin's, with its provider where the name does not tell it.
+func (n Node) args() []string {
+	if credentialprovider.ProviderOf(n.program()) == n.Provider {
+		return n.Args
+	}
+	return append([]string{n.Provider}, n.Args...)
+}
 
 // Config is the CredentialProviderConfig. In 1.33 its cacheType must be left
 // out, as YAML does.
@@ -82,7 +98,7 @@ func (n Node) Config() kubelet.CredentialProviderConfig {
 		MatchImages:          n.matchImages(),
 		DefaultCacheDuration: &metav1.Duration{}, // the plugin always says for how long
 		APIVersion:           "credentialprovider.kubelet.k8s.io/v1",
-		Args:                 n.Args,
+		Args:                 n.args(),
 		Env:                  n.Env,
 		TokenAttributes: &kubelet.ServiceAccountTokenAttributes{
 			ServiceAccountTokenAudience: n.Audience,
