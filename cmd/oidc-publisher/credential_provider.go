@@ -27,6 +27,7 @@ func credentialProviderCommand() *cli.Command {
 	return command
 }
 
+//nolint:gosec // G101: a text about credentials
 const credentialProviderDescription = `kubelet runs this for pulls, with the token of the pod's service account on
 standard input (credentialprovider.kubelet.k8s.io/v1, Kubernetes 1.33 and
 later), and reads a credential of the image's registry from standard output.
