@@ -41,7 +41,7 @@ const (
 	chainGoogleSA  = "puller@project.iam.gserviceaccount.com"
 	cloudsmithsApp = "docker.cloudsmith.io/acme/team/app:1"
 	googlesApp     = "europe-docker.pkg.dev/project/team/app:1"
-	googleAudience = "https://iam.googleapis.com/" + chainProvider
+	chainAudience  = "https://iam.googleapis.com/" + chainProvider
 )
 
 // chain is everything between a private API server and a running container:
@@ -82,10 +82,10 @@ func newChain(t *testing.T) *chain {
 		}
 	}
 	c.install(config, bin, "cloudsmith")
-	c.install(config, bin, "gcp", "--audience", googleAudience)
+	c.install(config, bin, "gcp", "--audience", chainAudience)
 	c.install(config, bin, "cloudsmith", wrongAudience()...)
 	c.allow("cloudsmith")
-	c.allow("gcp", "--audience", googleAudience)
+	c.allow("gcp", "--audience", chainAudience)
 	c.kubelet = testserver.Kubelet(t, c.cluster, containerd, testserver.KubeletOptions{CredentialProviders: config, CredentialProviderBin: bin})
 	return c
 }
