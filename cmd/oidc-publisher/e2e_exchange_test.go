@@ -144,7 +144,7 @@ func TestExchangeChain(t *testing.T) {
 	// Nothing is published yet.
 	for _, args := range [][]string{atCloudsmith("--token-file", cloud), atGoogle("--token-file", google)} {
 		got := f.exchange(args...)
-		if got.code != exitRefused || got.stdout != "" || !strings.Contains(got.stderr, "likely cause: the issuer "+labIssuer+": discovery document") {
+		if got.code != exitRefused || got.stdout != "" || !strings.Contains(got.stderr, "likely cause: the issuer "+labIssuer+": nothing is published at this address") {
 			t.Errorf("%v: exit code %d: %s%s", args, got.code, got.stdout, got.stderr)
 		}
 	}

@@ -113,7 +113,7 @@ func faultLine(claims exchange.Claims, check verify.Check) string {
 		text += " (" + check.Evidence + ")"
 	}
 	if !strings.HasPrefix(check.ID, "token-") {
-		text = fmt.Sprintf("the issuer %s: %s: %s", claims.Issuer, check.Title, text)
+		text = fmt.Sprintf("the issuer %s: %s", claims.Issuer, text)
 	}
 	return line(text)
 }
