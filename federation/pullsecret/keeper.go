@@ -193,7 +193,7 @@ func (k *Keeper) exchangeOnce(ctx context.Context) (next time.Duration, err erro
 		return 0, err
 	}
 	next = renewal(c)
-	k.Log.Info("exchanged", "expires", expiryText(c.Expiry), "next", next.Round(time.Second))
+	k.Log.Info("exchanged", "expires", expiryText(c.Expiry), "next", expiryText(time.Now().Add(next)))
 	k.use(c)
 	return next, nil
 }
