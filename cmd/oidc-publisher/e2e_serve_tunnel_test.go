@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -349,4 +352,36 @@ func TestServeTunnelAsks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestServeTunnelTLS: where TLS ends here, the SSH server passes on what it can
+// neither read nor forge.
+func TestServeTunnelTLS(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	site := httptest.NewTLSServer(nil) // for its certificate and the client that trusts it
+	site.Close()
+	key, err := x509.MarshalPKCS8PrivateKey(site.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := []string{filepath.Join(l.dir, "tls.crt"), filepath.Join(l.dir, "tls.key")}
+	if err := errors.Join(
+		os.WriteFile(files[0], pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: site.Certificate().Raw}), 0o600),
+		os.WriteFile(files[1], pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	sshd, flags := l.sshServer(testserver.SSHDOptions{})
+	f := l.serveFar(sshd, append(flags, "--issuer", "https://example.com", "--public-key", l.publicKey(), "--tls-cert", files[0], "--tls-key", files[1])...)
+	f.says("documents served")
+	resp, err := site.Client().Get("https://127.0.0.1:" + flags[len(flags)-1] + "/" + discovery.ConfigurationPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var document struct{ Issuer string }
+	if err := json.NewDecoder(resp.Body).Decode(&document); err != nil || document.Issuer != "https://example.com" {
+		t.Errorf("HTTP status %d, %+v, %v", resp.StatusCode, document, err)
+	}
+	f.prints("https://example.com\n")
 }

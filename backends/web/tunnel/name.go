@@ -19,6 +19,8 @@ const (
 	lineLimit = 1 << 10
 	// shownLimit is how much of it a person gets to see, in runes.
 	shownLimit = 200
+	// namesLimit is how many URLs of one connection are taken note of.
+	namesLimit = 16
 	// quiet is how long the server says nothing before a line without an end
 	// is taken for whole, and a likely URL for the one.
 	quiet = time.Second
@@ -30,15 +32,18 @@ const (
 type speech struct {
 	// host is the server's: its own pages are not the tunnel.
 	host string
-	// line gets every line, cleaned. It and name are called one at a time.
+	// line gets every line, cleaned. One of these functions is called at a time.
 	line func(text string)
-	// name gets each public URL, once as long as it stays the same.
-	name func(url string)
+	// name gets each public URL once, and settled all of them when the server
+	// has been quiet: some tell several for one tunnel.
+	name    func(url string)
+	settled func(urls []string)
 
 	mu      sync.Mutex
 	partial []byte
 	likely  string
-	told    string
+	told    []string
+	agreed  int // how many of told were settled
 	timer   *time.Timer
 }
 
@@ -71,8 +76,12 @@ func (s *speech) flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.endLine()
-	if s.told == "" && s.likely != "" {
+	if len(s.told) == 0 && s.likely != "" {
 		s.tell(s.likely)
+	}
+	if len(s.told) > s.agreed {
+		s.agreed = len(s.told)
+		s.settled(slices.Clone(s.told))
 	}
 }
 
@@ -92,8 +101,8 @@ func (s *speech) endLine() {
 }
 
 func (s *speech) tell(found string) {
-	if found != s.told {
-		s.told = found
+	if len(s.told) < namesLimit && !slices.Contains(s.told, found) {
+		s.told = append(s.told, found)
 		s.name(found)
 	}
 }

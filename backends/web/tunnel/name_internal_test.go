@@ -77,7 +77,7 @@ func TestSpeech(t *testing.T) {
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var names []string
-		s := &speech{line: func(string) {}, name: func(url string) { names = append(names, url) }}
+		s := &speech{line: func(string) {}, name: func(string) {}, settled: func(urls []string) { names = append(names, urls...) }}
 		told := func() string {
 			synctest.Wait()
 			s.mu.Lock()
@@ -102,6 +102,8 @@ func TestQuiet(t *testing.T) {
 // told. What is shown must be fit for any terminal.
 func tell(t testing.TB, server string, text []byte, size int) (names []string) {
 	s := &speech{host: server, name: func(url string) { names = append(names, url) }}
+	var settled []string
+	s.settled = func(urls []string) { settled = urls }
 	s.timer = time.NewTimer(time.Hour) // which calls nothing
 	defer s.timer.Stop()
 	s.line = func(line string) {
@@ -120,6 +122,10 @@ func tell(t testing.TB, server string, text []byte, size int) (names []string) {
 		rest = rest[n:]
 	}
 	s.flush()
+	s.flush()
+	if strings.Join(settled, " ") != strings.Join(names, " ") {
+		t.Errorf("settled are %q, told were %q", settled, names)
+	}
 	return names
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -35,10 +36,11 @@ type Config struct {
 
 	// ConnectTimeout bounds one attempt (default 20 s), KeepAlive is the time
 	// between signs of life that are asked for (default 5 s), and KeepAliveTimeout
-	// how late one may be (default 10 s).
+	// how late one may be (default 10 s: many services give a new name to a new
+	// connection, so none is given up lightly).
 	ConnectTimeout, KeepAlive, KeepAliveTimeout time.Duration
 	// Backoff is the pause before the second attempt to reconnect (default
-	// 0.5 s, jittered). It doubles each time, up to MaxBackoff (default 15 s).
+	// 0.5 s, jittered; the first comes at once). It doubles each time, up to MaxBackoff (default 15 s).
 	Backoff, MaxBackoff time.Duration
 
 	Log *slog.Logger
@@ -60,12 +62,12 @@ type Tunnel struct {
 	closed   chan struct{}
 	named    chan struct{} // closed once name is known
 
-	mu      sync.Mutex
-	link    *link
-	bound   Bind
-	name    string
-	current string // the name that was heard last
-	once    sync.Once
+	mu    sync.Mutex
+	link  *link
+	bound Bind
+	name  string
+	lost  bool // the server has given it away
+	once  sync.Once
 }
 
 // New prepares a tunnel and does nothing yet.
@@ -194,28 +196,34 @@ func (t *Tunnel) speech(ctx context.Context, level slog.Level) *speech {
 				t.config.Log.Log(ctx, level, "the tunnel's server says: "+text)
 			}
 		},
-		name: t.heard,
+		name:    t.heard,
+		settled: t.settled,
 	}
 }
 
-// heard takes note of the public URL that the server names.
+// heard takes the first public URL that the server names for the tunnel's.
 func (t *Tunnel) heard(url string) {
 	t.mu.Lock()
-	first, before := t.name, t.current
-	t.current = url
-	if first == "" {
+	defer t.mu.Unlock()
+	if t.name == "" {
 		t.name = url
 		close(t.named)
 	}
-	t.mu.Unlock()
+}
+
+// settled compares the names that a connection got with the tunnel's.
+func (t *Tunnel) settled(urls []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lost := !slices.Contains(urls, t.name)
 	switch {
-	case first == "" || url == before:
-	case url == first:
-		t.config.Log.Info("the tunnel has its first public name again", "name", url)
-	default:
-		t.config.Log.Error("THE TUNNEL'S PUBLIC NAME HAS CHANGED: nobody reaches the issuer any more. Its documents stay as they are; give the cluster the new issuer (--service-account-issuer="+url+") and start again",
-			"before", first, "now", url)
+	case lost:
+		t.config.Log.Error("THE TUNNEL'S PUBLIC NAME HAS CHANGED: nobody reaches the issuer any more. Its documents stay as they are; give the cluster the new issuer (--service-account-issuer="+urls[0]+") and start again",
+			"before", t.name, "now", urls[0])
+	case t.lost:
+		t.config.Log.Info("the tunnel has its public name again", "name", t.name)
 	}
+	t.lost = lost
 }
 
 // Name waits until the server has told the tunnel's public URL, for as long as

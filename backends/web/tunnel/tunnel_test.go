@@ -263,6 +263,12 @@ func TestReconnect(t *testing.T) {
 		t.Error("the same name counts as another")
 	}
 
+	t.Run("more names", func(t *testing.T) {
+		b.sshd.Say(t, "tunneled with tls termination, https://three.example.com\ntunneled with tls termination, https://one.example.com\n")
+		b.sshd.EndSessions()
+		b.eventually("told", 10*time.Second, b.says("server says: tunneled with tls termination, https://three.example.com"))
+		b.eventually("served", 10*time.Second, b.get) // and see below
+	})
 	t.Run("another name", func(t *testing.T) {
 		b.sshd.Say(t, "tunneled with tls termination, https://two.example.com\n")
 		b.sshd.EndSessions()
@@ -277,6 +283,12 @@ func TestReconnect(t *testing.T) {
 		})
 		if name, err := tun.Name(t.Context()); err != nil || name != "https://one.example.com" {
 			t.Errorf("the name is %q, %v: the issuer must stay", name, err)
+		}
+		b.sshd.Say(t, "tunneled with tls termination, https://one.example.com\n")
+		b.sshd.EndSessions()
+		b.eventually("told", 10*time.Second, b.says("its public name again"))
+		if strings.Contains(b.log.String(), "now=https://three") {
+			t.Error("one more name counted as another")
 		}
 	})
 }
