@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"oidc-publisher/federation/credentialprovider/nodeconfig"
+	"oidc-publisher/federation/exchange"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -193,7 +194,7 @@ func (c *chain) pod(t *testing.T, namespace, account, image string, secrets ...s
 func (c *chain) tellsNoSecret() {
 	c.t.Helper()
 	told := c.kubelet.Output()
-	for _, namespace := range []string{"team", "strangers"} {
+	for _, namespace := range []string{"team", "strangers", "consumers"} {
 		events, err := json.Marshal(c.cluster.Get(c.t, "/api/v1/namespaces/"+namespace+"/events"))
 		if err != nil {
 			c.t.Fatal(err)
@@ -226,6 +227,7 @@ func TestChain(t *testing.T) {
 		c.refused(t, "team", "cloudsmith", cloudsmithsApp, "Cloudsmith refused the token", "likely cause: the issuer "+labIssuer)
 	})
 	c.publish("--kubeconfig", c.kubeconfig, "--to", c.target)
+	t.Run("pull secret", c.testPullSecret)
 	t.Run("credential provider", c.testCredentialProvider)
 	t.Run("refused", c.testRefused)
 	c.tellsNoSecret() // now, as what is kept of the kubelet's log is bounded
@@ -242,6 +244,33 @@ func (c *chain) refused(t *testing.T, namespace, account, image string, causes .
 	c.kubelet.AwaitEvent(t, pod, "401 Unauthorized")
 	line := c.kubelet.AwaitLog(t, append(causes, "Failed to provide credentials for image", pod.Name())...)
 	t.Log(strings.TrimSpace(line))
+}
+
+// testPullSecret runs pods that have no service account, so that kubelet asks no
+// plugin: all they have is the secret that the program wrote.
+func (c *chain) testPullSecret(t *testing.T) {
+	l, admin := c.in(t), c.cluster.WriteKubeconfig(t, "admin")
+	c.cluster.CreateServiceAccount(t, "consumers", "default")
+	write := func(code int, provider, account, audience, name string, args ...string) outcomeOf {
+		t.Helper()
+		return l.must(code, append([]string{"pull-secret", provider, "--kubeconfig", admin, "--mint", "team/" + account, "--audience", audience,
+			"--secret-name", name, "--namespace", "consumers"}, args...)...)
+	}
+	write(exitDone, "cloudsmith", "cloudsmith", exchange.CloudsmithURL, "cloudsmith", "--org", "acme", "--service-slug", "puller")
+	write(exitDone, "gcp", "gcp", chainAudience, "gcp", "--provider", chainProvider, "--service-account", chainGoogleSA, "--registry", "europe-docker.pkg.dev")
+	for secret, image := range map[string]string{"cloudsmith": cloudsmithsApp, "gcp": googlesApp} {
+		began := time.Now()
+		c.kubelet.AwaitRunning(t, c.pod(t, "consumers", "", image, secret))
+		t.Logf("%s: running after %v", secret, time.Since(began).Round(time.Millisecond))
+	}
+	// A refused exchange writes nothing, and says why; the pod's event, too.
+	got := write(exitRefused, "cloudsmith", "cloudsmith", "elsewhere", "refused", "--org", "acme", "--service-slug", "puller")
+	if !strings.Contains(got.stderr, `the token is for the audience "elsewhere"`) {
+		t.Errorf("the cause is not named: %s", got.stderr)
+	}
+	pod := c.pod(t, "consumers", "", cloudsmithsApp, "refused")
+	c.kubelet.AwaitEvent(t, pod, "Unable to retrieve some image pull secrets (refused)")
+	c.kubelet.AwaitEvent(t, pod, "401 Unauthorized")
 }
 
 // testCredentialProvider runs pods without any secret: kubelet mints the token.
