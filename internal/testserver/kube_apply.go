@@ -90,6 +90,13 @@ func (k *KubeCluster) AwaitUser(t testing.TB, user string, allowed bool, attribu
 	k.awaitRight(t, user, allowed, attributes)
 }
 
+// AwaitUserAccess is AwaitAccess for any user and groups.
+func (k *KubeCluster) AwaitUserAccess(t testing.TB, user string, groups []string, allowed bool, attributes Object) {
+	t.Helper()
+	attributes["groups"] = groups
+	k.awaitRight(t, user, allowed, attributes)
+}
+
 // collection is where objects of a kind are, as the API server's discovery says.
 func (k *KubeCluster) collection(t testing.TB, object Object) string {
 	t.Helper()
