@@ -20,6 +20,7 @@ func FuzzReasons(f *testing.F) {
 	for _, seed := range []string{
 		"", "null", "[]", `{"detail": "no"}`, `{"detail": 5, "fields": {"a": ["b"]}}`, `{"detail": "x", "fields": {"a": "b"}}`,
 		`{"error": "invalid_grant", "error_description": "` + secret + `"}`, `{"error": {"message": "m", "status": "S", "details": [{"reason": "R", "metadata": {"permission": "p"}}]}}`,
+		`{"detail": "` + secret[10:24] + " " + secret[24:40] + " " + secret[40:55] + `"}`, // too short to look like a token
 		`{"detail": "` + secret[:30] + " " + secret[30:] + `"}`, "{\"detail\": \"\x1b[31m\u202e\xff" + secret[5:40] + "\"}", "keyed-references survey monkeypatching", secret + secret,
 	} {
 		f.Add([]byte(seed), 3)
