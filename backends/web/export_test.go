@@ -15,3 +15,9 @@ func (s *Site) Remove(name string) {
 	defer s.mu.Unlock()
 	delete(s.objects, name)
 }
+
+// Both are the two bodies as a reader sees them at one moment.
+func (s *Site) Both() (document, keys []byte) {
+	g := s.current.Load()
+	return g.document.identity.body, g.keys.identity.body
+}
