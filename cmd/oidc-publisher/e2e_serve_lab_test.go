@@ -27,13 +27,18 @@ type site struct {
 // ends it, and looks for secrets and data races in what it said.
 func (l *lab) serve(args ...string) *site {
 	l.t.Helper()
-	public, private := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(l.t)), fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(l.t))
+	return l.serveAt(testserver.FreePort(l.t), nil, args...)
+}
+
+func (l *lab) serveAt(port int, env []string, args ...string) *site {
+	l.t.Helper()
+	public, private := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(l.t))
 	s := &site{t: l.t, base: "http://" + public, admin: "http://" + private, ready: filepath.Join(l.t.TempDir(), "ready")}
 	s.Process = testserver.Start(l.t, testserver.Command{
 		Name:  "oidc-publisher serve",
 		Path:  built,
 		Args:  append([]string{"serve", "--output", "json", "--listen", public, "--admin-listen", private, "--ready-file", s.ready}, args...),
-		Env:   slices.Clone(l.env),
+		Env:   append(slices.Clone(l.env), env...),
 		Dir:   l.dir,
 		Ready: testserver.HTTPReady(http.DefaultClient, s.admin+"/livez"),
 	})

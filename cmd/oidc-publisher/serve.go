@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"oidc-publisher/backends/web"
+	"oidc-publisher/backends/web/acme"
 )
 
 const categoryServer = "Server"
@@ -62,6 +63,11 @@ func serveFlags() []cli.Flag {
 		stringFlag("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`"),
 		stringFlag("tls-cert", "", "serve HTTPS with the certificate chain in this PEM `FILE`, read again when it changes"),
 		stringFlag("tls-key", "", "the certificate's private key, a PEM `FILE`"),
+		boolFlag("acme", "serve HTTPS with a certificate of an ACME authority (Let's Encrypt) for the host of --issuer, accepting its terms; the authority must reach --listen at port 443 of that host, or --acme-http-listen at port 80"),
+		stringFlag("acme-email", "", "let the ACME authority write to `ADDRESS`"),
+		stringFlag("acme-dir", "", "keep the account's and the certificate's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
+		stringFlag("acme-directory", acme.LetsEncrypt, "ask the ACME authority whose directory is at `URL`; a private CA of it goes into SSL_CERT_FILE"),
+		stringFlag("acme-http-listen", "", "answer the HTTP-01 challenge at `ADDRESS`, such as :80, and send everybody else there to https (default: the TLS-ALPN-01 challenge alone, at --listen)"),
 		stringFlag("admin-listen", "", "serve /livez, /readyz and /metrics at `ADDRESS` (default: nowhere)"),
 		stringFlag("ready-file", "", "write the public URL into `FILE` once documents are served"),
 		durationFlag("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
@@ -129,6 +135,10 @@ func checkServe(c *cli.Context) error {
 		return usagef("--interval must be at least 1s, and --verify-interval not negative")
 	case (c.String("tls-cert") == "") != (c.String("tls-key") == ""):
 		return usagef("--tls-cert and --tls-key go together: one is the certificate chain, the other its private key")
+	case c.Bool("acme") && c.String("tls-cert") != "":
+		return usagef("--acme and --tls-cert are two certificates: give one")
+	case c.Bool("acme") && c.String("issuer") == "":
+		return usagef("--acme needs --issuer: its host is what the certificate is for")
 	}
 	return checkDir(c)
 }

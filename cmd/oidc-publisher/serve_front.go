@@ -5,11 +5,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/url"
+	"os"
+	"path/filepath"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
 	"oidc-publisher/backends/web"
+	"oidc-publisher/backends/web/acme"
+	"oidc-publisher/discovery"
 )
 
 // front is one way in from the world.
@@ -24,25 +30,33 @@ type front struct {
 // openFronts turns flags into ways in. The public URL is what one of them
 // learned of its own, "" where none did; it becomes the issuer unless --issuer
 // is given.
-func openFronts(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics) (fronts []front, url string, err error) {
+func openFronts(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics) (fronts []front, publicURL string, err error) {
 	local := front{}
-	scheme := "http"
-	if file := c.String("tls-cert"); file != "" {
-		certificate, err := web.OpenCertificate(file, c.String("tls-key"), p.log, m)
-		if err != nil {
-			return nil, "", err
-		}
-		local.tls, local.keep, scheme = certificate.TLSConfig(), []part{certificate.Follow}, "https"
+	var keep part
+	scheme := "https"
+	switch {
+	case c.String("tls-cert") != "":
+		local.tls, keep, err = certificateFiles(c, p, m)
+	case c.Bool("acme"):
+		local.tls, keep, err = acmeCertificate(ctx, c, p, m)
+	default:
+		scheme = "http"
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if keep != nil {
+		local.keep = []part{keep}
 	}
 	if c.String("tunnel") != "" {
 		far, told, err := openTunnel(ctx, c, p.log)
 		if err != nil {
 			return nil, "", err
 		}
-		far.tls, url = local.tls, told
+		far.tls, publicURL = local.tls, told
 		if !c.IsSet("listen") {
 			far.keep = append(far.keep, local.keep...)
-			return []front{far}, url, nil
+			return []front{far}, publicURL, nil
 		}
 		fronts = append(fronts, far)
 	}
@@ -51,7 +65,66 @@ func openFronts(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics
 		return nil, "", err
 	}
 	p.listening(scheme + "://" + local.listener.Addr().String())
-	return append(fronts, local), url, nil
+	return append(fronts, local), publicURL, nil
+}
+
+func certificateFiles(c *cli.Context, p *progress, m *web.Metrics) (*tls.Config, part, error) {
+	certificate, err := web.OpenCertificate(c.String("tls-cert"), c.String("tls-key"), p.log, m)
+	if err != nil {
+		return nil, nil, err
+	}
+	return certificate.TLSConfig(), certificate.Follow, nil
+}
+
+// acmeCertificate also listens for HTTP-01 where it was told to.
+func acmeCertificate(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics) (*tls.Config, part, error) {
+	issuer, err := discovery.ParseIssuer(c.String("issuer"))
+	if err != nil {
+		return nil, nil, usagef("--issuer: %v", err)
+	}
+	storage, err := acmeStorage(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	certificate, err := acme.New(acme.Config{
+		Host: hostOf(issuer), Email: c.String("acme-email"), Directory: c.String("acme-directory"),
+		Storage: storage, Expiry: m.Expiry, Log: p.log,
+	})
+	if err != nil {
+		return nil, nil, usagef("%v", err)
+	}
+	if c.String("acme-http-listen") == "" {
+		return certificate.TLSConfig(), certificate.Keep, nil
+	}
+	listener, err := listen(ctx, c, "acme-http-listen")
+	if err != nil {
+		return nil, nil, err
+	}
+	// Its numbers are of no interest: strangers are only sent elsewhere there.
+	server := &web.Server{Handler: certificate.HTTPHandler(), Log: p.log, Metrics: web.NewMetrics(prometheus.NewRegistry())}
+	return certificate.TLSConfig(), func(ctx context.Context) error {
+		return together(ctx, certificate.Keep, func(ctx context.Context) error { return server.Serve(ctx, listener, nil) })
+	}, nil
+}
+
+func acmeStorage(c *cli.Context) (string, error) {
+	if dir := c.String("acme-dir"); dir != "" {
+		return dir, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", usagef("--acme-dir is missing, and there is no default: %v", err)
+	}
+	return filepath.Join(cache, name, "acme"), nil
+}
+
+// hostOf is an issuer's host without its port: it was parsed before.
+func hostOf(issuer discovery.Issuer) string {
+	u, err := url.Parse(string(issuer))
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
 }
 
 func closeFronts(fronts []front) {

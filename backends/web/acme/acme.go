@@ -1,0 +1,158 @@
+// Package acme gets the certificate of a web.Server from an ACME authority
+// (RFC 8555) and renews it.
+//
+// It is golang.org/x/crypto/acme/autocert with two things added: the
+// certificate is asked for at the start rather than by the first visitor, and
+// what goes wrong is said. autocert rather than certmagic, which is Caddy's and
+// has more to offer (other challenges, renewal information of RFC 9773, locks
+// between replicas): it is kept by the Go team with the cryptography that this
+// program links anyway, so it adds no module where certmagic adds ten, and what
+// serve needs of it has long been in use (HTTP-01, TLS-ALPN-01, a folder,
+// renewal at two thirds of any lifetime).
+package acme
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+
+	"oidc-publisher/internal/httpx"
+)
+
+const (
+	// LetsEncrypt is the directory that is used where none is named.
+	LetsEncrypt = autocert.DefaultACMEDirectory
+
+	// look lies between two looks at the certificate; autocert forgets a failed
+	// order after a minute, and this tries again then.
+	look = 5 * time.Second
+	// requestTimeout bounds one request to the authority, which may be slow to
+	// answer when an order is finalised.
+	requestTimeout = time.Minute
+)
+
+// Config says which certificate to get, and where.
+type Config struct {
+	// Host is the only DNS name that a certificate is asked for.
+	Host string
+	// Email is where the authority may write to; optional.
+	Email string
+	// Directory is the authority's directory URL; LetsEncrypt if empty.
+	Directory string
+	// Storage is a folder for the account's and the certificate's private keys. It is created
+	// for its owner alone.
+	Storage string
+	// Expiry is told when the certificate that is served expires.
+	Expiry func(time.Time)
+	Log    *slog.Logger
+}
+
+// Certificate is one that renews itself.
+type Certificate struct {
+	Config
+	manager *autocert.Manager
+}
+
+// New checks the configuration; it asks nobody yet. The terms of service of the
+// authority count as accepted.
+func New(c Config) (*Certificate, error) {
+	if c.Host == "" || net.ParseIP(c.Host) != nil || !strings.Contains(c.Host, ".") {
+		return nil, fmt.Errorf("ACME: %q is no public DNS name to get a certificate for", c.Host)
+	}
+	if c.Storage == "" {
+		return nil, errors.New("ACME: no folder to keep the keys in")
+	}
+	if c.Directory == "" {
+		c.Directory = LetsEncrypt
+	}
+	return &Certificate{Config: c, manager: &autocert.Manager{
+		Prompt:     autocert.AcceptTOS,
+		Cache:      autocert.DirCache(c.Storage),
+		HostPolicy: autocert.HostWhitelist(c.Host),
+		Email:      c.Email,
+		Client: &acme.Client{
+			DirectoryURL: c.Directory,
+			HTTPClient:   httpx.Anonymous(nil, requestTimeout),
+			UserAgent:    httpx.UserAgent,
+		},
+	}}, nil
+}
+
+// TLSConfig serves the certificate, and answers TLS-ALPN-01 (RFC 8737).
+func (c *Certificate) TLSConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1", acme.ALPNProto},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.manager.GetCertificate(c.visitor(hello.ServerName, hello.SupportedProtos))
+		},
+	}
+}
+
+// visitor asks for the one certificate that there is. Without it, a client that
+// says it knows no ECDSA would have a second one ordered, and a client that
+// names no host would get none.
+func (c *Certificate) visitor(name string, protocols []string) *tls.ClientHelloInfo {
+	if name == "" {
+		name = c.Host
+	}
+	return &tls.ClientHelloInfo{
+		ServerName:        name,
+		SupportedProtos:   protocols,
+		SupportedVersions: []uint16{tls.VersionTLS13},
+		CipherSuites:      []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+		SignatureSchemes:  []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256},
+		SupportedCurves:   []tls.CurveID{tls.CurveP256},
+	}
+}
+
+// HTTPHandler answers HTTP-01 (RFC 8555 section 8.3), which is only tried once
+// this was called; everybody else is sent to https.
+func (c *Certificate) HTTPHandler() http.Handler {
+	handler := c.manager.HTTPHandler(nil)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// autocert knows the host by its name alone, and a port may be there
+		// where another one than 80 leads here.
+		if host, _, err := net.SplitHostPort(r.Host); err == nil {
+			r.Host = host
+		}
+		handler.ServeHTTP(w, r)
+	})
+}
+
+// Keep gets the certificate and says when it is another one, or why there is
+// none, until ctx ends. It returns nil.
+func (c *Certificate) Keep(ctx context.Context) error {
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	var expires time.Time
+	said := ""
+	for {
+		certificate, err := c.manager.GetCertificate(c.visitor("", nil))
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && err.Error() != said:
+			said = err.Error()
+			c.Log.Error("there is no certificate from the ACME authority yet, and it is asked again", "host", c.Host, "directory", c.Directory, "error", err)
+		case err == nil && !certificate.Leaf.NotAfter.Equal(expires):
+			said, expires = "", certificate.Leaf.NotAfter
+			c.Expiry(expires)
+			c.Log.Info("a certificate of the ACME authority is served", "host", c.Host, "expires", expires.Format(time.RFC3339))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
