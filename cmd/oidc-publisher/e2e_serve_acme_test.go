@@ -85,12 +85,12 @@ func TestServeACMERenews(t *testing.T) {
 }
 
 // TestServeACMEOverHTTP: where only port 80 leads here, HTTP-01 does, also with an
-// authority that refuses half of all nonces. What was got is kept for the next
+// authority that refuses many nonces. What was got is kept for the next
 // start, when the authority may be down.
 func TestServeACMEOverHTTP(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	p := testserver.Pebble(t, testserver.PebbleOptions{Validity: time.Hour, RejectNonces: 50})
+	p := testserver.Pebble(t, testserver.PebbleOptions{Validity: time.Hour, RejectNonces: 30})
 	roots, dir := p.Roots(t), filepath.Join(l.dir, "acme")
 	env, args := acmeArgs(l, p, dir)
 	args = append(args, "--acme-http-listen", fmt.Sprintf("127.0.0.1:%d", p.HTTPPort))

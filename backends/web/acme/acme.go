@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -83,8 +84,23 @@ func New(c Config) (*Certificate, error) {
 			DirectoryURL: c.Directory,
 			HTTPClient:   httpx.Anonymous(nil, requestTimeout),
 			UserAgent:    httpx.UserAgent,
+			RetryBackoff: backoff,
 		},
 	}}, nil
+}
+
+// backoff is that of x/crypto/acme, but soon after a nonce was refused, which
+// says nothing of the authority's load (RFC 8555 section 6.5).
+func backoff(n int, _ *http.Request, resp *http.Response) time.Duration {
+	wait := time.Second
+	if resp.StatusCode == http.StatusBadRequest {
+		wait = 50 * time.Millisecond
+	}
+	wait = min(wait<<min(max(n-1, 0), 10), 10*time.Second)
+	if asked, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		wait = max(wait, time.Duration(min(asked, 3600))*time.Second)
+	}
+	return wait
 }
 
 // TLSConfig serves the certificate, and answers TLS-ALPN-01 (RFC 8737).
