@@ -106,7 +106,7 @@ func (c *ContainerdServer) enterSpace(t testing.TB) {
 
 // What the two write to fixed places stays out of the machine's own.
 const spaceScript = `set -e
-for place in /run/containerd /var/lib/kubelet; do
+for place in /run/containerd /var/lib/kubelet /var/log/containers; do
   mkdir -p $place
   mount -t tmpfs -o mode=755 test $place
 done
@@ -145,6 +145,7 @@ func (c *ContainerdServer) configure(t testing.TB, binary string, options Contai
 		{`path = "/opt/containerd"`, `path = "` + c.dir + `/opt"`},
 		{`restrict_oom_score_adj = false`, `restrict_oom_score_adj = true`}, // runc can't lower it everywhere
 		{`sandbox_image = "registry.k8s.io/pause:3.6"`, `sandbox_image = "` + sandboxImage + `"`},
+		{`conf_dir = "/etc/cni/net.d"`, `conf_dir = "` + c.dir + `/cni"`},
 		{`config_path = ""`, `config_path = "` + c.dir + `/hosts"`},
 	} {
 		if !bytes.Contains(config, []byte(edit[0])) {
@@ -188,7 +189,8 @@ func (c *ContainerdServer) importImage(t testing.TB, archive string) {
 
 // removeCgroups removes the control groups of containers that ended together
 // with the namespaces: nobody else is left to do it. The kernel lets go of a
-// group a moment after its last process.
+// group a moment after its last process. The parent stays: another containerd
+// may be about to use it.
 func (c *ContainerdServer) removeCgroups(t testing.TB) {
 	t.Helper()
 	ctx, cancel := contextWithin(t, defaultStopTimeout)
@@ -203,10 +205,6 @@ func (c *ContainerdServer) removeCgroups(t testing.TB) {
 	}
 	if err != nil {
 		t.Errorf("control groups stay behind: %v", err)
-	}
-	parents, _ := filepath.Glob("/sys/fs/cgroup/*/k8s.io")
-	for _, parent := range append(parents, "/sys/fs/cgroup/k8s.io") {
-		_ = os.Remove(parent) // it stays while others have containers
 	}
 }
 

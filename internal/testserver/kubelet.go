@@ -79,6 +79,7 @@ func (k *KubeletServer) configure(t testing.TB, dir string, health int) (path st
 		"authentication":           map[string]any{"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": false}},
 		"authorization":            map[string]any{"mode": "AlwaysAllow"},
 		"containerRuntimeEndpoint": "unix://" + k.containerd.Socket,
+		"volumePluginDir":          filepath.Join(dir, "volume-plugins"),
 		"podLogsDir":               filepath.Join(dir, "logs"),
 		// What a test machine may lack: cgroup v2, systemd, free disk and memory.
 		"failCgroupV1": false, "cgroupDriver": "cgroupfs", "cgroupsPerQOS": false, "enforceNodeAllocatable": []string{},
