@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -19,15 +20,13 @@ type forwarded struct {
 }
 
 // conn is a forwarded connection with deadlines, which an SSH channel lacks
-// and without which an HTTP server can't end what is idle or slow.
+// and without which an HTTP server can't end what is idle, slow, or not read.
+// Each direction is a pipe, and a goroutine that passes on what goes through it.
 type conn struct {
-	channel       ssh.Channel
-	reads         net.Conn // the near end of a pipe that the channel is read into
+	reads, writes net.Conn // the near ends
 	local, remote net.Addr
-
-	mu      sync.Mutex
-	expire  *time.Timer // ends writes
-	expired bool
+	close         sync.Once
+	closed        chan struct{}
 }
 
 // address is what a conn says of its ends.
@@ -37,14 +36,29 @@ func (address) Network() string  { return "tcp" }
 func (a address) String() string { return string(a) }
 
 func newConn(channel ssh.Channel, f forwarded) *conn {
-	near, far := net.Pipe()
-	c := &conn{channel: channel, reads: near, local: hostPort(f.Address, f.Port), remote: hostPort(f.OriginAddress, f.OriginPort)}
-	go func() { // ends with the channel, or with the pipe
-		_, _ = io.Copy(far, channel)
-		_ = far.Close()
+	reads, arrivals := net.Pipe()
+	writes, departures := net.Pipe()
+	c := &conn{
+		reads: reads, writes: writes,
+		local: hostPort(f.Address, f.Port), remote: hostPort(f.OriginAddress, f.OriginPort),
+		closed: make(chan struct{}),
+	}
+	go func() {
+		pump(arrivals, channel)
+		_ = arrivals.Close()
+	}()
+	go func() { // may wait for a reader at the far end, until that closes or the link ends
+		pump(channel, departures)
+		_ = departures.Close()
+		_ = channel.CloseWrite()
+		<-c.closed
+		_ = channel.Close()
 	}()
 	return c
 }
+
+// pump copies until either side ends. The documents are a kilobyte or two.
+func pump(to io.Writer, from io.Reader) { _, _ = io.CopyBuffer(to, from, make([]byte, 4<<10)) }
 
 // hostPort is a TCP address where it can be one: handlers take it apart.
 func hostPort(host string, port uint32) net.Addr {
@@ -56,72 +70,38 @@ func hostPort(host string, port uint32) net.Addr {
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.reads.Read(p)
-	if err == io.ErrClosedPipe { //nolint:errorlint // net.Pipe returns it bare, and it is compared to tell Close from the rest
-		err = net.ErrClosed
-	}
-	return n, err
+	return n, closedError(err)
 }
 
+// Write returns when the data is on its way.
 func (c *conn) Write(p []byte) (int, error) {
-	n, err := c.channel.Write(p)
-	if err != nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.expired {
-			err = timeoutError{}
-		}
-	}
-	return n, err
+	n, err := c.writes.Write(p)
+	return n, closedError(err)
 }
 
-func (c *conn) Close() error {
-	_ = c.SetWriteDeadline(time.Time{})
-	_ = c.reads.Close()
-	if err := c.channel.Close(); err != io.EOF { //nolint:errorlint // the channel's own: the far side closed it before
-		return err
+// closedError is the error that users of a net.Conn know.
+func closedError(err error) error {
+	if errors.Is(err, io.ErrClosedPipe) {
+		return net.ErrClosed
 	}
-	return nil
+	return err
+}
+
+// Close ends the connection once what was written is on its way.
+func (c *conn) Close() error {
+	c.close.Do(func() { close(c.closed) })
+	return errors.Join(c.reads.Close(), c.writes.Close())
 }
 
 // CloseWrite tells the far side that nothing more comes.
-func (c *conn) CloseWrite() error { return c.channel.CloseWrite() }
+func (c *conn) CloseWrite() error { return c.writes.Close() }
 
 func (c *conn) LocalAddr() net.Addr  { return c.local }
 func (c *conn) RemoteAddr() net.Addr { return c.remote }
 
 func (c *conn) SetDeadline(t time.Time) error {
-	_ = c.SetWriteDeadline(t)
-	return c.SetReadDeadline(t)
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-func (c *conn) SetReadDeadline(t time.Time) error { return c.reads.SetReadDeadline(t) }
-
-// SetWriteDeadline closes the channel when the time comes: a peer that has
-// stopped reading gets no more of anything.
-func (c *conn) SetWriteDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.expire != nil {
-		c.expire.Stop()
-		c.expire = nil
-	}
-	if !t.IsZero() && !c.expired {
-		c.expire = time.AfterFunc(time.Until(t), c.endWrites)
-	}
-	return nil
-}
-
-func (c *conn) endWrites() {
-	c.mu.Lock()
-	c.expired = true
-	c.mu.Unlock()
-	_ = c.reads.Close()
-	_ = c.channel.Close()
-}
-
-// timeoutError is a net.Error.
-type timeoutError struct{}
-
-func (timeoutError) Error() string   { return "write time-out" }
-func (timeoutError) Timeout() bool   { return true }
-func (timeoutError) Temporary() bool { return false }
+func (c *conn) SetReadDeadline(t time.Time) error  { return c.reads.SetReadDeadline(t) }
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.writes.SetWriteDeadline(t) }

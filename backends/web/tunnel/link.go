@@ -51,7 +51,7 @@ func (t *Tunnel) connect(ctx context.Context, said io.Writer) (*link, error) {
 		_ = l.client.Wait()
 		close(l.over)
 	}()
-	l.listenTo(said)
+	go l.listenTo(said) // the forward is there, whatever the server makes of a session
 	return l, nil
 }
 

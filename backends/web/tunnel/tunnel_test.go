@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,9 @@ import (
 	"oidc-publisher/backends/web/tunnel"
 	"oidc-publisher/internal/testserver"
 )
+
+// patience is more than a connection attempt may take on a busy machine.
+const patience = 20 * time.Second
 
 // logged is a log that can be read while it is written.
 type logged struct {
@@ -48,11 +52,12 @@ type bench struct {
 	config tunnel.Config
 	log    *logged
 	tunnel *tunnel.Tunnel
+	unread *atomic.Value // when the server gave up on a client that reads nothing
 }
 
 func newBench(t *testing.T, options testserver.SSHDOptions) *bench {
 	t.Helper()
-	b := &bench{T: t, sshd: testserver.StartSSHD(t, options), log: new(logged)}
+	b := &bench{T: t, sshd: testserver.StartSSHD(t, options), log: new(logged), unread: new(atomic.Value)}
 	server, err := tunnel.ParseServer(b.sshd.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +66,7 @@ func newBench(t *testing.T, options testserver.SSHDOptions) *bench {
 		Server:  server,
 		Bind:    tunnel.Bind{Address: "localhost", Port: testserver.FreePort(t)},
 		KeyFile: b.sshd.KeyFile, HostKey: b.sshd.Fingerprint(t),
-		Backoff: 50 * time.Millisecond, MaxBackoff: 400 * time.Millisecond,
+		Backoff: 50 * time.Millisecond, MaxBackoff: 400 * time.Millisecond, ConnectTimeout: 5 * time.Second,
 		Log: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	t.Cleanup(func() {
@@ -96,9 +101,15 @@ func (b *bench) open() *tunnel.Tunnel {
 	running.Go(func() { b.tunnel.Run(ctx) })
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for r.URL.Path == "/endless" {
+				if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+					b.unread.Store(time.Now())
+					return
+				}
+			}
 			fmt.Fprintf(w, "hello %s from %s", r.URL.Path, r.RemoteAddr)
 		}),
-		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: time.Second,
+		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: time.Second, WriteTimeout: 3 * time.Second,
 	}
 	running.Go(func() { server.Serve(b.tunnel) })
 	b.Cleanup(func() {
@@ -213,6 +224,25 @@ func TestForward(t *testing.T) {
 			t.Errorf("%d answers, then %v", n, err)
 		}
 	})
+	t.Run("a client that reads nothing is given up", func(t *testing.T) {
+		b := *b
+		b.T = t
+		conn, err := net.Dial("tcp", b.publicAddress())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+		b.eventually("given up", patience, func() error {
+			if b.unread.Load() == nil {
+				return errors.New("it is still being written to")
+			}
+			return nil
+		})
+		if err := b.get(); err != nil {
+			t.Errorf("and others: %v", err)
+		}
+	})
 	t.Run("a client that says no more still gets its answer", func(t *testing.T) {
 		conn, err := net.Dial("tcp", b.publicAddress())
 		if err != nil {
@@ -242,19 +272,19 @@ func TestReconnect(t *testing.T) {
 			if b.sshd.EndSessions() == 0 {
 				t.Fatal("nothing to kill")
 			}
-			t.Logf("served again after %v", b.eventually("served", 10*time.Second, b.get))
+			t.Logf("served again after %v", b.eventually("served", patience, b.get))
 		}
 	})
 	t.Run("server stopped and started", func(t *testing.T) {
 		b.sshd.Stop()
-		b.eventually("told", 10*time.Second, b.says("trying again"))
+		b.eventually("told", patience, b.says("trying again"))
 		if err := b.get(); err == nil {
 			t.Error("it is served by nobody")
 		}
 		if err := b.sshd.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("served again after %v", b.eventually("served", 10*time.Second, b.get))
+		t.Logf("served again after %v", b.eventually("served", patience, b.get))
 	})
 	if bound := tun.Bound(); bound != b.config.Bind {
 		t.Errorf("it listens at %v, and should at %v", bound, b.config.Bind)
@@ -266,13 +296,13 @@ func TestReconnect(t *testing.T) {
 	t.Run("more names", func(t *testing.T) {
 		b.sshd.Say(t, "tunneled with tls termination, https://three.example.com\ntunneled with tls termination, https://one.example.com\n")
 		b.sshd.EndSessions()
-		b.eventually("told", 10*time.Second, b.says("server says: tunneled with tls termination, https://three.example.com"))
-		b.eventually("served", 10*time.Second, b.get) // and see below
+		b.eventually("told", patience, b.says("server says: tunneled with tls termination, https://three.example.com"))
+		b.eventually("served", patience, b.get) // and see below
 	})
 	t.Run("another name", func(t *testing.T) {
 		b.sshd.Say(t, "tunneled with tls termination, https://two.example.com\n")
 		b.sshd.EndSessions()
-		b.eventually("told", 10*time.Second, func() error {
+		b.eventually("told", patience, func() error {
 			for line := range strings.Lines(b.log.String()) {
 				if strings.Contains(line, "level=ERROR") && strings.Contains(line, "before=https://one.example.com now=https://two.example.com") &&
 					strings.Contains(line, "--service-account-issuer=https://two.example.com") {
@@ -286,7 +316,7 @@ func TestReconnect(t *testing.T) {
 		}
 		b.sshd.Say(t, "tunneled with tls termination, https://one.example.com\n")
 		b.sshd.EndSessions()
-		b.eventually("told", 10*time.Second, b.says("its public name again"))
+		b.eventually("told", patience, b.says("its public name again"))
 		if strings.Contains(b.log.String(), "now=https://three") {
 			t.Error("one more name counted as another")
 		}
@@ -299,17 +329,17 @@ func TestPortIsHeld(t *testing.T) {
 	b.open()
 	b.sshd.Stop()
 	var holder net.Listener
-	b.eventually("left", 10*time.Second, func() (err error) {
+	b.eventually("left", patience, func() (err error) {
 		holder, err = net.Listen("tcp", b.publicAddress())
 		return err
 	})
 	if err := b.sshd.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually("told", 10*time.Second, b.says("refuses to forward"))
+	b.eventually("told", patience, b.says("refuses to forward"))
 	b.fails("refuses to forward", b.publicAddress(), "--tunnel-bind") // at the start it is fatal
 	holder.Close()
-	t.Logf("served %v after it is free", b.eventually("served", 10*time.Second, b.get))
+	t.Logf("served %v after it is free", b.eventually("served", patience, b.get))
 }
 
 func TestServerChoosesThePort(t *testing.T) {
@@ -325,7 +355,7 @@ func TestServerChoosesThePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.sshd.EndSessions()
-	b.eventually("served", 10*time.Second, b.get)
+	b.eventually("served", patience, b.get)
 	if tun.Bound() != chosen {
 		t.Errorf("it listens at %v, and did at %v", tun.Bound(), chosen)
 	}
@@ -345,11 +375,11 @@ func TestBlackHole(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy.swallow(t)
-	t.Logf("noticed after %v", b.eventually("noticed", 10*time.Second, b.says("no sign of life for 500ms")))
-	b.eventually("told", 10*time.Second, b.says("no answer"))
+	t.Logf("noticed after %v", b.eventually("noticed", patience, b.says("no sign of life for 500ms")))
+	b.eventually("told", patience, b.says("no answer"))
 	proxy.heal(t)
 	b.sshd.EndSessions() // sshd holds the port for as long as its own keep-alives say
-	t.Logf("served again after %v", b.eventually("served", 10*time.Second, b.get))
+	t.Logf("served again after %v", b.eventually("served", patience, b.get))
 }
 
 // toxiproxy is a TCP proxy that can swallow what passes.
@@ -497,7 +527,7 @@ func TestHostKeyChangesLater(t *testing.T) {
 	if err := b.sshd.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually("told", 10*time.Second, b.says("somebody may have got in between"))
+	b.eventually("told", patience, b.says("somebody may have got in between"))
 	if b.get() == nil {
 		t.Error("it serves through a server that it does not know")
 	}
@@ -571,7 +601,7 @@ func TestServerForbids(t *testing.T) {
 func TestNoName(t *testing.T) {
 	b := newBench(t, testserver.SSHDOptions{Says: "Welcome! Read https://docs.example.com/ and https://example.com/a/page\n"})
 	tun := b.open()
-	b.eventually("told", 10*time.Second, b.says("the tunnel's server says: Welcome!"))
+	b.eventually("told", patience, b.says("the tunnel's server says: Welcome!"))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if name, err := tun.Name(ctx); err == nil || !strings.Contains(err.Error(), "--issuer") {
@@ -595,7 +625,7 @@ func TestEndIsClean(t *testing.T) {
 	}
 	cancel()
 	<-done
-	b.eventually("the port is free", 10*time.Second, func() error {
+	b.eventually("the port is free", patience, func() error {
 		l, err := net.Listen("tcp", b.publicAddress())
 		if err != nil {
 			return err
