@@ -45,6 +45,9 @@ func TestReadme(t *testing.T) {
 }
 
 func hasFlag(command *cli.Command, given string) bool {
+	if slices.ContainsFunc(command.Subcommands, func(c *cli.Command) bool { return hasFlag(c, given) }) {
+		return true
+	}
 	return slices.ContainsFunc(command.Flags, func(f cli.Flag) bool {
 		return slices.Contains(f.Names(), strings.TrimPrefix(given, "--"))
 	})
