@@ -269,8 +269,15 @@ func TestKilled(t *testing.T) {
 // /proc/PID/cmdline. No flag takes a credential, and one that is written there
 // all the same is refused and not repeated.
 func TestNoCredentialOnTheCommandLine(t *testing.T) {
-	filesOrPublic := []string{"token-file", "public-key", "revoke", "wait-for-kid"}
-	for _, command := range newApp(nil, io.Discard, io.Discard).Commands {
+	filesOrPublic := []string{
+		"token-file", "public-key", "revoke", "wait-for-kid", "tls-key", "tunnel-key", "tunnel-host-key",
+		"credential-config", "print-credential-config", "allow-api-token", "secret-name",
+	}
+	commands := newApp(nil, io.Discard, io.Discard).Commands
+	for _, command := range commands {
+		commands = append(commands, command.Subcommands...)
+	}
+	for _, command := range commands {
 		for _, flag := range command.Flags {
 			for _, word := range []string{"secret", "password", "token", "credential", "key"} {
 				if flag := flag.Names()[0]; strings.Contains(flag, word) && !slices.Contains(filesOrPublic, flag) {
