@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -67,15 +68,36 @@ func Connect(config *rest.Config) (*Cluster, error) {
 // find reads type and metadata of a secret, nil if there is none. The API
 // server's table, which kubectl shows, has both and not the content.
 func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	body, err := bodyOf(c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name).
-		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").
-		Param("includeObject", "Metadata").Do(ctx))
+	rows, err := c.table(ctx, c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name))
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
 	case err != nil:
+		return nil, err
+	case len(rows) != 1:
+		return nil, fmt.Errorf("the API server's table has %d secrets", len(rows))
+	}
+	return &rows[0], nil
+}
+
+// findAll is find for all namespaces in one request, for who may list them.
+func (c *Cluster) findAll(ctx context.Context, name string) (map[string]*found, error) {
+	rows, err := c.table(ctx, c.rest.Get().AbsPath("/api/v1/secrets").Param("fieldSelector", "metadata.name="+name))
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]*found, len(rows))
+	for i, f := range rows {
+		all[f.meta.Namespace] = &rows[i]
+	}
+	return all, nil
+}
+
+func (c *Cluster) table(ctx context.Context, request *rest.Request) ([]found, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	body, err := bodyOf(request.SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Param("includeObject", "Metadata").Do(ctx))
+	if err != nil {
 		return nil, err
 	}
 	return readTable(body)
@@ -89,26 +111,28 @@ func bodyOf(result rest.Result) ([]byte, error) {
 	return result.Raw()
 }
 
-func readTable(body []byte) (*found, error) {
+// readTable demands of every row what a secret has.
+func readTable(body []byte) ([]found, error) {
 	var table metav1.Table
-	if err := json.Unmarshal(body, &table); err != nil || table.Kind != "Table" || len(table.Rows) != 1 {
-		return nil, errors.New("the API server's answer is not a table of one secret")
+	if err := json.Unmarshal(body, &table); err != nil || table.Kind != "Table" {
+		return nil, errors.New("the API server's answer is not a table")
 	}
-	row, f := table.Rows[0], new(found)
-	var object metav1.PartialObjectMetadata
-	if err := json.Unmarshal(row.Object.Raw, &object); err != nil {
-		return nil, errors.New("the API server's table has no metadata")
-	}
-	f.meta = object.ObjectMeta
-	for i, column := range table.ColumnDefinitions {
-		if column.Name == "Type" && i < len(row.Cells) {
-			f.kind, _ = row.Cells[i].(string)
+	column := slices.IndexFunc(table.ColumnDefinitions, func(c metav1.TableColumnDefinition) bool { return c.Name == "Type" })
+	rows := make([]found, len(table.Rows))
+	for i, row := range table.Rows {
+		var object metav1.PartialObjectMetadata
+		if err := json.Unmarshal(row.Object.Raw, &object); err != nil {
+			return nil, errors.New("the API server's table has a row without metadata")
+		}
+		rows[i].meta = object.ObjectMeta
+		if column >= 0 && column < len(row.Cells) {
+			rows[i].kind, _ = row.Cells[column].(string)
+		}
+		if rows[i].kind == "" || object.UID == "" {
+			return nil, errors.New("the API server's table has a row without type or UID")
 		}
 	}
-	if f.kind == "" || f.meta.UID == "" {
-		return nil, errors.New("the API server's table has no type or no UID")
-	}
-	return f, nil
+	return rows, nil
 }
 
 // apply writes a secret by server-side apply.

@@ -89,9 +89,10 @@ func (j *Job) look(ctx context.Context, names []string) ([]Result, error) {
 	w := j.writer()
 	results := make([]Result, len(names))
 	now := time.Now()
+	find := j.finder(ctx)
 	err := each(ctx, len(names), func(i int) {
 		r := Result{Namespace: names[i]}
-		f, err := j.Cluster.find(ctx, names[i], j.Secret.Name)
+		f, err := find(names[i])
 		if err != nil {
 			r.Err = explain(err, names[i], j.Secret.Name)
 		} else if f != nil {
@@ -109,6 +110,17 @@ func (j *Job) look(ctx context.Context, names []string) ([]Result, error) {
 		return results, j.leave(ctx, results)
 	}
 	return results, nil
+}
+
+// finder asks for all namespaces at once where none are named and that is
+// allowed, else for one after the other.
+func (j *Job) finder(ctx context.Context) func(namespace string) (*found, error) {
+	if len(j.Namespaces.Names) == 0 {
+		if all, err := j.Cluster.findAll(ctx, j.Secret.Name); err == nil {
+			return func(namespace string) (*found, error) { return all[namespace], nil }
+		}
+	}
+	return func(namespace string) (*found, error) { return j.Cluster.find(ctx, namespace, j.Secret.Name) }
 }
 
 // leave is for secrets that are all fresh. What is asked of service accounts

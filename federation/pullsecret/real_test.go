@@ -462,10 +462,30 @@ func TestRaces(t *testing.T) {
 	}
 }
 
-func TestOtherServersAreNoAPIServer(t *testing.T) {
-	for _, body := range []string{"", "null", "{}", `{"kind":"Table","rows":[]}`, `{"kind":"Table","rows":[{"cells":[],"object":{}}]}`} {
-		if f, err := readTable([]byte(body)); err == nil {
-			t.Errorf("%s is read as %+v", body, f)
-		}
-	}
+// TestWhoMayNotList reads one after the other.
+func TestWhoMayNotList(t *testing.T) {
+	w := newWorld(t)
+	w.namespace("a", "team", "blue")
+	w.namespace("b", "team", "blue")
+	w.role("a")
+	w.role("b")
+	w.Apply(t, object{
+		"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": "namespaces"},
+		"rules": []any{map[string]any{"apiGroups": []any{""}, "resources": []any{"namespaces"}, "verbs": []any{"list"}}},
+	})
+	w.Apply(t, object{
+		"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": "namespaces"},
+		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "namespaces"},
+		"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "publisher"}},
+	})
+	w.AwaitUser(t, "publisher", true, object{"resourceAttributes": map[string]any{"verb": "list", "resource": "namespaces"}})
+	w.job.Cluster = w.connect("publisher")
+	w.job.Namespaces = Namespaces{Selector: "team=blue"}
+	w.job.MinRemaining = time.Minute
+	w.run(Created, Created)
+	w.run(Unchanged, Unchanged)
+	w.job.Cluster = w.connect("admin") // who may
+	w.run(Unchanged, Unchanged)
+	w.edit(t, "b", object{"stringData": map[string]any{secretKey: `{"auths":{}}`}})
+	w.run(Updated, Updated)
 }
