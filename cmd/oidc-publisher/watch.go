@@ -210,11 +210,11 @@ func elector(c *cli.Context, cluster *kube.Source, p *publish.Publisher) (*lease
 	if cluster == nil {
 		return nil, usagef("--leader-elect needs a live cluster for its Lease, not --from or --public-key")
 	}
-	host, err := os.Hostname()
+	identity, err := lease.Identity()
 	if err != nil {
 		return nil, err
 	}
-	return lease.New(cluster.RESTConfig(), cluster.Namespace(), cmp.Or(c.String("lease"), leaseName(p)), fmt.Sprintf("%s_%d", host, os.Getpid()))
+	return lease.New(cluster.RESTConfig(), cluster.Namespace(), cmp.Or(c.String("lease"), leaseName(p)), identity)
 }
 
 func leaseName(p *publish.Publisher) string {

@@ -7,10 +7,13 @@ package lease
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"net/http"
+	"os"
 	"reflect"
+	"strings"
 	"time"
 
 	coordination "k8s.io/api/coordination/v1"
@@ -31,6 +34,14 @@ const (
 type Elector struct {
 	identity string
 	leases   leases
+}
+
+// Identity is a new one that no other replica has, and that tells a person
+// which it is. Host and process ID alone would not do: pods in the network of
+// their node share its name, and each is process 1.
+func Identity() (string, error) {
+	host, err := os.Hostname()
+	return host + "_" + strings.ToLower(rand.Text()[:10]), err
 }
 
 // New competes for the Lease namespace/name under an identity that no other
@@ -92,7 +103,7 @@ func (t *term) win(ctx context.Context) bool {
 		select {
 		case <-ctx.Done():
 		// Up to 2.2 periods, as client-go spreads its candidates.
-		case <-time.After(retryPeriod + rand.N(retryPeriod*6/5)):
+		case <-time.After(retryPeriod + mathrand.N(retryPeriod*6/5)):
 		}
 	}
 	return false
@@ -102,8 +113,9 @@ func (t *term) win(ctx context.Context) bool {
 func (t *term) serve(ctx context.Context) error {
 	work, stop := context.WithCancel(ctx)
 	defer stop()
-	// Whatever hangs meanwhile, the time in office ends in time.
-	end := time.AfterFunc(renewDeadline, stop)
+	// Whatever hangs meanwhile, the time in office ends in time, which counts
+	// from when the Lease was asked for: the answer may have been slow.
+	end := time.AfterFunc(renewDeadline-time.Since(t.since), stop)
 	defer end.Stop()
 	office, leave := context.WithCancel(context.WithoutCancel(ctx))
 	outcome := make(chan error, 1)

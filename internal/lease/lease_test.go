@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -259,6 +260,110 @@ func TestALeaderWhoseRequestsHang(t *testing.T) {
 	})
 }
 
+// TestALeaseThatIsTakenAway: the leader stops when it next renews, and does not
+// give up what is another's.
+func TestALeaseThatIsTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, server := newOffice(t), new(leasetest.Server)
+		stop := ours(o, server.Connect().Config(), "a")
+		after(time.Minute)
+		server.Give("b")
+		after(2 * time.Second) // a period
+		if got := o.leads(); got != "" || server.Holder() != "b" {
+			t.Errorf("%q leads, and %q holds the Lease", got, server.Holder())
+		}
+		stop()
+		if got := server.Holder(); got != "b" {
+			t.Errorf("%q holds the Lease that b has", got)
+		}
+	})
+}
+
+// TestALostRaceIsNoFault: nobody is told of it.
+func TestALostRaceIsNoFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := &rest.Config{Host: "https://kubernetes.example.com", Transport: faster{}}
+		o := newOffice(t)
+		stop := ours(o, config, "a")
+		after(time.Minute)
+		stop()
+		if err := errors.Join(o.told...); err != nil || len(o.told) < 10 || len(o.ever) > 0 {
+			t.Errorf("in a minute it was told %d times: %v; led: %v", len(o.told), err, o.ever)
+		}
+	})
+}
+
+// faster is a server at which another is always first.
+type faster struct{}
+
+func (faster) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodGet {
+		return answer{http.StatusNotFound, "{}"}.RoundTrip(r)
+	}
+	return answer{http.StatusConflict, "{}"}.RoundTrip(r)
+}
+
+// TestALeaderWhoseAnswersAreSlow counts its time in office from what it asked:
+// the others count from when the server did it.
+func TestALeaderWhoseAnswersAreSlow(t *testing.T) {
+	for name, writes := range map[string]int{"never renewed": 1, "renewed": 2, "renewed often": 8} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o, link := newOffice(t), new(leasetest.Server).Connect()
+				config := link.Config()
+				slow := &late{next: config.Transport, by: 3 * time.Second, writes: writes}
+				config.Transport = slow
+				stop := ours(o, config, "a")
+				var led time.Time
+				for range 2 * 60 * 10 {
+					after(100 * time.Millisecond)
+					if o.leads() != "" {
+						led = time.Now()
+					}
+				}
+				stop()
+				if in := led.Sub(slow.asked); slow.writes != 0 || in < 9*time.Second || in > 10*time.Second {
+					t.Errorf("it led until %v after it asked for the Lease for the last time with success, want 10 s", in)
+				}
+			})
+		})
+	}
+}
+
+// late does at once what it is asked and answers late, and after so many writes
+// it fails.
+type late struct {
+	next   http.RoundTripper
+	by     time.Duration
+	mu     sync.Mutex
+	writes int
+	// asked is when the last write was.
+	asked time.Time
+}
+
+func (l *late) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := l.count(r); err != nil {
+		return nil, err
+	}
+	resp, err := l.next.RoundTrip(r)
+	time.Sleep(l.by)
+	return resp, err
+}
+
+func (l *late) count(r *http.Request) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.Method == http.MethodGet {
+		return nil
+	}
+	if l.writes == 0 {
+		return errors.New("no route to host")
+	}
+	l.writes--
+	l.asked = time.Now()
+	return nil
+}
+
 // hanging answers nothing for a while, deaf to the end of a request as a
 // credential plugin is.
 type hanging struct {
@@ -286,6 +391,47 @@ func (h *hanging) RoundTrip(r *http.Request) (*http.Response, error) {
 		<-until
 	}
 	return h.next.RoundTrip(r)
+}
+
+// TestACandidateWhoseRequestHangs gives it up and makes another.
+func TestACandidateWhoseRequestHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, config := newOffice(t), new(leasetest.Server).Connect().Config()
+		config.Transport = &silentAtFirst{next: config.Transport}
+		stop := ours(o, config, "a")
+		after(10 * time.Second)
+		if o.leads() != "a" || len(o.told) < 2 || o.told[0] == nil {
+			t.Errorf("%q leads 10 s after a request that is never answered; told %v", o.leads(), o.told)
+		}
+		stop()
+	})
+}
+
+// silentAtFirst never answers the first request.
+type silentAtFirst struct {
+	next http.RoundTripper
+	once sync.Once
+}
+
+func (s *silentAtFirst) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.once.Do(func() { <-r.Context().Done() })
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	return s.next.RoundTrip(r)
+}
+
+// TestIdentities: two processes of one host and one process ID differ, as two
+// pods in their node's network have both.
+func TestIdentities(t *testing.T) {
+	one, err := lease.Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := lease.Identity()
+	if host, _ := os.Hostname(); err != nil || one == other || !strings.HasPrefix(one, host+"_") {
+		t.Errorf("%q and %q: %v", one, other, err)
+	}
 }
 
 // TestTheErrorOfTheLeader ends the candidacy and gives the Lease up.
@@ -322,6 +468,7 @@ func TestWhatIsToldOfAnswers(t *testing.T) {
 	}{
 		{"unknown", http.StatusUnauthorized, "no", "credentials were not accepted"},
 		{"forbidden", http.StatusForbidden, "no", "may not get leases"},
+		{"elsewhere", http.StatusTemporaryRedirect, "no", "HTTP status 307"},
 		{"busy", http.StatusTooManyRequests, "no", "HTTP status 429"},
 		{"a stranger", http.StatusOK, "<html>stranger", "is no Lease"},
 		{"another object", http.StatusOK, `{"kind":"stranger"}`, "is no Lease"},
@@ -359,5 +506,6 @@ type answer struct {
 }
 
 func (a answer) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: a.status, Body: io.NopCloser(strings.NewReader(a.body)), Request: r}, nil
+	header := http.Header{"Location": {"https://stranger.example.com/"}} // which only a redirect means
+	return &http.Response{StatusCode: a.status, Header: header, Body: io.NopCloser(strings.NewReader(a.body)), Request: r}, nil
 }

@@ -52,6 +52,17 @@ func (s *Server) Holder() string {
 	return *s.lease.Spec.HolderIdentity
 }
 
+// Give makes another the holder.
+func (s *Server) Give(holder string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := metav1.NowMicro()
+	s.lease = s.lease.DeepCopy()
+	s.lease.Spec.HolderIdentity, s.lease.Spec.AcquireTime, s.lease.Spec.RenewTime = &holder, &now, &now
+	s.version++
+	s.lease.ResourceVersion = strconv.Itoa(s.version)
+}
+
 // Cut makes every request over this connection fail until it is called with nil.
 func (l *Link) Cut(err error) {
 	l.server.mu.Lock()
