@@ -9,11 +9,13 @@ import (
 
 const (
 	// firstRetry follows a failed pass, and doubles until shortRetry. After
-	// patience without success the loop falls back to its interval: what is
-	// down that long is not just restarting.
+	// patience without success the loop falls back to its interval, or to
+	// longRetry where that is shorter: what is down that long is not just
+	// restarting, and an interval of an hour is no time to wait after it.
 	firstRetry = 250 * time.Millisecond
 	shortRetry = time.Second
 	patience   = time.Minute
+	longRetry  = time.Minute
 	// shortestRest lies between two passes, however often the loop is nudged.
 	shortestRest = 200 * time.Millisecond
 	// farewell is what a write in hand may still take at the end.
@@ -79,6 +81,8 @@ func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-cha
 			fallthrough
 		case pass.Ended.Sub(failing) < patience:
 			wait, retry = jitter(retry), min(2*retry, shortRetry)
+		default:
+			wait = min(wait, jitter(longRetry))
 		}
 		if !nudged.IsZero() && time.Since(nudged) < alertFor {
 			wait = min(wait, jitter(alertLook))

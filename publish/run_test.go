@@ -124,6 +124,31 @@ func TestRunOutlivesAnOutage(t *testing.T) {
 	})
 }
 
+// TestRunOutlivesAnOutageAtALongInterval: it looks soon after the end of an
+// outage, though it looks once an hour when all is well.
+func TestRunOutlivesAnOutageAtALongInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, snapshot := time.Now(), keyring{}.snapshot("a")
+		p := publisher(source(func() (discovery.Snapshot, error) {
+			if time.Since(began) < 10*time.Minute {
+				return discovery.Snapshot{}, errors.New("connection refused")
+			}
+			return snapshot, nil
+		}), new(backendtest.Memory))
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+		defer cancel()
+		var good []time.Duration
+		err := p.Run(ctx, time.Hour, nil, func(pass publish.Pass) {
+			if !pass.Failed() {
+				good = append(good, pass.Ended.Sub(began))
+			}
+		})
+		if err != nil || len(good) < 3 || len(good) > 4 || good[0] > 12*time.Minute || good[1] < time.Hour {
+			t.Errorf("looks that went well after %v: %v", good, err)
+		}
+	})
+}
+
 type busy struct{ after time.Duration }
 
 func (b busy) Error() string             { return "busy" }
@@ -136,6 +161,18 @@ func TestRunHeedsRetryAfter(t *testing.T) {
 		})), 50*time.Second, nil)
 		if len(passes) != 3 {
 			t.Errorf("%d looks in 50 s at a server that wants 20 s of rest", len(passes))
+		}
+	})
+}
+
+// TestRunHeedsNoMistake: a server can't send it away for a day.
+func TestRunHeedsNoMistake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		passes, _ := runFor(t, publisher(source(func() (discovery.Snapshot, error) {
+			return discovery.Snapshot{}, busy{24 * time.Hour}
+		})), 5*time.Minute+time.Second, nil)
+		if len(passes) != 6 {
+			t.Errorf("%d looks in 5 minutes at a server that wants a day of rest", len(passes))
 		}
 	})
 }
@@ -159,6 +196,25 @@ func TestRunEndsWhereTheTargetIsSomebodyElses(t *testing.T) {
 		p.Source = fixed(cluster(r.snapshot("b"), "uid:two"))
 		if _, err := runFor(t, p, time.Hour, nil); !errors.Is(err, publish.ErrOwner) {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestRunEndsWhereTheFirstWholeLookFindsSomebodyElse, though looks failed before.
+func TestRunEndsWhereTheFirstWholeLookFindsSomebodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		p := publisher(fixed(r.snapshot("a")), store)
+		mustPublish(t, p)
+		began, other := time.Now(), cluster(r.snapshot("b"), "uid:two")
+		p.Source = source(func() (discovery.Snapshot, error) {
+			if time.Since(began) < time.Minute {
+				return discovery.Snapshot{}, errors.New("connection refused")
+			}
+			return other, nil
+		})
+		if passes, err := runFor(t, p, time.Hour, nil); !errors.Is(err, publish.ErrOwner) || len(passes) < 10 {
+			t.Errorf("after %d passes error %v", len(passes), err)
 		}
 	})
 }
@@ -203,4 +259,32 @@ func TestRunFinishesTheWriteInHand(t *testing.T) {
 			t.Errorf("the pass was cut short: %v", err)
 		}
 	})
+}
+
+// TestRunDoesNotWaitForEver for a write in hand that hangs.
+func TestRunDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory))
+		ctx, cancel := context.WithCancel(t.Context())
+		p.Targets[0].Backend, p.Timeout = unanswered{p.Targets[0].Backend, cancel}, time.Hour
+		began := time.Now()
+		if err := p.Run(ctx, every, nil, func(pass publish.Pass) { t.Errorf("told of a pass that its end cut short: %+v", pass) }); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 10*time.Second {
+			t.Errorf("it ended after %v", took)
+		}
+	})
+}
+
+// unanswered ends the test's context with the first write, and never answers it.
+type unanswered struct {
+	publish.Backend
+	end func()
+}
+
+func (s unanswered) Put(ctx context.Context, _ publish.Object, _ publish.Precondition) error {
+	s.end()
+	<-ctx.Done()
+	return ctx.Err()
 }
