@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +71,26 @@ func TestOneLeadsAndOneStandsBy(t *testing.T) {
 		b.want(`oidc_publisher_fetches_total{result="ok"}`, 1)
 		b.wantHealth(200, 200)
 		endB()
+	})
+}
+
+// TestAStandByThatCanNotPublish was ready while it stood by, and is no more.
+func TestAStandByThatCanNotPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b := two(t)
+		b.fails(errors.New("connection refused"))
+		endA := a.begin()
+		after(time.Second)
+		defer b.begin()()
+		after(time.Minute)
+		b.wantHealth(200, 200)
+		endA()
+		after(time.Minute)
+		b.leads(true)
+		b.wantHealth(200, 503)
+		b.fails(nil)
+		after(2 * every)
+		b.wantHealth(200, 200)
 	})
 }
 
@@ -145,6 +166,54 @@ func TestNobodyCanBeElected(t *testing.T) {
 			t.Error("nobody leads again")
 		}
 	})
+}
+
+// TestAnElectionThatHangs, as a credential plugin can, whatever the deadline of
+// its request: a restart helps, for who leads and for who stands by.
+func TestAnElectionThatHangs(t *testing.T) {
+	for name, beforehand := range map[string]time.Duration{"at once": 0, "while it leads": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				config := new(leasetest.Server).Connect().Config()
+				plugin := &plugin{next: config.Transport, returns: make(chan struct{}), from: time.Now().Add(beforehand)}
+				config.Transport = plugin
+				elector, err := lease.New(config, "default", "lease", "a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				w := newWorld(t, func(c *Config) { c.Elector = elector })
+				end := w.begin()
+				after(beforehand + 4*time.Minute)
+				if got := w.status("/livez"); got != 200 {
+					t.Errorf("/livez answers %d before long", got)
+				}
+				after(2 * time.Minute)
+				if got := w.status("/livez"); got != 503 {
+					t.Errorf("/livez answers %d", got)
+				}
+				w.leads(false)
+				close(plugin.returns)
+				after(10 * time.Second)
+				w.wantHealth(200, 200)
+				w.leads(true)
+				end()
+			})
+		})
+	}
+}
+
+// plugin is deaf from some time on until it returns.
+type plugin struct {
+	next    http.RoundTripper
+	from    time.Time
+	returns chan struct{}
+}
+
+func (p *plugin) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !time.Now().Before(p.from) {
+		<-p.returns
+	}
+	return p.next.RoundTrip(r)
 }
 
 // TestSomebodyElsesTargetEndsTheCandidacy and gives the lease up.

@@ -17,11 +17,18 @@ type health struct {
 	// turned is when the loop last turned; zero while this replica does not
 	// run it, because another leads or nobody can be elected.
 	turned time.Time
+	// tried is when an election last was; zero where there is none.
+	tried time.Time
 	// stuck is how long one turn may take.
 	stuck time.Duration
 	// published is set once a pass did all it should, standing while another leads.
 	published, standing bool
 }
+
+// deaf is how long no try to get or keep the Lease may end: each is a few
+// requests of seconds, and giving the Lease up waits for the write in hand. A
+// credential plugin that never returns heeds no deadline.
+const deaf = 5 * time.Minute
 
 // slack covers the longest wait between two passes but the interval (an API
 // server's Retry-After), and then some.
@@ -58,10 +65,20 @@ func (h *health) standBy() {
 	h.standing = true
 }
 
+// elects is told of every try to get or to keep the Lease, whatever came of it.
+func (h *health) elects() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tried = time.Now()
+}
+
 // dead returns why the process should be restarted, or "".
 func (h *health) dead() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if still := time.Since(h.tried); !h.tried.IsZero() && still > deaf {
+		return fmt.Sprintf("the election has stood still for %v", still.Round(time.Second))
+	}
 	if h.turned.IsZero() {
 		return ""
 	}

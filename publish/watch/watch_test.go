@@ -185,6 +185,22 @@ func (w *world) want(metric string, value float64) {
 	}
 }
 
+// ago is how long ago something was by the store's metric.
+func (w *world) ago(what string) time.Duration {
+	w.t.Helper()
+	families, err := w.registry.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "oidc_publisher_"+what+"_timestamp_seconds" {
+			return time.Since(time.UnixMicro(int64(family.GetMetric()[0].GetGauge().GetValue() * 1e6))).Round(time.Millisecond)
+		}
+	}
+	w.t.Fatalf("there is no metric %s", what)
+	return 0
+}
+
 func (w *world) status(path string) int {
 	answer := httptest.NewRecorder()
 	w.Handler(http.NotFoundHandler()).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
@@ -279,6 +295,9 @@ func TestRotationToPublic(t *testing.T) {
 		after(30 * time.Second)
 		w.want("oidc_publisher_unpublished_keys", 1)
 		w.wantLog("msg=fault of=store", 1)
+		if good, last := w.ago("last_success"), w.ago("last_attempt"); good < time.Minute || good > time.Minute+every*11/10 || last > every*11/10 {
+			t.Errorf("the last success was %v ago, and the last attempt %v", good, last)
+		}
 		set(nil)
 		after(30 * time.Second)
 		w.want("oidc_publisher_unpublished_keys", 0)

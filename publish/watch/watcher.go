@@ -80,6 +80,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if w.Elector == nil {
 		return w.lead(ctx)
 	}
+	w.health.elects()
 	return w.Elector.Run(ctx, lease.Candidate{
 		Lead: func(ctx context.Context) error {
 			w.Log.Info("leading")
@@ -89,7 +90,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.health.standBy()
 			w.Log.Info("standing by", "leader", leader)
 		},
-		Told: func(err error) { w.said.outcome("leader election", err) },
+		Told: func(err error) {
+			w.health.elects()
+			w.said.outcome("leader election", err)
+		},
 	})
 }
 
