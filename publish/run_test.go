@@ -89,7 +89,7 @@ func TestRunOutlivesAnOutage(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
 		before, after := r.snapshot("a"), r.snapshot("b")
 		began := time.Now()
-		short, long := 4*time.Second, time.Hour
+		short, long := 9*time.Second, time.Hour // from between two looks to after the next one
 		var down time.Duration
 		from := source(func() (discovery.Snapshot, error) {
 			switch since := time.Since(began); {
@@ -112,6 +112,9 @@ func TestRunOutlivesAnOutage(t *testing.T) {
 				} else if back.IsZero() && failures > 0 {
 					back = pass.Ended
 				}
+			}
+			if back.IsZero() {
+				t.Fatalf("down for %v: %d failed looks, and none went well after", down, failures)
 			}
 			late := back.Sub(began.Add(every/2 + down))
 			if most := map[bool]time.Duration{true: 1100 * time.Millisecond, false: every * 11 / 10}[down == short]; late > most {
@@ -149,6 +152,28 @@ func TestRunOutlivesAnOutageAtALongInterval(t *testing.T) {
 	})
 }
 
+// TestRunIsPatientAgainAfterEachOutage: the second one is retried as soon as the
+// first.
+func TestRunIsPatientAgainAfterEachOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks, snapshot := 0, keyring{}.snapshot("a")
+		passes, _ := runFor(t, publisher(source(func() (discovery.Snapshot, error) {
+			if looks++; looks%5 != 0 {
+				return discovery.Snapshot{}, errors.New("connection refused")
+			}
+			return snapshot, nil
+		}), new(backendtest.Memory)), time.Minute, nil)
+		for i := 5; i+1 < len(passes); i += 5 {
+			if gap := passes[i+1].Began.Sub(passes[i].Ended); !passes[i].Failed() || gap > 300*time.Millisecond {
+				t.Errorf("pass %d failed: %t; it was tried again after %v", i, passes[i].Failed(), gap)
+			}
+		}
+		if len(passes) < 15 {
+			t.Errorf("%d passes", len(passes))
+		}
+	})
+}
+
 type busy struct{ after time.Duration }
 
 func (b busy) Error() string             { return "busy" }
@@ -179,11 +204,13 @@ func TestRunHeedsNoMistake(t *testing.T) {
 
 func TestRunFollowsAnExternalSigner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		snapshot := keyring{}.snapshot("a")
-		snapshot.MaxAge = 2 * time.Second
-		passes, _ := runFor(t, publisher(fixed(snapshot), new(backendtest.Memory)), 21*time.Second, nil)
-		if len(passes) < 10 || len(passes) > 12 {
-			t.Errorf("%d looks in 21 s at keys that live for 2 s", len(passes))
+		for announced, most := range map[time.Duration]int{2 * time.Second: 12, time.Millisecond: 24} { // at most each second
+			snapshot := keyring{}.snapshot("a")
+			snapshot.MaxAge = announced
+			passes, _ := runFor(t, publisher(fixed(snapshot), new(backendtest.Memory)), 21*time.Second, nil)
+			if len(passes) < most-4 || len(passes) > most {
+				t.Errorf("%d looks in 21 s at keys that live for %v", len(passes), announced)
+			}
 		}
 	})
 }
@@ -252,8 +279,9 @@ func TestRunFinishesTheWriteInHand(t *testing.T) {
 			}
 			return nil
 		}
-		if err := publisher(fixed(r.snapshot("a")), store).Run(ctx, every, nil, func(publish.Pass) {}); err != nil {
-			t.Fatal(err)
+		told := 0
+		if err := publisher(fixed(r.snapshot("a")), store).Run(ctx, every, nil, func(publish.Pass) { told++ }); err != nil || told != 1 {
+			t.Fatalf("told of %d passes: %v", told, err)
 		}
 		if _, err := store.Open().Get(t.Context(), discovery.ConfigurationPath); err != nil || !ended.Load() {
 			t.Errorf("the pass was cut short: %v", err)

@@ -30,6 +30,8 @@ type site struct {
 	// cacheFor is how long a copy is kept, and cached the copies.
 	cacheFor time.Duration
 	cached   map[string]copied
+	// heeds lets readers ask past the cache.
+	heeds bool
 }
 
 type copied struct {
@@ -58,13 +60,16 @@ func (s *site) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	c, ok := s.cached[name]
-	if !ok || time.Since(c.at) > s.cacheFor {
+	if !ok || time.Since(c.at) > s.cacheFor || s.heeds && strings.Contains(r.Header.Get("Cache-Control"), "no-cache") {
 		object, err := s.store.Open().Get(r.Context(), name)
 		if err != nil {
 			return answered(r, http.StatusNotFound, nil, s.until), nil
 		}
+		passed := ok && time.Since(c.at) <= s.cacheFor
 		c = copied{object.Body, time.Now()}
-		s.cached[name] = c
+		if !passed {
+			s.cached[name] = c
+		}
 	}
 	resp := answered(r, http.StatusOK, c.body, s.until)
 	resp.Header.Set("Cache-Control", "public, max-age=60")
@@ -174,17 +179,20 @@ func (s *site) withStranger() func(*http.Request) (*http.Response, error) {
 func TestACacheInFront(t *testing.T) {
 	for name, tc := range map[string]struct {
 		cacheFor time.Duration
+		heeds    bool
 		faults   int
 	}{
-		"within its lifetime": {55 * time.Second, 0},
-		"past its lifetime":   {time.Hour, 1},
+		"within its lifetime":                     {55 * time.Second, false, 0},
+		"past its lifetime":                       {time.Hour, false, 1},
+		"within its lifetime, and lets one by it": {55 * time.Second, true, 0},
+		"past its lifetime, and lets one by it":   {time.Hour, true, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSite(t)
 				defer s.begin()()
 				after(2 * time.Minute)
-				s.set(func() { s.cacheFor = tc.cacheFor })
+				s.set(func() { s.cacheFor, s.heeds = tc.cacheFor, tc.heeds })
 				after(2 * time.Minute)
 				for _, ids := range [][]string{{"a", "b"}, {"b"}} {
 					s.lists(ids...)
@@ -194,6 +202,30 @@ func TestACacheInFront(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTheEndDuringALook is no fault of the public side.
+func TestTheEndDuringALook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		end := s.begin()
+		after(50 * time.Second)
+		looking := false
+		s.set(func() {
+			s.fault = func(r *http.Request) (*http.Response, error) {
+				looking = true
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+		})
+		after(17 * time.Second) // 65 s after the start it looks again, until 80 s at least
+		end()
+		if !looking {
+			t.Error("it did not look")
+		}
+		s.wantLog("level=", 1)
+		s.want(`oidc_publisher_public_checks_total{verdict="error"}`, 0)
+	})
 }
 
 func TestCertificateNearItsEnd(t *testing.T) {
