@@ -391,10 +391,10 @@ func pullElector(c *cli.Context, p *pulling) (*lease.Elector, error) {
 	if !c.Bool("leader-elect") {
 		return nil, nil
 	}
-	host, err := os.Hostname()
+	identity, err := lease.Identity()
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(p.secret.Owner + " " + p.secret.Name))
-	return lease.New(p.cluster.RESTConfig(), p.cluster.Namespace(), name+"-pull-"+hex.EncodeToString(sum[:5]), fmt.Sprintf("%s_%d", host, os.Getpid()))
+	return lease.New(p.cluster.RESTConfig(), p.cluster.Namespace(), name+"-pull-"+hex.EncodeToString(sum[:5]), identity)
 }
