@@ -44,7 +44,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.C
 	}
 	limited := newLimiter(listener, room, s.Metrics)
 	server := &http.Server{
-		Handler:           s.Handler,
+		Handler:           readNoFurther(s.Handler),
 		TLSConfig:         config,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
@@ -70,6 +70,19 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.C
 	case <-ctx.Done():
 		return drain(ctx, server)
 	}
+}
+
+// readNoFurther keeps net/http from waiting for the rest of a body that nobody
+// wants before it answers: a client that never sends it would count as one that
+// is being served. What came with the header is passed over, and anything
+// missing ends the connection after the answer.
+func readNoFurther(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // both versions of HTTP can
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func drain(ctx context.Context, server *http.Server) error {

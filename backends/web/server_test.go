@@ -223,6 +223,48 @@ func (s *scarce) Accept() (net.Conn, error) {
 	}
 }
 
+// TestBodiesThatNeverCome are not waited for: a client that promises one and
+// keeps it back is answered, and leaves its place to the next.
+func TestBodiesThatNeverCome(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics(), Room: 1}, nil)
+	for _, c := range []struct {
+		request string
+		status  int
+	}{
+		{"POST /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow", http.StatusMethodNotAllowed},
+		{"GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n", http.StatusOK},
+		{"PUT /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nslow\r\n", http.StatusNotFound},
+	} {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second)) // half of what it was given to send all
+		if _, err := io.WriteString(conn, c.request); err != nil {
+			t.Fatal(err)
+		}
+		in := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil || resp.StatusCode != c.status {
+			t.Fatalf("%.20q: %v, %v", c.request, resp, err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Errorf("%.20q: %v", c.request, err)
+		}
+		if _, err := in.ReadByte(); errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
+			t.Errorf("%.20q: the connection stays open: %v", c.request, err)
+		}
+		if err := fetch(listener.Addr().String()); err != nil {
+			t.Errorf("%.20q: the next one: %v", c.request, err)
+		}
+	}
+}
+
 // TestHugeHeaders are refused, in number and in size.
 func TestHugeHeaders(t *testing.T) {
 	address := run(t, fullSite(t), nil)

@@ -191,6 +191,9 @@ func cases(v validators) (all []wireCase) {
 	add("full", "GET "+keys, "Accept-Encoding: br", "Accept-Encoding: gzip")
 	add("full", "OPTIONS "+keys, "Origin: https://example.com", "Access-Control-Request-Method: GET", "Access-Control-Request-Headers: x-y")
 	add("full", "OPTIONS *")
+	for _, target := range []string{keys, "issuer.example.com:443"} {
+		add("full", "CONNECT "+target)
+	}
 	add("full", "POST "+keys, "Content-Length: 3", "Connection: close", "", "abc")
 	add("full", "GET "+keys, "Range: bytes=0-3")
 	// One spelling of each path exists.
