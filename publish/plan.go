@@ -143,11 +143,14 @@ func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.R
 //
 // A process that goes on can do better than to believe its clock, which may
 // jump. It stamps what happens with the latest that the present may be, and
-// ends a grace only when that is past at the earliest that it may be: the
-// system's clock has to say so, and so has the time that really passed since
-// the process began. A jump therefore shortens no grace while the process runs.
-// The next one has only the state's times and its own clock to go by: a clock
-// that is ahead when it starts ends graces too soon by as much.
+// ends a grace only when that is past at the earliest that it may be: by each
+// offset between the system's clock and the time that really passed which it
+// saw within the last grace. A jump therefore shortens no grace that the
+// process itself began, and a clock that was wrong when it started, or stood
+// while the machine slept, is made up for one grace after it was set right.
+// What other processes stamped is judged by this one's clock: if that is wrong
+// at the start, or stays wrong for a whole grace, their graces end too soon or
+// too late by as much.
 func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
 	return newPlan(held, fetched, policy, moment{now, now})
 }

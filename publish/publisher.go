@@ -181,7 +181,7 @@ func (p *Publisher) publishTo(ctx context.Context, target Target, last look) Tar
 			return report
 		}
 		held.Recalled = p.memory.of(target.Name)
-		report.Plan = newPlan(held, last.Snapshot, p.Policy, p.clock.read(p.now()))
+		report.Plan = newPlan(held, last.Snapshot, p.Policy, p.clock.read(p.now(), p.Policy.Grace))
 		if recalled = recalled || report.Plan.recalled; recalled {
 			report.Plan.Warnings = append(report.Plan.Warnings, "somebody deleted "+StateName+", and this process wrote it back from memory. "+
 				"Another process would have forgotten which keys are retired or revoked")
