@@ -50,7 +50,13 @@ func (p *Publisher) prove(ctx context.Context, report Report) Proof {
 	wait := firstProofPause
 	for {
 		proof.Err = p.readBack(ctx, report, done)
-		if !report.Changed() || !proof.Expected || !verify.Temporary(proof.Err) || !sleep(ctx, wait) {
+		if !report.Changed() || !proof.Expected || !verify.Temporary(proof.Err) {
+			break
+		}
+		if wait == firstProofPause {
+			p.log().InfoContext(ctx, "published; the issuer does not answer with it yet and is asked again", "error", proof.Err)
+		}
+		if !sleep(ctx, wait) {
 			break
 		}
 		wait = min(2*wait, longestProofPause)

@@ -1,11 +1,13 @@
 package publish_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -389,12 +391,17 @@ func TestProof(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
 			w := &web{visible: func() bool { return time.Since(began) > 20*time.Second }}
-			report := mustPublish(t, proving(fixed(keyring{}.snapshot("a")), new(backendtest.Memory), w))
+			p, said := proving(fixed(keyring{}.snapshot("a")), new(backendtest.Memory), w), new(bytes.Buffer)
+			p.Log = slog.New(slog.NewTextHandler(said, nil))
+			report := mustPublish(t, p)
 			if report.Proof.Err != nil {
 				t.Errorf("proof %+v", report.Proof)
 			}
 			if w.asked > 15 {
 				t.Errorf("asked %d times in 20 s", w.asked)
+			}
+			if got := strings.Count(said.String(), "is asked again"); got != 1 {
+				t.Errorf("it said %d times why it waits:\n%s", got, said)
 			}
 		})
 	})

@@ -39,7 +39,7 @@ Examples:
   oidc-publisher publish
 
   # what would be written?
-  oidc-publisher publish --to s3://my-issuer?region=eu-central-1 --dry-run
+  oidc-publisher publish --to 's3://my-issuer?region=eu-central-1' --dry-run
 
   # before the cluster exists, from its public key
   oidc-publisher publish --public-key sa.pub --issuer https://storage.googleapis.com/my-issuer

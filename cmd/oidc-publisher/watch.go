@@ -48,7 +48,7 @@ served at --listen.
 
 Examples:
   oidc-publisher watch --to gs://my-issuer
-  oidc-publisher watch --to s3://my-issuer?region=eu-central-1 --leader-elect`
+  oidc-publisher watch --to 's3://my-issuer?region=eu-central-1' --leader-elect`
 
 func watchFlags() []cli.Flag {
 	flags := []cli.Flag{
