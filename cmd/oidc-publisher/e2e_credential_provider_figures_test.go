@@ -39,7 +39,7 @@ func TestCredentialProviderFigures(t *testing.T) {
 	release(t, plugin, "../oidc-publisher-credential-provider")
 	release(t, big, ".")
 	request := filepath.Join(l.dir, "request.json")
-	token := discovery.NewToken("e30.eyJhdWQiOlsiYSJdfQ.c2VhbA") // for the audience a
+	token := discovery.NewToken("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJpIiwic3ViIjoicyIsImF1ZCI6WyJhIl19.c2VhbA") // for the audience a
 	if err := os.WriteFile(request, fmt.Appendf(nil, `{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderRequest",
 		"image":"docker.cloudsmith.io/acme/app","serviceAccountToken":%q}`, token.Reveal()), 0o600); err != nil {
 		t.Fatal(err)

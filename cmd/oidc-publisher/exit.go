@@ -52,7 +52,7 @@ func report(stderr io.Writer, err error) int {
 			say(stderr, "hint", usage.hint)
 		}
 		return exitUsage
-	case errors.Is(err, publish.ErrRefused), errors.As(err, &refused), errors.As(err, &forAPI):
+	case errors.Is(err, publish.ErrRefused), errors.As(err, &refused), errors.As(err, &forAPI), errors.Is(err, exchange.ErrNoSubject):
 		say(stderr, "refused", err.Error())
 		return exitRefused
 	case errors.Is(err, context.Canceled):

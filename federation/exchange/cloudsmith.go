@@ -67,6 +67,9 @@ type cloudsmith struct {
 }
 
 func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Credential, error) {
+	if err := checkSubject(subject); err != nil {
+		return Credential{}, err
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	body, err := json.Marshal(map[string]string{"oidc_token": subject.Reveal(), "service_slug": c.service})

@@ -2,16 +2,21 @@ package exchange_test
 
 import (
 	"context"
+	"encoding/base64"
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/google"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
 )
 
@@ -142,5 +147,57 @@ func TestRefuseAPIToken(t *testing.T) {
 		if exchange.RefuseAPIToken(w.token(t, "other", time.Hour), file) == nil {
 			t.Errorf("the token at %s is taken", file)
 		}
+	}
+}
+
+// TestOnlyTokensAreSent: a file that was named by mistake may hold any secret.
+func TestOnlyTokensAreSent(t *testing.T) {
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	t.Cleanup(server.Close)
+	atCloudsmith, err := exchange.Cloudsmith(exchange.CloudsmithConfig{Org: "acme", Service: "puller", URL: server.URL, Calling: quick()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	atGoogle, err := exchange.GCP(exchange.GCPConfig{Provider: provider, STSURL: server.URL, IAMURL: server.URL, Calling: quick()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const header, claims, seal = `{"alg": "RS256"}`, `{"iss": "i", "sub": "s", "aud": ["a"]}`, "seal"
+	jwt := func(parts ...string) string {
+		for i, part := range parts {
+			parts[i] = base64.RawURLEncoding.EncodeToString([]byte(part))
+		}
+		return strings.Join(parts, ".")
+	}
+	for name, given := range map[string]string{
+		"nothing":           "",
+		"a private key":     "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\n-----END RSA PRIVATE KEY-----",
+		"a kubeconfig":      "apiVersion: v1\nkind: Config\nusers: [{user: {token: abc.def.ghi}}]",
+		"an opaque token":   "f6a2e1c0d9b8473a",
+		"dots":              "a.b.c",
+		"a host":            "api.cloudsmith.io",
+		"two parts":         jwt(header, claims),
+		"no algorithm":      jwt(`{}`, claims, seal),
+		"no issuer":         jwt(header, `{"sub": "s", "aud": "a"}`, seal),
+		"no subject":        jwt(header, `{"iss": "i", "aud": "a"}`, seal),
+		"no audience":       jwt(header, `{"iss": "i", "sub": "s"}`, seal),
+		"an empty audience": jwt(header, `{"iss": "i", "sub": "s", "aud": [""]}`, seal),
+		"no signature":      jwt(header, claims, ""),
+		"five parts":        jwt(header, claims, seal, seal, seal),
+		"two lines":         jwt(header, claims) + ".\n" + jwt(seal),
+		"two tokens":        jwt(header, claims, seal) + "\n" + jwt(header, claims, seal),
+	} {
+		for _, service := range []exchange.Exchanger{atCloudsmith, atGoogle} {
+			if _, err := service.Exchange(t.Context(), discovery.NewToken(given)); !errors.Is(err, exchange.ErrNoSubject) {
+				t.Errorf("%s: error %v", name, err)
+			}
+		}
+	}
+	if asked.Load() != 0 {
+		t.Errorf("%d requests were sent", asked.Load())
+	}
+	if _, err := atCloudsmith.Exchange(t.Context(), discovery.NewToken(jwt(header, claims, seal))); err == nil || asked.Load() == 0 {
+		t.Errorf("a token was not sent: %v", err)
 	}
 }

@@ -14,7 +14,8 @@ import (
 // Exchanger is one service's token exchange.
 type Exchanger interface {
 	// Exchange presents the subject token and returns what it was exchanged
-	// for. A service that answered with a refusal is a *RefusedError; anything
+	// for. What is not shaped like a service account token is not sent:
+	// ErrNoSubject. A service that answered with a refusal is a *RefusedError; anything
 	// else may pass when tried again, an *UnavailableError by itself. None
 	// carries the token, nor a text of the service that was not taken apart
 	// and cleaned. A context without a deadline gets one of 25 s.

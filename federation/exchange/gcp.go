@@ -166,6 +166,9 @@ type gcp struct {
 }
 
 func (g *gcp) Exchange(ctx context.Context, subject discovery.Token) (Credential, error) {
+	if err := checkSubject(subject); err != nil {
+		return Credential{}, err
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	gate := &gate{gcp: g, secrets: []string{subject.Reveal()}, service: GoogleSTS}

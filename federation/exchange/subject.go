@@ -56,6 +56,30 @@ func ReadClaims(token discovery.Token) (Claims, error) {
 	return claims, nil
 }
 
+// ErrNoSubject says that what was given for a service account token is not one,
+// and so was not sent. It shows nothing of it.
+var ErrNoSubject = errors.New("what was given is not a service account token, and was not sent: one is three base64url parts with dots between them, " +
+	"a header with alg, claims with iss, sub and aud, and a signature. Give the token alone, as kubectl create token prints it or as a projected volume has it")
+
+// checkSubject returns ErrNoSubject for whatever is not shaped like a service
+// account token: it may be another secret, given by mistake.
+func checkSubject(token discovery.Token) error {
+	claims, err := ReadClaims(token)
+	if err != nil || claims.Issuer == "" || claims.Subject == "" || !slices.ContainsFunc(claims.Audience, func(a string) bool { return a != "" }) {
+		return ErrNoSubject
+	}
+	parts := strings.Split(token.Reveal(), ".")
+	header, _ := base64.RawURLEncoding.DecodeString(parts[0])
+	var protected struct {
+		Algorithm string `json:"alg"`
+	}
+	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
+	if err != nil || len(signature) == 0 || json.Unmarshal(header, &protected) != nil || protected.Algorithm == "" || strings.ContainsAny(token.Reveal(), "\r\n") {
+		return ErrNoSubject
+	}
+	return nil
+}
+
 var errNoJWT = errors.New("is not a service account token: those are three base64url parts with dots between them")
 
 // APITokenError refuses a token that the API server itself takes.
