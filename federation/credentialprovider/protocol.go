@@ -11,8 +11,6 @@ import (
 	"io"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	v1 "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
 	strict "sigs.k8s.io/json"
 
 	"oidc-publisher/discovery"
@@ -23,6 +21,7 @@ const (
 	apiVersion   = "credentialprovider.kubelet.k8s.io/v1"
 	requestKind  = "CredentialProviderRequest"
 	responseKind = "CredentialProviderResponse"
+	byRegistry   = "Registry" // a cacheKeyType
 
 	// maxRequest bounds standard input in bytes. Annotations may have 256 KiB
 	// in all, and a token has a few.
@@ -50,7 +49,7 @@ func readRequest(in io.Reader) (request, error) {
 // parseRequest quotes nothing of a request that it can't read: there is a token
 // somewhere in it.
 func parseRequest(data []byte) (request, error) {
-	var meta metav1.TypeMeta
+	var meta struct{ Kind, APIVersion string }
 	if err := json.Unmarshal(data, &meta); err != nil {
 		return request{}, errors.New("standard input holds no JSON object: kubelet calls this program, with a request on its standard input")
 	}
@@ -58,7 +57,7 @@ func parseRequest(data []byte) (request, error) {
 		return request{}, fmt.Errorf("the request is a %.60q of %.60q, not a %s of %s: set apiVersion: %[4]s for this provider in the CredentialProviderConfig",
 			meta.Kind, meta.APIVersion, requestKind, apiVersion)
 	}
-	var sent v1.CredentialProviderRequest
+	var sent wireRequest
 	unknown, err := strict.UnmarshalStrict(data, &sent)
 	switch {
 	case err != nil:
@@ -68,9 +67,9 @@ func parseRequest(data []byte) (request, error) {
 	case sent.Image == "":
 		return request{}, errors.New("kubelet's request names no image")
 	}
-	r := request{image: sent.Image, annotations: sent.ServiceAccountAnnotations}
-	if sent.ServiceAccountToken != "" {
-		r.token = discovery.NewToken(sent.ServiceAccountToken)
+	r := request{image: sent.Image, annotations: sent.Annotations}
+	if sent.Token != "" {
+		r.token = discovery.NewToken(sent.Token)
 	}
 	return r, nil
 }
@@ -90,11 +89,11 @@ func cacheDuration(now, expiry time.Time) time.Duration {
 }
 
 // nothing is the answer for an image that is not ours. It is not cached.
-func nothing() v1.CredentialProviderResponse { return response(0, nil) }
+func nothing() wireResponse { return response(0, nil) }
 
 // answer grants the credential to the images that the key matches.
-func answer(key string, credential exchange.Credential, now time.Time) v1.CredentialProviderResponse {
-	return response(cacheDuration(now, credential.Expiry), map[string]v1.AuthConfig{
+func answer(key string, credential exchange.Credential, now time.Time) wireResponse {
+	return response(cacheDuration(now, credential.Expiry), map[string]wireAuth{
 		key: {Username: credential.Username, Password: credential.Password.Reveal()},
 	})
 }
@@ -102,16 +101,11 @@ func answer(key string, credential exchange.Credential, now time.Time) v1.Creden
 // response is cached by registry. That is safe, as kubelet caches for each
 // service account and its annotations apart (cacheType ServiceAccount), and
 // nothing else decides which credential it gets.
-func response(keep time.Duration, auth map[string]v1.AuthConfig) v1.CredentialProviderResponse {
-	return v1.CredentialProviderResponse{
-		TypeMeta:      metav1.TypeMeta{APIVersion: apiVersion, Kind: responseKind},
-		CacheKeyType:  v1.RegistryPluginCacheKeyType,
-		CacheDuration: &metav1.Duration{Duration: keep},
-		Auth:          auth,
-	}
+func response(keep time.Duration, auth map[string]wireAuth) wireResponse {
+	return wireResponse{Kind: responseKind, APIVersion: apiVersion, CacheKeyType: byRegistry, CacheDuration: keep.String(), Auth: auth}
 }
 
-func writeResponse(out io.Writer, r v1.CredentialProviderResponse) error {
+func writeResponse(out io.Writer, r wireResponse) error {
 	if err := json.NewEncoder(out).Encode(r); err != nil {
 		return fmt.Errorf("answer kubelet on standard output: %w", err)
 	}
