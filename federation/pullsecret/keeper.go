@@ -52,6 +52,7 @@ type Keeper struct {
 	listed  int // how many lists are still to come
 	waiting map[string]bool
 	failing map[string]bool
+	rivals  map[string]rival
 	queue   workqueue.TypedRateLimitingInterface[string]
 }
 
@@ -59,6 +60,13 @@ type Keeper struct {
 type kept struct {
 	exchanged, expires time.Time
 	intact             bool
+}
+
+// rival counts how often one credential was written to a namespace: more than
+// once is because somebody undid it.
+type rival struct {
+	credential, last time.Time
+	writes           int
 }
 
 // How a credential is renewed.
@@ -72,20 +80,26 @@ const (
 	// the service says.
 	minRenewal = time.Second
 	// A failed exchange is tried again after firstRetry, which doubles up to
-	// maxRetry, or when the service says.
+	// maxRetry, or when the service says, but within maxPatience, and once
+	// more lastTry before the old credential expires.
 	firstRetry, maxRetry = time.Second, time.Minute
+	maxPatience, lastTry = time.Hour, time.Minute
 	// turn is how often the loop looks at the clock on the wall: a machine
 	// that slept has not noticed.
 	turn = 10 * time.Second
 	// A namespace that fails is tried again between these.
 	firstAgain, maxAgain = 250 * time.Millisecond, time.Minute
+	// Who undoes a credential more often than this, with less than maxAgain in
+	// between, is answered ever more slowly: two controllers at war would
+	// otherwise keep the API server busy.
+	prompt = 5
 )
 
 // NewKeeper makes a keeper whose metrics are in the registry.
 func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
-		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver},
+		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver, yields: true},
 		health:       newHealth(c.Timeout),
 		said:         newTeller(c.Log),
 	}
@@ -100,7 +114,7 @@ func (k *Keeper) forget() {
 	defer k.mu.Unlock()
 	k.now, k.queue = nil, nil
 	k.present, k.secrets = map[string]bool{}, map[string]kept{}
-	k.waiting, k.failing = map[string]bool{}, map[string]bool{}
+	k.waiting, k.failing, k.rivals = map[string]bool{}, map[string]bool{}, map[string]rival{}
 }
 
 // Run keeps the secrets until ctx ends and then returns nil, once the writes in
@@ -156,7 +170,7 @@ func (k *Keeper) renew(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			wait = max(backoff/2+rand.N(backoff/2+1), asked(err))
+			wait = k.patience(backoff/2+rand.N(backoff/2+1), asked(err))
 			backoff = min(2*backoff, maxRetry)
 		default:
 			backoff = firstRetry
@@ -172,6 +186,18 @@ func asked(err error) time.Duration {
 		return 0
 	}
 	return later.RetryAfter
+}
+
+// patience is for how long a service is left alone that asked for it: at most
+// maxPatience, and no longer than the old credential leaves time for.
+func (k *Keeper) patience(least, asked time.Duration) time.Duration {
+	wait := min(asked, maxPatience)
+	if c := k.current(); c != nil && !c.Expiry.IsZero() {
+		if left := time.Until(c.Expiry) - lastTry; left > 0 {
+			wait = min(wait, left)
+		}
+	}
+	return max(least, wait)
 }
 
 // exchangeOnce returns when to do it again if it went well.
@@ -264,10 +290,25 @@ func (k *Keeper) look(namespace string) {
 	if k.now == nil || k.queue == nil || !wanted || ending {
 		return
 	}
-	if s, there := k.secrets[namespace]; there && s.intact && s.exchanged.Equal(k.now.at) && !k.waiting[namespace] {
+	if s, there := k.secrets[namespace]; there && s.intact && !s.exchanged.Before(k.now.at) && !k.waiting[namespace] {
 		return
 	}
-	k.queue.Add(namespace)
+	k.queue.AddAfter(namespace, k.rivals[namespace].pause(*k.now))
+}
+
+// pause is before the credential is written once more.
+func (r rival) pause(c credential) time.Duration {
+	if !r.credential.Equal(c.at) || r.writes <= prompt || time.Since(r.last) > maxAgain {
+		return 0
+	}
+	return min(firstAgain<<min(r.writes-prompt-1, 10), maxAgain)
+}
+
+func (r rival) wrote(at time.Time) rival {
+	if !r.credential.Equal(at) || time.Since(r.last) > 2*maxAgain {
+		r = rival{credential: at}
+	}
+	return rival{at, time.Now(), r.writes + 1}
 }
 
 func (k *Keeper) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string]) {
@@ -297,7 +338,7 @@ func (k *Keeper) process(ctx context.Context, queue workqueue.TypedRateLimitingI
 	if ctx.Err() != nil {
 		return
 	}
-	k.observe(namespace, r)
+	k.observe(namespace, *c, r)
 	if r.Outcome == Failed {
 		queue.AddRateLimited(namespace)
 		return
@@ -305,15 +346,20 @@ func (k *Keeper) process(ctx context.Context, queue workqueue.TypedRateLimitingI
 	queue.Forget(namespace) // somebody else's secret is looked at again when it changes
 }
 
-func (k *Keeper) observe(namespace string, r Result) {
-	k.metrics.wrote(r)
+func (k *Keeper) observe(namespace string, c credential, r Result) {
 	k.mu.Lock()
 	_, wanted := k.present[namespace]
 	delete(k.waiting, namespace)
+	if wanted && r.Outcome.wrote() {
+		k.rivals[namespace] = k.rivals[namespace].wrote(c.at)
+	}
 	if r.Err != nil && wanted {
 		k.failing[namespace] = true
 	} else {
 		delete(k.failing, namespace)
+	}
+	if wanted { // or its series would stay for ever
+		k.metrics.wrote(r)
 	}
 	k.mu.Unlock()
 	if wanted {

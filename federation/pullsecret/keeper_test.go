@@ -15,6 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/federation/exchange"
 )
 
 // keeping is a keeper that runs against a real API server.
@@ -262,6 +265,52 @@ func TestKeeperRenews(t *testing.T) {
 	if after := w.secret("a"); after.Metadata.UID != before.Metadata.UID {
 		t.Error("after a restart it is another secret")
 	}
+}
+
+// TestTwoKeepers that compete for no Lease, as in a rolling update, come to rest:
+// the newest credential stays. With other registries each they can't, and go
+// about it slowly.
+func TestTwoKeepers(t *testing.T) {
+	w := newWorld(t)
+	all := Namespaces{Names: []string{"default"}}
+	w.keep(all, nil)
+	within(t, 10*time.Second, func() error {
+		if f, err := w.job.Cluster.find(t.Context(), "default", "regcred"); f == nil || err != nil {
+			return fmt.Errorf("%v, %v", f, err)
+		}
+		return nil
+	})
+	second := w.keep(all, func(c *KeeperConfig) {
+		c.Exchange = func(context.Context) (exchange.Credential, error) {
+			return exchange.Credential{Username: "token", Password: discovery.NewToken(password + "-second"), Expiry: time.Now().Add(time.Hour)}, nil
+		}
+	})
+	within(t, 10*time.Second, second.has("default"))
+	within(t, 10*time.Second, second.shows("/readyz", "200\nok"))
+	rest := func(atMost int) {
+		t.Helper()
+		seen := map[string]bool{}
+		for until := time.Now().Add(2 * time.Second); time.Now().Before(until); time.Sleep(time.Millisecond) {
+			seen[w.secret("default").Metadata.ResourceVersion] = true
+		}
+		if len(seen) > atMost {
+			t.Errorf("written %d times in two seconds", len(seen)-1)
+		}
+	}
+	rest(1)
+	if !strings.Contains(string(w.secret("default").Data[secretKey]), password+"-second") {
+		t.Error("it is not the newest credential")
+	}
+	w.edit(t, "default", object{"metadata": map[string]any{"annotations": map[string]any{AnnotationExchangedAt: "2099-01-01T00:00:00Z"}}})
+	within(t, promptly, func() error {
+		if at := w.secret("default").Metadata.Annotations[AnnotationExchangedAt]; strings.HasPrefix(at, "2099") {
+			return fmt.Errorf("it is from %s", at)
+		}
+		return nil
+	})
+	third := w.keep(all, func(c *KeeperConfig) { c.Secret.Registries = []string{"docker.example.com"} })
+	within(t, 10*time.Second, third.says("exchanged"))
+	rest(4 * (prompt + 6))
 }
 
 // watchRole is what --refresh needs besides.

@@ -54,10 +54,10 @@ func (m *metrics) exchanged(c credential, err error) {
 }
 
 func (m *metrics) wrote(r Result) {
-	switch r.Outcome {
-	case Failed, Refused:
+	switch {
+	case r.Outcome == Failed || r.Outcome == Refused:
 		m.failures.WithLabelValues(r.Namespace).Inc()
-	case Created, Updated, Repaired, TakenOver, Replaced:
+	case r.Outcome.wrote():
 		m.writes.WithLabelValues(string(r.Outcome)).Inc()
 	}
 }
@@ -120,7 +120,7 @@ func (k *Keeper) state(namespace string) string {
 	switch {
 	case k.failing[namespace]:
 		return "failing"
-	case there && s.intact && k.now != nil && s.exchanged.Equal(k.now.at):
+	case there && s.intact && k.now != nil && !s.exchanged.Before(k.now.at):
 		return "current"
 	default:
 		return "outdated"

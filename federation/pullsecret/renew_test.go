@@ -162,18 +162,68 @@ func TestAFailedExchangeKeepsTheOldCredential(t *testing.T) {
 	})
 }
 
-// TestAServiceThatAsksForPatience gets it.
+// TestAServiceThatAsksForPatience gets it, but for one try before the old
+// credential expires, and not for ever.
 func TestAServiceThatAsksForPatience(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startClockwork(t, time.Hour)
-		defer c.stop()
-		synctest.Wait()
-		c.set(func() { c.err = &exchange.UnavailableError{Service: "Cloudsmith", RetryAfter: 7 * time.Minute} })
-		pass(time.Hour)
-		for _, gap := range c.gaps(1) {
-			if gap < 7*time.Minute {
-				t.Errorf("tried again after %v", gap)
+	for _, asked := range []time.Duration{7 * time.Minute, 3304 * time.Second, 30 * 24 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			c := startClockwork(t, time.Hour)
+			defer c.stop()
+			synctest.Wait()
+			expiry := c.keeper.current().Expiry
+			c.set(func() { c.err = &exchange.UnavailableError{Service: "Cloudsmith", RetryAfter: asked} })
+			pass(time.Until(expiry) + 3*time.Hour)
+			last := 0
+			c.mu.Lock()
+			for i, at := range c.times {
+				if left := expiry.Sub(at); left > 0 && left <= lastTry {
+					last++
+				} else if gap := at.Sub(c.times[max(i, 1)-1]); i > 1 && gap < min(asked, maxPatience) {
+					t.Errorf("%v: tried again after %v", asked, gap)
+				}
 			}
+			c.mu.Unlock()
+			if last != 1 {
+				t.Errorf("%v: %d tries just before the old credential expires", asked, last)
+			}
+			c.set(func() { c.err = nil })
+			if pass(maxPatience); c.keeper.current().Expiry.Equal(expiry) {
+				t.Errorf("%v: an hour after the fault there is no new credential", asked)
+			}
+		})
+	}
+}
+
+// TestRival: who undoes what was written is answered at once, and if he goes on,
+// ever more slowly, until there was peace or there is another credential.
+func TestRival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r rival
+		c := credential{at: time.Now()}
+		for range prompt {
+			if r = r.wrote(c.at); r.pause(c) != 0 {
+				t.Errorf("a pause of %v after %d writes", r.pause(c), r.writes)
+			}
+		}
+		before := time.Duration(0)
+		for range 20 {
+			r = r.wrote(c.at)
+			if now := r.pause(c); now < before || now < firstAgain || now > maxAgain {
+				t.Errorf("a pause of %v after %d writes, and %v before", now, r.writes, before)
+			} else {
+				before = now
+			}
+			time.Sleep(r.pause(c))
+		}
+		if before != maxAgain {
+			t.Errorf("the longest pause is %v", before)
+		}
+		if r.pause(credential{at: time.Now()}) != 0 {
+			t.Error("a new credential waits")
+		}
+		time.Sleep(3 * maxAgain)
+		if r.pause(c) != 0 || r.wrote(c.at).pause(c) != 0 {
+			t.Error("a pause in peace")
 		}
 	})
 }

@@ -207,7 +207,7 @@ func (s Secret) intact(meta metav1.ObjectMeta) bool {
 	return slices.ContainsFunc(meta.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
 		fields := readFields(entry)
 		return entry.Manager == Manager && entry.Operation == metav1.ManagedFieldsOperationApply &&
-			fields.content() && (meta.Annotations[AnnotationExpiresAt] == "" || fields.annotation(AnnotationExpiresAt))
+			fields.content() && fields.annotation(AnnotationExchangedAt) && (meta.Annotations[AnnotationExpiresAt] == "" || fields.annotation(AnnotationExpiresAt))
 	})
 }
 

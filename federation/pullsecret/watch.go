@@ -70,8 +70,9 @@ func (k *Keeper) namespaceGone(meta metav1.ObjectMeta) {
 	delete(k.present, meta.Name)
 	delete(k.waiting, meta.Name)
 	delete(k.failing, meta.Name)
-	k.mu.Unlock()
+	delete(k.rivals, meta.Name)
 	k.metrics.forget(meta.Name)
+	k.mu.Unlock()
 	k.said.forget("namespace " + meta.Name)
 }
 

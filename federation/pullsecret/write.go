@@ -27,6 +27,16 @@ const (
 	Failed    Outcome = "failed"
 )
 
+// wrote reports whether there is another content now.
+func (o Outcome) wrote() bool {
+	switch o {
+	case Created, Updated, Repaired, TakenOver, Replaced:
+		return true
+	default:
+		return false
+	}
+}
+
 // Result is what was done in one namespace.
 type Result struct {
 	Namespace string
@@ -51,6 +61,9 @@ type writer struct {
 	attach   []string
 	takeOver bool
 	dryRun   bool
+	// yields leaves a secret that holds a newer credential of the same inputs:
+	// of two that go on writing, each would undo what the other wrote.
+	yields bool
 }
 
 // tries bounds how often a lost race is judged again.
@@ -162,7 +175,7 @@ func (w *writer) change(f found, ours bool, c credential) Outcome {
 		return Replaced
 	case !ours:
 		return TakenOver
-	case w.secret.holds(f.meta, c):
+	case w.secret.holds(f.meta, c), w.yields && w.secret.intact(f.meta) && annotatedTime(f.meta, AnnotationExchangedAt).After(c.at):
 		return Unchanged
 	case annotatedTime(f.meta, AnnotationExchangedAt).Equal(c.at):
 		return Repaired
