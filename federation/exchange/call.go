@@ -150,7 +150,7 @@ func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byt
 	case status == http.StatusOK || status == http.StatusCreated:
 		return body, nil
 	case status < 400:
-		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and a token goes nowhere but to the configured address: check it, and the proxy", c.service, host, status, leadingTo(resp))
+		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and a token goes nowhere but to the configured address: check it, and the proxy", c.service, host, status, leadingTo(resp, secrets))
 	}
 	code, text := c.reason(body)
 	reason := joined(": ", clean(code, secrets...), clean(text, secrets...))
@@ -163,12 +163,12 @@ func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byt
 	return nil, &RefusedError{Service: c.service, Status: status, Code: clean(code, secrets...), Reason: reason}
 }
 
-func leadingTo(resp *http.Response) string {
+func leadingTo(resp *http.Response, secrets []string) string {
 	to, err := resp.Location()
 	if err != nil {
 		return ""
 	}
-	return " leading to " + strconv.Quote(clean(to.Host))
+	return " leading to " + strconv.Quote(clean(to.Host, secrets...))
 }
 
 // retryAfter reads the header (RFC 9110 section 10.2.3), 0 where it says nothing.

@@ -82,6 +82,10 @@ func TestCredentialConfigIsNotTrusted(t *testing.T) {
 		{"https://sts.googleapis.com", "https://user@sts.googleapis.com", "token_url"},
 		{"https://sts.googleapis.com/v1", "https://storage.googleapis.com/evil/v1", "token_url"},
 		{"https://sts.googleapis.com", "http://127.0.0.1:8080", "token_url"},
+		{"https://sts.googleapis.com", "http://sts.us-east4.rep.googleapis.com", "token_url"},
+		{"https://sts.googleapis.com", "https://sts.us-east4.rep.googleapis.com:8443", "token_url"},
+		{"https://sts.googleapis.com", "https://sts.us-east4.evil.rep.googleapis.com", "token_url"},
+		{"https://sts.googleapis.com", "https://storage.us-east4.rep.googleapis.com", "token_url"},
 		{"https://iamcredentials.googleapis.com", "https://evil.example.com", "service_account_impersonation_url"},
 		{":generateAccessToken", ":signBlob", "service_account_impersonation_url"},
 		{`"file": "/token"`, `"url": "https://evil.example.com"`, `"url"`},
@@ -141,6 +145,22 @@ func TestRefuseAPIToken(t *testing.T) {
 	} {
 		if err := exchange.RefuseAPIToken(w.token(t, audience, time.Hour), "/token"); (err != nil) != refused {
 			t.Errorf("audience %s: error %v", audience, err)
+		}
+	}
+	for claims, refused := range map[string]bool{
+		`{"iss":"https://a.example.com"}`:                                                   true,
+		`{"iss":"https://a.example.com","aud":[]}`:                                          true,
+		`{"iss":"https://a.example.com","aud":"https://a.example.com"}`:                     true,
+		`{"iss":"https://a.example.com","aud":["vault","https://a.example.com"]}`:           true,
+		`{"iss":"https://a.example.com","aud":["https://a.example.com/"]}`:                  true,
+		`{"iss":"https://a.example.com/","aud":["https://a.example.com/"]}`:                 true,
+		`{"iss":"https://a.example.com","aud":["vault","https://kubernetes.default.svc/"]}`: true,
+		`{"iss":"https://a.example.com","aud":["vault","https://b.example.com"]}`:           false,
+	} {
+		token := discovery.NewToken("e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln")
+		var own *exchange.APITokenError
+		if err := exchange.RefuseAPIToken(token, ""); errors.As(err, &own) != refused {
+			t.Errorf("%s: error %v", claims, err)
 		}
 	}
 	for _, file := range []string{"/var/run/secrets/kubernetes.io/serviceaccount/token", "/run/secrets/kubernetes.io/../kubernetes.io/serviceaccount/token"} {

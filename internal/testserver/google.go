@@ -169,7 +169,7 @@ func (g *Google) federate(w http.ResponseWriter, r *http.Request, provider Googl
 	}
 	// A federated token does not outlive the token that it was made of.
 	life := min(g.life(), time.Until(token.Expiry))
-	access := g.issue("ya29.d.", time.Now().Add(life))
+	access := g.issue("d.", time.Now().Add(life))
 	g.mu.Lock()
 	g.principals[access] = provider.principal(token.Subject)
 	g.mu.Unlock()
@@ -226,12 +226,15 @@ func (g *Google) impersonate(w http.ResponseWriter, r *http.Request, email strin
 	}
 	expiry := time.Now().Add(min(life, g.life())).Truncate(time.Second)
 	answerJSON(w, http.StatusOK, map[string]string{
-		"accessToken": g.issue("ya29.c.", expiry), "expireTime": expiry.UTC().Format(time.RFC3339),
+		"accessToken": g.issue("c.", expiry), "expireTime": expiry.UTC().Format(time.RFC3339),
 	})
 }
 
-func (g *Google) issue(prefix string, expiry time.Time) string {
-	token := prefix + "b0Aaek" + rand.Text() + strings.ToLower(rand.Text())
+// googleTokens is how Google's access tokens begin.
+const googleTokens = "ya29."
+
+func (g *Google) issue(kind string, expiry time.Time) string {
+	token := googleTokens + kind + "b0Aaek" + rand.Text() + strings.ToLower(rand.Text())
 	g.remember(token, expiry)
 	return token
 }

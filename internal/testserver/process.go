@@ -7,6 +7,7 @@
 package testserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -155,7 +156,8 @@ type Process struct {
 }
 
 // Start launches the server and ends it with the test. The server's output is
-// shown if the test fails.
+// shown if the test fails, which it does where a token stands in it, be the
+// server ours or one that our program talked to.
 func Start(t testing.TB, cmd Command) *Process {
 	t.Helper()
 	if cmd.Dir == "" {
@@ -164,6 +166,9 @@ func Start(t testing.TB, cmd Command) *Process {
 	p := &Process{cmd: cmd}
 	t.Cleanup(func() {
 		p.Stop()
+		if p.output.tellsToken() {
+			t.Errorf("%s told a token", cmd.Name)
+		}
 		if t.Failed() {
 			t.Logf("output of %s:\n%s", cmd.Name, p.Output())
 		}
@@ -317,20 +322,38 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// tail is a writer that keeps the last outputLimit bytes.
+// tokenBeginnings are those of tokens that an API server signs (their header
+// begins with alg) and of credentials that StandIns issue.
+var tokenBeginnings = [][]byte{[]byte("eyJhbGciOi"), []byte(googleTokens)}
+
+// tail is a writer that keeps the last outputLimit bytes, and whether there
+// ever was a token.
 type tail struct {
-	mu  sync.Mutex
-	buf []byte
+	mu    sync.Mutex
+	buf   []byte
+	token bool
 }
 
 func (w *tail) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	before := len(w.buf)
 	w.buf = append(w.buf, p...)
+	const longest = 16 // of the beginnings, which two writes may share
+	fresh := w.buf[max(before-longest, 0):]
+	for _, beginning := range tokenBeginnings {
+		w.token = w.token || bytes.Contains(fresh, beginning)
+	}
 	if excess := len(w.buf) - outputLimit; excess > 0 {
 		w.buf = append(w.buf[:0], w.buf[excess:]...)
 	}
 	return len(p), nil
+}
+
+func (w *tail) tellsToken() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.token
 }
 
 func (w *tail) String() string {
