@@ -276,6 +276,9 @@ func (h hostile) check(t *testing.T, credential exchange.Credential, err error, 
 	if errors.As(err, &refused) != h.refused || errors.As(err, &later) != h.later {
 		t.Errorf("error of type %T", err)
 	}
+	if refused != nil {
+		text += refused.Code + refused.Reason
+	}
 	for _, part := range strings.Split(subject.Reveal(), ".") {
 		if strings.Contains(text, part[:12]) || strings.Contains(text, part[len(part)-12:]) {
 			t.Error("the error has a piece of the token")

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"oidc-publisher/discovery"
@@ -488,4 +489,42 @@ func TestWhoMayNotList(t *testing.T) {
 	w.run(Unchanged, Unchanged)
 	w.edit(t, "b", object{"stringData": map[string]any{secretKey: `{"auths":{}}`}})
 	w.run(Updated, Updated)
+}
+
+// TestOnlyWhatWasSeenIsDeleted: what somebody else has put in its place, or has
+// changed since, is judged again.
+func TestOnlyWhatWasSeenIsDeleted(t *testing.T) {
+	w := newWorld(t)
+	got, err := w.exchange(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes, c := &writer{cluster: w.job.Cluster, secret: w.job.Secret, takeOver: true}, credential{got, time.Now()}
+	opaque := foreign("default", "Opaque", map[string]any{"a": []byte("b")})
+	w.Apply(t, opaque)
+	stale, err := w.job.Cluster.find(t.Context(), "default", "regcred")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.edit(t, "default", object{"stringData": map[string]any{"a": "more"}})
+	if err := w.job.Cluster.remove(t.Context(), *stale); !apierrors.IsConflict(err) {
+		t.Errorf("changed since: %v", err)
+	}
+	w.Delete(t, opaque)
+	w.Apply(t, foreign("default", secretType, map[string]any{secretKey: []byte(`{"auths":{}}`)}))
+	before := w.secret("default").Metadata.UID
+	if err := w.job.Cluster.remove(t.Context(), *stale); !apierrors.IsConflict(err) {
+		t.Errorf("another one: %v", err)
+	}
+	if r := writes.write(t.Context(), "default", c, &seen{stale}); r.Outcome != TakenOver || w.secret("default").Metadata.UID != before {
+		t.Errorf("another one, which need not be deleted: %+v", r)
+	}
+}
+
+func TestOtherServersAreNoAPIServer(t *testing.T) {
+	for _, body := range []string{"", "null", "{}", `{"kind":"Table","rows":[]}`, `{"kind":"Table","rows":[{"cells":[],"object":{}}]}`} {
+		if f, err := readTable([]byte(body)); err == nil {
+			t.Errorf("%s is read as %+v", body, f)
+		}
+	}
 }
