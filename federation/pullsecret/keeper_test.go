@@ -3,6 +3,7 @@ package pullsecret
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -275,10 +276,11 @@ func TestTwoKeepers(t *testing.T) {
 	all := Namespaces{Names: []string{"default"}}
 	w.keep(all, nil)
 	within(t, 10*time.Second, func() error {
-		if f, err := w.job.Cluster.find(t.Context(), "default", "regcred"); f == nil || err != nil {
-			return fmt.Errorf("%v, %v", f, err)
+		f, err := w.job.Cluster.find(t.Context(), "default", "regcred")
+		if err == nil && f == nil {
+			err = errors.New("there is no secret")
 		}
-		return nil
+		return err
 	})
 	second := w.keep(all, func(c *KeeperConfig) {
 		c.Exchange = func(context.Context) (exchange.Credential, error) {
