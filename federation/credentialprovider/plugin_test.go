@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/federation/exchange"
 )
 
 // requestOf asks for an image of acme with a token of an issuer.
@@ -129,6 +133,51 @@ func TestParseImage(t *testing.T) {
 	}
 	if text := ParseImage("docker.cloudsmith.io/a\nb").String(); strings.Contains(text, "\n") {
 		t.Errorf("%q", text)
+	}
+}
+
+// TestMatchHost: a credential goes to no other host than the administrator's.
+func TestMatchHost(t *testing.T) {
+	for _, c := range []struct {
+		pattern, host string
+		want          bool
+	}{
+		{"docker.cloudsmith.io", "docker.cloudsmith.io", true},
+		{"*.pkg.dev", "europe-docker.pkg.dev", true},
+		{"docker.cloudsmith.io", "docker.cloudsmith.io.evil.example.com", false},
+		{"docker.cloudsmith.io", "evil.docker.cloudsmith.io", false},
+		{"*.pkg.dev", "a.b.pkg.dev", false},
+		{"*.pkg.dev", "pkg.dev", false},
+		{"*.pkg.dev", "europe.pkg.dev.evil", false},
+		{"*.pkg.dev", "evilpkg.dev", false},
+		{"docker.example.com", "docker.example.com:5000", false},
+		{"docker.example.com:5000", "docker.example.com", false},
+		{"docker.example.com:5000", "docker.example.com:5000", true},
+	} {
+		if got := matchHost(c.pattern, c.host); got != c.want {
+			t.Errorf("%s matches %s: %t", c.pattern, c.host, got)
+		}
+	}
+}
+
+// slow takes all the time that it is given, and then the service says no.
+type slow struct{ had *time.Duration }
+
+func (s slow) Exchange(ctx context.Context, _ discovery.Token) (exchange.Credential, error) {
+	deadline, _ := ctx.Deadline()
+	*s.had = time.Until(deadline)
+	return exchange.Credential{}, errors.New("no")
+}
+
+// TestTimeIsLeftToExplain of a refusal.
+func TestTimeIsLeftToExplain(t *testing.T) {
+	request, _ := requestOf("https://issuer.example.com", "https://api.cloudsmith.io")
+	var had time.Duration
+	p := &Plugin{Budget: 10 * time.Second, Now: time.Now, Service: func(Image, map[string]string) (*Access, error) {
+		return &Access{Exchanger: slow{&had}, Key: "key"}, nil
+	}}
+	if err := p.Answer(t.Context(), strings.NewReader(request), &bytes.Buffer{}); err == nil || had > 8*time.Second || had < 7*time.Second {
+		t.Errorf("the exchange had %v of 10 s, error %v", had, err)
 	}
 }
 

@@ -99,7 +99,8 @@ func FuzzReadTable(f *testing.F) {
 // FuzzFields: whose the content is never depends on what can't be read, and
 // nobody else's record makes a secret look untouched.
 func FuzzFields(f *testing.F) {
-	f.Add([]byte(`{"f:data":{".":{},"f:.dockerconfigjson":{}},"f:metadata":{"f:annotations":{"f:oidc-publisher/expires-at":{}}}}`))
+	f.Add([]byte(`{"f:data":{".":{},"f:.dockerconfigjson":{}},"f:metadata":{"f:annotations":{"f:oidc-publisher/expires-at":{},"f:oidc-publisher/exchanged-at":{}}}}`))
+	f.Add([]byte(`{"f:data":{"f:.dockerconfigjson":{}},"f:metadata":{"f:annotations":{"f:oidc-publisher/expires-at":{}}}}`))
 	f.Add([]byte(`{"f:data":null}`))
 	f.Add([]byte(`[]`))
 	s := Secret{Name: "regcred", Owner: "me", Registries: []string{"host"}}
@@ -108,7 +109,7 @@ func FuzzFields(f *testing.F) {
 		entry := metav1.ManagedFieldsEntry{Manager: Manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(string(raw))}
 		meta := metav1.ObjectMeta{Labels: map[string]string{LabelManagedBy: Manager}, Annotations: s.annotations(c), ManagedFields: []metav1.ManagedFieldsEntry{entry}}
 		fields := readFields(entry)
-		if holds := s.holds(meta, c); holds != (fields.content() && fields.annotation(AnnotationExpiresAt)) || holds && !json.Valid(raw) {
+		if holds := s.holds(meta, c); holds != (fields.content() && fields.annotation(AnnotationExpiresAt) && fields.annotation(AnnotationExchangedAt)) || holds && !json.Valid(raw) {
 			t.Errorf("that it holds is %t for %s", holds, raw)
 		}
 		for _, other := range []metav1.ManagedFieldsEntry{

@@ -521,10 +521,19 @@ func TestOnlyWhatWasSeenIsDeleted(t *testing.T) {
 	}
 }
 
-func TestOtherServersAreNoAPIServer(t *testing.T) {
-	for _, body := range []string{"", "null", "{}", `{"kind":"Table","rows":[]}`, `{"kind":"Table","rows":[{"cells":[],"object":{}}]}`} {
-		if f, err := readTable([]byte(body)); err == nil {
-			t.Errorf("%s is read as %+v", body, f)
-		}
+// TestOursMadeImmutable is no reason to delete it unasked.
+func TestOursMadeImmutable(t *testing.T) {
+	w := newWorld(t)
+	w.run(Created)
+	w.edit(t, "default", object{"immutable": true})
+	before := w.secret("default").Metadata
+	r := w.run(Failed).Results[0]
+	if !strings.Contains(r.Err.Error(), "where it is immutable, --take-over replaces it") {
+		t.Error(r.Err)
 	}
+	if now := w.secret("default").Metadata; now.UID != before.UID || now.ResourceVersion != before.ResourceVersion {
+		t.Error("it was written, or deleted and made anew")
+	}
+	w.job.TakeOver = true
+	w.run(Replaced)
 }
