@@ -285,6 +285,30 @@ func TestWatchWithoutLeaderElection(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
+	l.twoWatchers(10, kubeconfig, api.KeyIDs()[0], func() string {
+		kid, err := api.Replace("ES256")
+		must(t, err)
+		return kid
+	})
+}
+
+// TestWatchWithoutLeaderElectionBesideAnAPIServer that is a real one.
+func TestWatchWithoutLeaderElectionBesideAnAPIServer(t *testing.T) {
+	l := newLab(t)
+	first := testserver.NewKubeKey(t, "ES256")
+	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
+	l.twoWatchers(2, kubeconfig, first.ID, func() string {
+		fresh := testserver.NewKubeKey(t, "ES256")
+		cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: fresh})
+		return fresh.ID
+	})
+	l.accepts(labIssuer, l.mint(cluster))
+}
+
+// twoWatchers publish to one bucket. In each round the key is replaced while
+// one of them is frozen, in turns.
+func (l *lab) twoWatchers(rounds int, kubeconfig, first string, replace func() (kid string)) {
+	l.t.Helper()
 	_, target, public := l.s3()
 	l.internet.Route("issuer.example.com", routed(public))
 	args := []string{"--kubeconfig", kubeconfig, "--to", target, "--interval", "1s"}
@@ -292,20 +316,16 @@ func TestWatchWithoutLeaderElection(t *testing.T) {
 	for _, w := range watchers {
 		w.ready()
 	}
-	ever := api.KeyIDs()
-	for i := range 10 {
+	ever := []string{first}
+	for i := range rounds {
 		frozen := watchers[i%2]
 		frozen.signal(syscall.SIGSTOP)
-		kid, err := api.Replace("ES256")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ever = append(ever, kid)
-		eventually(t, 20*time.Second, "one frozen", l.shows(labIssuer, ever...))
+		ever = append(ever, replace())
+		eventually(l.t, 20*time.Second, "one frozen", l.shows(labIssuer, ever...))
 		frozen.signal(syscall.SIGCONT)
 		frozen.looks(1)
 		if err := l.shows(labIssuer, ever...)(); err != nil {
-			t.Errorf("thawed: %v", err)
+			l.t.Errorf("thawed: %v", err)
 		}
 	}
 	for _, w := range watchers {
@@ -313,6 +333,6 @@ func TestWatchWithoutLeaderElection(t *testing.T) {
 		w.Stop()
 	}
 	if result := l.publish("--kubeconfig", kubeconfig, "--to", target); result.Changed {
-		t.Errorf("something was left to do: %+v", result)
+		l.t.Errorf("something was left to do: %+v", result)
 	}
 }

@@ -45,19 +45,8 @@ func TestWatchIsKilled(t *testing.T) {
 				before := slices.Clone(ever)
 				ever = append(ever, kid)
 				w.signal(syscall.SIGHUP) // it begins to write
-				busy := time.Now().Add(time.Duration(rand.IntN(60)) * time.Millisecond)
-				for time.Now().Before(busy) {
-					if l.shows(labIssuer, before...)() != nil && l.shows(labIssuer, ever...)() != nil {
-						t.Fatal("something else than the old or the new set is public")
-					}
-				}
-				w.Kill()
-				if l.shows(labIssuer, before...)() != nil && l.shows(labIssuer, ever...)() != nil {
-					t.Fatal("it was killed, and something else than the old or the new set is public")
-				}
-				if err := w.Restart(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+				l.killed(w, 60*time.Millisecond, before, ever)
+				must(t, w.Restart(t.Context()))
 				w.ready()
 				if err := l.shows(labIssuer, ever...)(); err != nil {
 					t.Fatalf("after the restart: %v", err)
@@ -68,6 +57,68 @@ func TestWatchIsKilled(t *testing.T) {
 				t.Errorf("something was left to do: %+v", result)
 			}
 		})
+	}
+}
+
+// TestWatchIsKilledBesideAnAPIServer that is a real one. Its rotation takes
+// seconds, so each is met by several kills: before it or right after it, and
+// more while the restarted watcher takes the new key in.
+func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
+	const rotations, kills = 3, 5
+	l := newLab(t)
+	first := testserver.NewKubeKey(t, "ES256")
+	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
+	_, target, public := l.s3()
+	l.internet.Route("issuer.example.com", routed(public))
+	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--no-verify")
+	w.ready()
+	ever, early := []string{first.ID}, 0
+	for i := range rotations {
+		fresh := testserver.NewKubeKey(t, "ES256")
+		before := slices.Clone(ever)
+		ever = append(ever, fresh.ID)
+		down := i%2 == 0
+		if down { // and finds the new key at its start
+			w.Kill()
+		}
+		cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: fresh})
+		for range kills {
+			if down {
+				must(t, w.Restart(t.Context()))
+			}
+			l.killed(w, 150*time.Millisecond, before, ever)
+			down = true
+			if l.shows(labIssuer, before...)() == nil {
+				early++
+			}
+		}
+		must(t, w.Restart(t.Context()))
+		w.ready()
+		if err := l.shows(labIssuer, ever...)(); err != nil {
+			t.Fatalf("after the restarts: %v", err)
+		}
+		l.accepts(labIssuer, l.mint(cluster))
+	}
+	t.Logf("%d of %d kills came before the new key was public", early, rotations*kills)
+	w.Stop()
+	if result := l.publish("--kubeconfig", kubeconfig, "--to", target); result.Changed {
+		t.Errorf("something was left to do: %+v", result)
+	}
+}
+
+// killed kills a watcher within a while, and demands that the old or the new
+// set is public until then and after.
+func (l *lab) killed(w *watcher, within time.Duration, before, after []string) {
+	l.t.Helper()
+	busy := time.Now().Add(rand.N(within))
+	for time.Now().Before(busy) {
+		if l.shows(labIssuer, before...)() != nil && l.shows(labIssuer, after...)() != nil {
+			l.t.Fatal("something else than the old or the new set is public")
+		}
+	}
+	w.Kill()
+	if l.shows(labIssuer, before...)() != nil && l.shows(labIssuer, after...)() != nil {
+		l.t.Fatal("it was killed, and something else than the old or the new set is public")
 	}
 }
 
