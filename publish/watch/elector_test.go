@@ -39,6 +39,13 @@ func elector(t *testing.T, link *leasetest.Link, name string) *lease.Elector {
 	return elector
 }
 
+// follows makes this world's cluster list what the other's does.
+func (w *world) follows(other *world) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.snapshot = other.snapshot
+}
+
 func (w *world) leads(want bool) {
 	w.t.Helper()
 	value := 0.0
@@ -71,6 +78,47 @@ func TestOneLeadsAndOneStandsBy(t *testing.T) {
 		b.want(`oidc_publisher_fetches_total{result="ok"}`, 1)
 		b.wantHealth(200, 200)
 		endB()
+	})
+}
+
+// TestARotationDuringAnothersTerm is the other's: who leads again afterwards
+// has not seen it and counts nothing of it, nor expects what was public before.
+func TestARotationDuringAnothersTerm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := two(t)
+		s := &site{until: time.Now().Add(90 * 24 * time.Hour), cached: map[string]copied{}, world: a}
+		a.VerifyInterval, a.Transport = time.Minute, s
+		endA := a.begin()
+		after(time.Second)
+		endB := b.begin()
+		after(10 * time.Minute)
+		a.leads(true)
+
+		l.a.Cut(errors.New("connection refused"))
+		after(time.Minute)
+		l.a.Cut(nil)
+		a.leads(false)
+		b.leads(true)
+		a.lists("a", "b")
+		b.follows(a)
+		after(10 * time.Minute)
+		b.want("oidc_publisher_rotations_total", 1)
+		b.want("oidc_publisher_key_publication_seconds_count", 1)
+
+		a.fails(errors.New("no route to host"))
+		endB()
+		after(5 * time.Minute)
+		a.leads(true)
+		a.wantLog(`of="public issuer"`, 0) // it has yet to learn what should be there
+		a.fails(nil)
+		after(time.Minute)
+		a.want("oidc_publisher_rotations_total", 0)
+		a.want("oidc_publisher_key_publication_seconds_count", 0)
+		a.lists("a", "b", "c") // its own again
+		after(time.Minute)
+		a.want("oidc_publisher_rotations_total", 1)
+		a.want("oidc_publisher_key_publication_seconds_count", 1)
+		endA()
 	})
 }
 

@@ -45,6 +45,17 @@ type publicCopy struct {
 	asSource       discovery.Snapshot
 }
 
+// forget is the state before the first pass.
+func (p *public) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.copies, p.issuer, p.changed = nil, "", time.Time{}
+	select {
+	case <-p.wrote:
+	default:
+	}
+}
+
 // expect takes in a pass that reached the cluster.
 func (p *public) expect(pass publish.Pass) {
 	var copies []publicCopy
@@ -145,10 +156,7 @@ func (w *Watcher) lookAtPublic(ctx context.Context) {
 		return
 	}
 	w.metrics.checks.WithLabelValues(string(statusOf(report, fault))).Inc()
-	w.metrics.certificate.Set(0)
-	if !report.CertificateExpiry.IsZero() {
-		w.metrics.certificate.Set(seconds(report.CertificateExpiry))
-	}
+	w.metrics.certificate.Set(expiry(report))
 	w.said.outcome("public issuer", fault)
 	w.said.outcome("public certificate", certificateFault(report))
 }
@@ -203,6 +211,14 @@ func verdict(report verify.Report) error {
 		return nil
 	}
 	return errors.New(strings.Join(faults, "; "))
+}
+
+// expiry is in seconds since 1970, 0 where no certificate was seen.
+func expiry(report verify.Report) float64 {
+	if report.CertificateExpiry.IsZero() {
+		return 0
+	}
+	return seconds(report.CertificateExpiry)
 }
 
 func certificateFault(report verify.Report) error {

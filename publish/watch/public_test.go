@@ -8,12 +8,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/publish"
@@ -270,5 +273,34 @@ func TestOneTargetOfTwoFails(t *testing.T) {
 		s.wantLog("msg=fault of=broken", 1)
 		s.want(`oidc_publisher_public_checks_total{verdict="pass"}`, 5)
 		s.wantHealth(200, 503)
+	})
+}
+
+// settings is a gauge that remembers what it was set to.
+type settings struct {
+	prometheus.Gauge
+	mu  sync.Mutex
+	all []float64
+}
+
+func (s *settings) Set(v float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, v)
+}
+
+// TestCertificateGaugeIsSetOnce a look: a scrape must not find it at 0, which
+// means that there is none.
+func TestCertificateGaugeIsSetOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		gauge := &settings{Gauge: s.metrics.certificate}
+		s.metrics.certificate = gauge
+		end := s.begin()
+		after(2*time.Minute + 10*time.Second)
+		end()
+		if want := slices.Repeat([]float64{seconds(s.until)}, 3); !slices.Equal(gauge.all, want) {
+			t.Errorf("it was set to %v, want %v", gauge.all, want)
+		}
 	})
 }

@@ -103,6 +103,10 @@ func (w *Watcher) lead(ctx context.Context) error {
 	defer w.metrics.leader.Set(0)
 	w.health.begin()
 	defer w.health.end()
+	// What was seen in an earlier term is old: another leader saw to the
+	// rotations since.
+	w.rotated = rotation{}
+	w.public.forget()
 	ctx, cancel := context.WithCancel(ctx)
 	var looking sync.WaitGroup
 	if w.VerifyInterval > 0 {
