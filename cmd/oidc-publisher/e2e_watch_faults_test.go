@@ -68,7 +68,10 @@ func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
 	l := newLab(t)
 	first := testserver.NewKubeKey(t, "ES256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
-	_, target, public := l.s3()
+	store, _, public := l.s3()
+	far := testserver.NewFaultProxy(t, store.Endpoint) // as a cloud is, so that there is a middle of its writes
+	far.Inject(1<<30, func(*http.Request) bool { return true }, testserver.Delay(40*time.Millisecond))
+	target := s3Target(far.Endpoint)
 	l.internet.Route("issuer.example.com", routed(public))
 	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--no-verify")
 	w.ready()
@@ -86,7 +89,7 @@ func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
 			if down {
 				must(t, w.Restart(t.Context()))
 			}
-			l.killed(w, 150*time.Millisecond, before, ever)
+			l.killed(w, 400*time.Millisecond, before, ever)
 			down = true
 			if l.shows(labIssuer, before...)() == nil {
 				early++
