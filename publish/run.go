@@ -87,7 +87,7 @@ func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-cha
 		if !nudged.IsZero() && time.Since(nudged) < alertFor {
 			wait = min(wait, jitter(alertLook))
 		}
-		if idle(ctx, max(wait, retryAfter(pass)), nudge) {
+		if idle(ctx, max(wait, RetryAfter(pass.Err)), nudge) {
 			nudged = time.Now()
 		}
 	}
@@ -124,11 +124,11 @@ func lookAfter(pass Pass, interval time.Duration) time.Duration {
 	return interval
 }
 
-// retryAfter is how long the API server asks to be left alone (RFC 9110
-// section 10.2.3), at most a minute.
-func retryAfter(pass Pass) time.Duration {
+// RetryAfter is how long an API server asks with its error to be left alone
+// (RFC 9110 section 10.2.3), at most a minute; 0 where it does not.
+func RetryAfter(err error) time.Duration {
 	var asked interface{ RetryAfter() time.Duration }
-	if errors.As(pass.Err, &asked) {
+	if errors.As(err, &asked) {
 		return min(asked.RetryAfter(), time.Minute)
 	}
 	return 0

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -151,23 +152,41 @@ func look(nudge chan<- struct{}) {
 	}
 }
 
+// Waits between two tries to learn the issuer from a cluster that does not
+// answer; they double from the first to the longest.
+const (
+	firstOpening   = time.Second
+	longestOpening = 15 * time.Second
+)
+
 // openTargetsInTime is openTargets that waits for an API server that has to be
 // asked first and does not answer yet.
 func openTargetsInTime(ctx context.Context, c *cli.Context, p *publish.Publisher, log *slog.Logger) error {
-	for said := ""; ; {
-		err := openTargets(c, p)
-		usage := new(usageError)
-		if err == nil || len(list(c, "to")) > 0 || errors.As(err, &usage) || errors.Is(err, publish.ErrRefused) {
+	if len(list(c, "to")) > 0 {
+		return openTargets(c, p)
+	}
+	return inTime(ctx, log, func() error { return openTargets(c, p) })
+}
+
+// inTime tries until nothing is wrong or what is can't pass, and returns nil
+// when ctx ends.
+func inTime(ctx context.Context, log *slog.Logger, open func() error) error {
+	told := ""
+	for wait := firstOpening; ; wait = min(2*wait, longestOpening) {
+		err := open()
+		if usage := new(usageError); err == nil || errors.As(err, &usage) || errors.Is(err, publish.ErrRefused) {
 			return err
 		}
-		if err.Error() != said {
-			said = err.Error()
+		if face := watch.Face(err); face != told {
+			told = face
 			log.Error("the issuer, which names the target, is not known yet", "error", err)
 		}
+		// Jittered, as the replicas of a Deployment start together.
+		jittered := wait/2 + rand.N(wait/2)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Second):
+		case <-time.After(max(jittered, publish.RetryAfter(err))):
 		}
 	}
 }

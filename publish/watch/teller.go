@@ -46,7 +46,7 @@ func (t *teller) news(of string, err error) bool {
 		said = map[string]bool{}
 		t.faults[of] = said
 	}
-	face := face(err.Error())
+	face := Face(err)
 	told := said[face]
 	said[face] = true
 	return !told
@@ -84,5 +84,8 @@ func (t *teller) endOfPass() {
 // varying is what differs each time in texts that say the same: the numbers
 // that servers give to requests, and the local port of a connection.
 var varying = regexp.MustCompile(`(?i)(request|host|trace)[ _-]?id[:=]? ?[^,; ]*|:[0-9]+->|stream ID [0-9]+|[0-9.]+(ns|µs|ms|s)\b|for [0-9]+ s\b`)
+
+// Face is a fault's text without what varies while the fault is the same.
+func Face(err error) string { return face(err.Error()) }
 
 func face(text string) string { return varying.ReplaceAllString(text, "") }
