@@ -111,12 +111,12 @@ func TestPullSecretInAThousandNamespaces(t *testing.T) {
 	first := w.metric("process_resident_memory_bytes")
 
 	p.cluster.Delete(t, object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": names[0]}})
-	eventually(t, time.Second, "a deleted secret is back", func() error {
+	eventually(t, 5*time.Second, "a deleted secret is back", func() error {
 		_, back := p.secretIfAny(names[0])
 		return errorUnless(back, "it is not there")
 	})
 	p.namespaces("late")
-	eventually(t, time.Second, "a new namespace is served", func() error {
+	eventually(t, 5*time.Second, "a new namespace is served", func() error {
 		_, there := p.secretIfAny("late")
 		return errorUnless(there, "it has none")
 	})
