@@ -68,15 +68,19 @@ func (c *Certificate) Follow(ctx context.Context) error {
 			said = err.Error()
 			c.metrics.reloads.WithLabelValues("failed").Inc()
 			c.log.Error("the certificate was not taken over, the one before is still served", "error", err)
-		case err == nil && changed:
-			said = ""
+		case err == nil:
+			said = "" // the next fault is news, if it is the same again
+			if !changed {
+				continue
+			}
 			c.metrics.reloads.WithLabelValues("ok").Inc()
 			c.log.Info("a new certificate is served", "expires", c.current.Load().Leaf.NotAfter.Format(time.RFC3339))
 		}
 	}
 }
 
-// look returns an error again for as long as it lasts.
+// look returns the error of files that can't be read for as long as it lasts,
+// and that of a pair that is unfit once.
 func (c *Certificate) look() (changed bool, err error) {
 	read, err := c.read()
 	if err != nil {

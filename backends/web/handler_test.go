@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"bytes"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -12,6 +13,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
 
 	"oidc-publisher/backends/web"
 	"oidc-publisher/discovery"
@@ -151,6 +156,38 @@ func TestEntityTags(t *testing.T) {
 	}
 }
 
+// TestAccesses are counted, and logged at debug level alone.
+func TestAccesses(t *testing.T) {
+	for level, want := range map[slog.Level]int{slog.LevelInfo: 0, slog.LevelDebug: 4} {
+		var said strings.Builder
+		registry := prometheus.NewRegistry()
+		site := web.NewSite(slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: level})), web.NewMetrics(registry))
+		document, keys := pair(pathIssuer, keyA)
+		place(t, site, document, keys)
+		for _, request := range [][2]string{{"GET", "/a/openid/v1/jwks?secret"}, {"HEAD", "/a/openid/v1/jwks"}, {"POST", "/a/.well-known/openid-configuration"}, {"GET", "/x\n"}} {
+			r := httptest.NewRequest(request[0], "/", nil)
+			path, query, _ := strings.Cut(request[1], "?")
+			r.URL.Path, r.URL.RawQuery = path, query
+			site.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		if got := strings.Count(said.String(), "\n"); got != want || strings.Contains(said.String(), "secret") {
+			t.Errorf("at level %v %d lines:\n%s", level, got, &said)
+		}
+		if want > 0 && !strings.Contains(said.String(), "msg=access method=POST path=/a/.well-known/openid-configuration status=405 from=192.0.2.1:1234") {
+			t.Errorf("it says:\n%s", &said)
+		}
+		text, err := testutil.CollectAndFormat(registry, expfmt.TypeTextPlain, "oidc_publisher_http_requests_total")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{`{code="200",resource="keys"} 2`, `{code="405",resource="configuration"} 1`, `{code="404",resource="other"} 1`, `{code="200",resource="configuration"} 0`} {
+			if !strings.Contains(string(text), line) {
+				t.Errorf("not counted as %s:\n%s", line, text)
+			}
+		}
+	}
+}
+
 // TestLastModified: it moves with the body alone, and never stands still for two
 // bodies in one second.
 func TestLastModified(t *testing.T) {
@@ -178,6 +215,20 @@ func TestLastModified(t *testing.T) {
 		time.Sleep(time.Hour)
 		place(t, site, document, keys)
 		want("/a/openid/v1/jwks", began.Add(time.Hour))
+		time.Sleep(time.Minute)
+		for _, c := range []struct {
+			since  time.Time
+			status int
+		}{
+			{began.Add(time.Hour - time.Second), 200}, {began.Add(time.Hour), 304}, {began.Add(time.Hour + time.Second), 304},
+			{began.Add(time.Hour + time.Minute + time.Second), 200}, // in the future, which says nothing
+		} {
+			w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/a/openid/v1/jwks", nil)
+			r.Header.Set("If-Modified-Since", strings.Replace(c.since.Format(time.RFC850), "UTC", "GMT", 1)) // a form that is never sent
+			if site.ServeHTTP(w, r); w.Code != c.status {
+				t.Errorf("since %v: %d, want %d", c.since, w.Code, c.status)
+			}
+		}
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -230,7 +231,7 @@ func TestBodiesThatNeverCome(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics(), Room: 1}, nil)
+	serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics(), Room: 2}, nil)
 	for _, c := range []struct {
 		request string
 		status  int
@@ -262,6 +263,74 @@ func TestBodiesThatNeverCome(t *testing.T) {
 		if err := fetch(listener.Addr().String()); err != nil {
 			t.Errorf("%.20q: the next one: %v", c.request, err)
 		}
+	}
+}
+
+// pipes is a listener in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	conn, open := <-p
+	if !open {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+func (p pipes) Close() error { close(p); return nil }
+func (pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// TestTimeouts: a client that does not say what it wants, rests, or does not take
+// its answer is let go at its time.
+func TestTimeouts(t *testing.T) {
+	const request = "GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, c := range []struct {
+		name, says string
+		// takes reads what the client has of the answer.
+		takes func(t *testing.T, in *bufio.Reader)
+		after time.Duration
+	}{
+		{"half a header", "GET /a/openid/v1/jwks HTTP/1.1\r\nX: ", nil, 5 * time.Second},
+		{"nothing more", request, func(t *testing.T, in *bufio.Reader) {
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+				t.Fatal(err)
+			}
+		}, time.Minute},
+		{"half a header of another request", request + "GET /a", func(t *testing.T, in *bufio.Reader) {
+			if _, err := http.ReadResponse(in, nil); err != nil {
+				t.Fatal(err)
+			}
+		}, 5 * time.Second},
+		{"an answer that is not taken", request, func(*testing.T, *bufio.Reader) { time.Sleep(10*time.Second + time.Millisecond) }, 10*time.Second + time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := make(pipes)
+				serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, nil)
+				near, far := net.Pipe()
+				defer near.Close()
+				listener <- far
+				began := time.Now()
+				if _, err := io.WriteString(near, c.says); err != nil {
+					t.Fatal(err)
+				}
+				in := bufio.NewReader(near)
+				if c.takes != nil {
+					c.takes(t, in)
+				}
+				_ = near.SetReadDeadline(began.Add(time.Hour))
+				rest, err := io.ReadAll(in)
+				if took := time.Since(began); err != nil || took < c.after || took > c.after+100*time.Millisecond {
+					t.Errorf("it is let go after %v with %v, want %v", took, err, c.after)
+				}
+				if strings.Contains(string(rest), "200 OK") {
+					t.Error("the answer came all the same")
+				}
+			})
+		})
 	}
 }
 

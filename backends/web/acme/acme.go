@@ -14,6 +14,7 @@ package acme
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -150,20 +151,16 @@ func (c *Certificate) HTTPHandler() http.Handler {
 func (c *Certificate) Keep(ctx context.Context) error {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	var expires time.Time
-	said := ""
+	news := news{Config: c.Config}
 	for {
-		certificate, err := c.manager.GetCertificate(c.visitor("", nil))
+		certificate, err := c.obtain(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && err.Error() != said:
-			said = err.Error()
-			c.Log.Error("there is no certificate from the ACME authority yet, and it is asked again", "host", c.Host, "directory", c.Directory, "error", err)
-		case err == nil && !certificate.Leaf.NotAfter.Equal(expires):
-			said, expires = "", certificate.Leaf.NotAfter
-			c.Expiry(expires)
-			c.Log.Info("a certificate of the ACME authority is served", "host", c.Host, "expires", expires.Format(time.RFC3339))
+		case err != nil:
+			news.none(err)
+		default:
+			news.served(certificate.Leaf, time.Now())
 		}
 		select {
 		case <-ctx.Done():
@@ -171,4 +168,68 @@ func (c *Certificate) Keep(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// obtain waits for the certificate no longer than ctx allows: autocert itself
+// would go on for minutes with an authority that does not answer.
+func (c *Certificate) obtain(ctx context.Context) (*tls.Certificate, error) {
+	type outcome struct {
+		certificate *tls.Certificate
+		err         error
+	}
+	done := make(chan outcome, 1)
+	go func() { // outlives ctx by five minutes at most, which autocert gives an order
+		certificate, err := c.manager.GetCertificate(c.visitor("", nil))
+		done <- outcome{certificate, err}
+	}()
+	select {
+	case o := <-done:
+		return o.certificate, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// news says what each look at the certificate finds, once.
+type news struct {
+	Config
+	failed  string
+	expires time.Time
+	// late is set once a renewal is overdue, ended once there was none.
+	late, ended bool
+}
+
+func (n *news) none(err error) {
+	text := err.Error()
+	if text == n.failed || n.failed != "" && strings.Contains(text, pausing) {
+		return
+	}
+	n.failed = text
+	n.Log.Error("there is no certificate from the ACME authority yet, and it is asked again", "host", n.Host, "directory", n.Directory, "error", err)
+}
+
+// pausing is what autocert says for a minute after an order failed.
+const pausing = "missing certificate"
+
+func (n *news) served(leaf *x509.Certificate, now time.Time) {
+	n.failed = ""
+	if !leaf.NotAfter.Equal(n.expires) {
+		n.expires, n.late, n.ended = leaf.NotAfter, false, false
+		n.Expiry(n.expires)
+		n.Log.Info("a certificate of the ACME authority is served", "host", n.Host, "expires", n.expires.Format(time.RFC3339))
+	}
+	switch left := leaf.NotAfter.Sub(now); {
+	case left <= 0 && !n.ended:
+		n.late, n.ended = true, true
+		n.Log.Error("the certificate has expired and relying parties refuse it: the ACME authority gave no other one, and is asked again within the hour", "host", n.Host, "directory", n.Directory, "expires", n.expires.Format(time.RFC3339))
+	case left < margin(leaf) && !n.late:
+		n.late = true
+		n.Log.Error("the certificate was not renewed in time: the ACME authority may not be reached or not reach this server, and is asked again within the hour", "host", n.Host, "directory", n.Directory, "expires", n.expires.Format(time.RFC3339))
+	}
+}
+
+// margin is half of the time that autocert gives itself for a renewal, whose
+// failures it tells nobody.
+func margin(leaf *x509.Certificate) time.Duration {
+	return min(leaf.NotAfter.Sub(leaf.NotBefore)/3, 30*24*time.Hour) / 2
 }
