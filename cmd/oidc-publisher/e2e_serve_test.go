@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -81,12 +82,12 @@ func TestServeAnotherIssuer(t *testing.T) {
 	l := newLab(t)
 	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer + "/"})
 	s := l.serve("--kubeconfig", kubeconfig, "--issuer", labIssuer, "--interval", "1s", "--verify-interval", "0")
-	eventually(t, 20*time.Second, "refusal", func() error {
-		if !strings.Contains(s.Output(), "--service-account-issuer="+labIssuer) {
-			return os.ErrNotExist
-		}
-		return nil
-	})
+	if reason := s.tells("refused", 1).Reason; !strings.Contains(reason, "--service-account-issuer="+labIssuer) {
+		t.Errorf("the reason does not say what mends it: %s", reason)
+	}
+	if !strings.Contains(s.Output(), "error: refused: ") {
+		t.Errorf("a person is not told:\n%s", s.Output())
+	}
 	s.answers(labKeys, http.StatusServiceUnavailable)
 	api.SetIssuer(labIssuer)
 	s.tells("serving", 1)
@@ -129,6 +130,10 @@ func TestServeDir(t *testing.T) {
 	})
 	if _, after := s.get(labKeys); after != before {
 		t.Errorf("half a file is served: %s", after)
+	}
+	s.adminAnswers("/livez", http.StatusOK)
+	if metrics := s.adminAnswers("/metrics", http.StatusOK); !regexp.MustCompile(`oidc_publisher_dir_looks_total{result="failed"} [1-9]`).MatchString(metrics) {
+		t.Error("the looks that failed are not counted")
 	}
 }
 

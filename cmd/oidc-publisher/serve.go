@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -94,6 +96,7 @@ func serveAction(c *cli.Context) error {
 	if err := checkServe(c); err != nil {
 		return err
 	}
+	defer outliveReaders()()
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	registry := newRegistry()
@@ -126,6 +129,15 @@ func serveAction(c *cli.Context) error {
 	return together(ctx, parts...)
 }
 
+// outliveReaders makes a write to a pipe that nobody reads any more an error, as
+// it is in any other file: by itself the process would end, when a script has
+// read its line and the keys change for the first time.
+func outliveReaders() (stop func()) {
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	return func() { signal.Stop(broken) }
+}
+
 func checkServe(c *cli.Context) error {
 	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c), checkTunnel(c)); err != nil {
 		return err
@@ -140,6 +152,13 @@ func checkServe(c *cli.Context) error {
 	case c.Bool("acme") && c.String("issuer") == "":
 		return usagef("--acme needs --issuer: its host is what the certificate is for")
 	}
+	if !c.Bool("acme") {
+		for _, flag := range []string{"acme-email", "acme-dir", "acme-directory", "acme-http-listen"} {
+			if c.IsSet(flag) {
+				return usagef("--%s needs --acme", flag)
+			}
+		}
+	}
 	return checkDir(c)
 }
 
@@ -148,7 +167,7 @@ func checkDir(c *cli.Context) error {
 	if c.String("dir") == "" {
 		return nil
 	}
-	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change"} {
+	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change", "interval", "verify-interval"} {
 		if c.IsSet(flag) {
 			return usagef("--dir serves what was published there, so --%s has no meaning with it: give it to the publish that writes there", flag)
 		}

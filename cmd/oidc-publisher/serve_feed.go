@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,23 +51,34 @@ func newFeed(c *cli.Context, url string, site *web.Site, p *progress, registry p
 		p.publicURL(string(policy.Issuer))
 	}
 	if path := c.String("dir"); path != "" {
-		return newDirFeed(path, policy.Issuer, site, p)
+		return newDirFeed(path, policy.Issuer, site, p, registry)
 	}
 	return newSourceFeed(c, policy, site, p, registry)
 }
 
 // newDirFeed serves a directory that somebody else publishes into.
-func newDirFeed(path string, issuer discovery.Issuer, site *web.Site, p *progress) (feed, error) {
+func newDirFeed(path string, issuer discovery.Issuer, site *web.Site, p *progress, registry prometheus.Registerer) (feed, error) {
 	store, err := openDir(path)
 	if err != nil {
 		return feed{}, err
 	}
-	m := &mirror{site: site, store: store, issuer: issuer, progress: p, what: path}
+	m := &mirror{site: site, store: store, issuer: issuer, progress: p, what: path, looks: newLooks(registry)}
+	m.looked.Store(time.Now().UnixNano())
 	return feed{
 		run:   m.run,
-		live:  http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+		live:  http.HandlerFunc(m.live),
 		close: func() { _ = store.Close() }, // it was only read
 	}, nil
+}
+
+// newLooks counts the looks at a directory.
+func newLooks(registry prometheus.Registerer) *prometheus.CounterVec {
+	looks := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "oidc_publisher", Name: "dir_looks_total",
+		Help: "Looks at --dir by result: ok, or failed where what is in it can't be served."}, []string{"result"})
+	looks.WithLabelValues("ok")
+	looks.WithLabelValues("failed")
+	registry.MustRegister(looks)
+	return looks
 }
 
 func openDir(path string) (publish.Backend, error) {
@@ -86,9 +100,24 @@ type mirror struct {
 	issuer   discovery.Issuer
 	progress *progress
 	what     string
+	looks    *prometheus.CounterVec
+	// looked is when a look was last over, in nanoseconds since 1970.
+	looked atomic.Int64
 	// served and said are what was told last.
 	served bool
 	said   string
+}
+
+// stillLook is how long a look may take: a file system that hangs heeds no deadline.
+const stillLook = time.Minute
+
+// live answers /livez.
+func (m *mirror) live(w http.ResponseWriter, _ *http.Request) {
+	if still := time.Since(time.Unix(0, m.looked.Load())); still > stillLook {
+		http.Error(w, fmt.Sprintf("the look at the directory has stood still for %v", still.Round(time.Second)), http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ok")
 }
 
 func (m *mirror) run(ctx context.Context) error {
@@ -108,6 +137,8 @@ func (m *mirror) run(ctx context.Context) error {
 func (m *mirror) look(ctx context.Context) {
 	before := m.site.Keys()
 	changed, err := m.site.Load(ctx, m.store, m.issuer)
+	m.looked.Store(time.Now().UnixNano())
+	m.looks.WithLabelValues(resultOf(err)).Inc()
 	switch {
 	case ctx.Err() != nil:
 	case err != nil && err.Error() == m.said:
@@ -126,6 +157,13 @@ func (m *mirror) look(ctx context.Context) {
 			m.progress.served(m.site.Issuer(), before, m.site.Keys(), nil)
 		}
 	}
+}
+
+func resultOf(err error) string {
+	if err != nil {
+		return "failed"
+	}
+	return "ok"
 }
 
 // newSourceFeed publishes a source's documents to the site: directly or, so
@@ -163,7 +201,7 @@ func newSourceFeed(c *cli.Context, policy publish.Policy, site *web.Site, p *pro
 			defer onHangup(ctx, nudge)()
 			defer follower.farewell()
 			follower.begin(ctx)
-			return watcher.Run(ctx)
+			return together(ctx, watcher.Run, follower.catchUp)
 		},
 		live:  watcher.Handler(http.NotFoundHandler()),
 		close: func() { _ = target.Backend.Close() }, // every write is durable already
@@ -174,7 +212,13 @@ func newSourceFeed(c *cli.Context, policy publish.Policy, site *web.Site, p *pro
 type follower struct {
 	*progress
 	mirror *mirror // of --state-dir; nil without
-	plan   publish.Plan
+
+	mu   sync.Mutex
+	plan publish.Plan
+	// keys are those that were told last.
+	keys []string
+	// behind is set while the site could not be given what the directory holds.
+	behind bool
 }
 
 // begin serves at once what an earlier run left.
@@ -182,29 +226,72 @@ func (f *follower) begin(ctx context.Context) {
 	if f.mirror == nil {
 		return
 	}
-	before := f.mirror.site.Keys()
-	if changed, err := f.mirror.site.Load(ctx, f.mirror.store, f.mirror.issuer); err == nil && changed {
-		f.served(f.mirror.site.Issuer(), before, f.mirror.site.Keys(), nil)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed, err := f.mirror.site.Load(ctx, f.mirror.store, f.mirror.issuer)
+	f.behind = err != nil && !errors.Is(err, fs.ErrNotExist)
+	if err == nil && changed {
+		f.tellServed(f.mirror.site.Issuer(), f.mirror.site.Keys())
 	}
 }
 
 // Published implements watch.Follower.
 func (f *follower) Published(t publish.TargetReport) {
-	if f.mirror != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if _, err := f.mirror.site.Load(ctx, f.mirror.store, f.mirror.issuer); err != nil {
-			f.log.Error("what was published can't be served", "dir", f.mirror.what, "error", err)
-			return
-		}
-	}
-	before := f.plan.Changes.Published
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.plan = t.Plan
-	f.served(t.Plan.Issuer, before, t.Plan.Changes.Published, t.Plan.GraceEnds)
+	if f.mirror == nil {
+		f.tellServed(t.Plan.Issuer, t.Plan.Changes.Published)
+		return
+	}
+	f.show(context.Background())
+}
+
+// catchUp tries again what show could not do: nothing else would, before the keys
+// change once more. It returns nil when ctx ends.
+func (f *follower) catchUp(ctx context.Context) error {
+	tick := time.NewTicker(dirLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		f.mu.Lock()
+		if f.behind {
+			f.show(ctx)
+		}
+		f.mu.Unlock()
+	}
+}
+
+// show serves what the directory holds. It must be called with the lock held.
+func (f *follower) show(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := f.mirror.site.Load(ctx, f.mirror.store, f.mirror.issuer)
+	if err != nil {
+		if !f.behind {
+			f.log.Error("what is in the directory can't be served yet", "dir", f.mirror.what, "error", err)
+		}
+		f.behind = true
+		return
+	}
+	f.behind = false
+	f.tellServed(f.mirror.site.Issuer(), f.mirror.site.Keys())
+}
+
+func (f *follower) tellServed(issuer discovery.Issuer, keys []string) {
+	before := f.keys
+	f.keys = keys
+	f.served(issuer, before, keys, f.plan.GraceEnds)
 }
 
 // farewell names the keys that go with this process.
 func (f *follower) farewell() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.mirror == nil && len(f.plan.Changes.Retired) > 0 {
 		f.log.Warn("these keys of live tokens are forgotten now, as there is no --state-dir", "keys", f.plan.Changes.Retired)
 	}

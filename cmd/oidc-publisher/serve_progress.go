@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/publish"
 )
 
 // event is one line of serve --output json: a contract with scripts.
@@ -109,12 +111,19 @@ func (p *progress) publicURL(url string) {
 	}
 }
 
-// Waiting implements watch.Follower.
+// Waiting implements watch.Follower. What a rule forbids is an event of its own:
+// it does not pass by itself.
 func (p *progress) Waiting(reason error) {
-	p.log.Info("waiting: " + reason.Error())
+	name := "waiting"
+	if errors.Is(reason, publish.ErrRefused) {
+		name = "refused"
+		p.log.Error("refused: " + reason.Error())
+	} else {
+		p.log.Info("waiting: " + reason.Error())
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.tell(event{Event: "waiting", Reason: reason.Error()})
+	p.tell(event{Event: name, Reason: reason.Error()})
 }
 
 // Found implements watch.Follower.

@@ -37,8 +37,8 @@ type Config struct {
 
 // Follower is told of progress, each in place of a line in the log.
 type Follower interface {
-	// Waiting says why the cluster can't be read while it never could be,
-	// again only when the reason changes.
+	// Waiting says why the cluster can't be read while it never could be, or
+	// why what it says can't be published; again only when the reason changes.
 	Waiting(reason error)
 	// Found is what the cluster said when it could be read for the first time.
 	Found(cluster discovery.Snapshot)
@@ -154,7 +154,13 @@ func (w *Watcher) observeCluster(pass publish.Pass) {
 
 func (w *Watcher) observeTarget(t publish.TargetReport) {
 	name := t.Target.Name
-	w.said.outcome(name, t.Err)
+	if w.Follower != nil && t.Err != nil {
+		if w.said.news(name, t.Err) {
+			w.Follower.Waiting(t.Err)
+		}
+	} else {
+		w.said.outcome(name, t.Err)
+	}
 	for _, warning := range t.Plan.Warnings {
 		w.said.warning(name, warning)
 	}

@@ -16,10 +16,10 @@ import (
 func TestNews(t *testing.T) {
 	const day = 24 * time.Hour
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	leaf := func(from, days time.Duration) *x509.Certificate {
-		return &x509.Certificate{NotBefore: began.Add(from), NotAfter: began.Add(from + days*day)}
+	leaf := func(from, lasts time.Duration) *x509.Certificate {
+		return &x509.Certificate{NotBefore: began.Add(from), NotAfter: began.Add(from + lasts)}
 	}
-	first, second := leaf(0, 90), leaf(80*day, 90)
+	first, second := leaf(0, 90*day), leaf(80*day, 90*day)
 	refused, pausing := errors.New("refused"), errors.New("acme/autocert: missing certificate")
 	var said strings.Builder
 	var expiry time.Time
@@ -42,7 +42,7 @@ func TestNews(t *testing.T) {
 		{second, nil, 160 * day, "not renewed"},
 		{second, nil, 170 * day, "has expired"},
 		{second, nil, 171 * day, ""},
-		{leaf(0, 365), nil, 340 * day, "is served"},
+		{leaf(0, 365*day), nil, 340 * day, "is served"},
 		{nil, pausing, 0, "no certificate"},
 	} {
 		said.Reset()
