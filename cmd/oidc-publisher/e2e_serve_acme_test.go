@@ -84,6 +84,42 @@ func TestServeACMERenews(t *testing.T) {
 	}
 }
 
+// TestServeACMEFails in the middle: the authority goes away before the renewal.
+// Documents are served all the same, and that the certificate gets old is said
+// before relying parties find out.
+func TestServeACMEFails(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	p := testserver.Pebble(t, testserver.PebbleOptions{Validity: 30 * time.Second})
+	roots := p.Roots(t)
+	env, args := acmeArgs(l, p, filepath.Join(l.dir, "acme"))
+	s := l.serveAt(p.TLSPort, env, args...)
+	first := firstCertificate(t, p.TLSPort, roots)
+	p.Stop()
+	for _, says := range []string{"the certificate was not renewed in time", "the certificate has expired"} {
+		eventually(t, time.Minute, says, func() error {
+			if !strings.Contains(s.Output(), says) {
+				return errors.New(s.Output())
+			}
+			return nil
+		})
+		if says == "the certificate was not renewed in time" && time.Now().Before(first.NotAfter) {
+			if _, err := visit(p.TLSPort, roots); err != nil && time.Now().Before(first.NotAfter) {
+				t.Errorf("while it is valid: %v", err)
+			}
+		}
+	}
+	if _, err := visit(p.TLSPort, roots); err == nil {
+		t.Error("a certificate that has expired is accepted")
+	}
+	s.adminAnswers("/livez", http.StatusOK)
+	for _, says := range []string{"was not renewed in time", "has expired"} {
+		if got := strings.Count(s.Output(), says); got != 1 {
+			t.Errorf("it says %d times that it %s", got, says)
+		}
+	}
+}
+
 // TestServeACMEOverHTTP: where only port 80 leads here, HTTP-01 does, also with an
 // authority that refuses many nonces. What was got is kept for the next
 // start, when the authority may be down.

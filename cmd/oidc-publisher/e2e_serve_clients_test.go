@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -295,5 +296,47 @@ func TestServeTerminates(t *testing.T) {
 	}
 	if got := strings.Count(said(), "waiting"); got != 1 {
 		t.Errorf("it says %d times what it waits for:\n%s", got, said())
+	}
+}
+
+// TestServeOutlivesReaders: a script that reads the first event and goes away
+// does not end the server when there is a second.
+func TestServeOutlivesReaders(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	api, kubeconfig := l.embedded(watched(labIssuer))
+	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(t))
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), built, "serve", "--kubeconfig", kubeconfig, "--issuer", labIssuer, "--listen", address, "--output", "json", "--interval", "1s", "--verify-interval", "0")
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = l.env, l.dir, writer, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	if line, err := bufio.NewReader(reader).ReadString('\n'); err != nil || !strings.Contains(line, "listening") {
+		t.Errorf("the first event is %q, %v", line, err)
+	}
+	reader.Close()
+	id, err := api.Replace("ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Timeout: 10 * time.Second}
+	eventually(t, 30*time.Second, "the new key", func() error {
+		keys, err := body(client, "http://"+address+labKeys)
+		if err == nil && !bytes.Contains(keys, []byte(id)) {
+			err = errors.New("it is not there")
+		}
+		return err
+	})
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(stderr.String(), "nobody reads standard output") {
+		t.Errorf("it ends with %v and says\n%s", err, &stderr)
 	}
 }

@@ -168,6 +168,26 @@ func TestServeStateDir(t *testing.T) {
 	}
 }
 
+// TestServeAllAPIServers serves the keys of every server, where one alone does
+// not know all.
+func TestServeAllAPIServers(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	old, next := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256")
+	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: old}, Servers: 2})
+	cluster.Servers[1].RestartWith(t, testserver.KubeKeys{Signing: old, Published: []*testserver.KubeKey{old, next}})
+	cluster.SetEndpoints(t, cluster.Servers...)
+	cluster.GrantEndpoints(t, "publisher")
+	for _, c := range []struct{ args, keys []string }{
+		{nil, []string{old.ID}},
+		{[]string{"--all-api-servers"}, []string{old.ID, next.ID}},
+	} {
+		s := l.serve(append(c.args, "--kubeconfig", kubeconfig, "--verify-interval", "0")...)
+		wantList(t, strings.Join(c.args, " "), sorted(s.tells("serving", 1).Keys...), sorted(c.keys...)...)
+		s.Stop()
+	}
+}
+
 // TestServeEnds: what can't pass ends it, with the usual codes.
 func TestServeEnds(t *testing.T) {
 	t.Parallel()
