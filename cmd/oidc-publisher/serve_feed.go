@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -198,7 +201,8 @@ func newSourceFeed(c *cli.Context, policy publish.Policy, site *web.Site, p *pro
 	}, registry)
 	return feed{
 		run: func(ctx context.Context) error {
-			defer onHangup(ctx, nudge)()
+			ctx, stop := heedHangups(ctx, c, nudge)
+			defer stop()
 			defer follower.farewell()
 			follower.begin(ctx)
 			return together(ctx, watcher.Run, follower.catchUp)
@@ -206,6 +210,17 @@ func newSourceFeed(c *cli.Context, policy publish.Policy, site *web.Site, p *pro
 		live:  watcher.Handler(http.NotFoundHandler()),
 		close: func() { _ = target.Backend.Close() }, // every write is durable already
 	}, nil
+}
+
+// heedHangups lets SIGHUP end a serve that has a terminal, which sends it when
+// somebody closes the window, and makes any other look. One that was told to
+// ignore it, as by nohup, is not ended.
+func heedHangups(ctx context.Context, c *cli.Context, nudge chan<- struct{}) (context.Context, func()) {
+	isShown := func(stream any) bool { file, ok := stream.(*os.File); return ok && isTerminal(file) }
+	if (isShown(c.App.Reader) || isShown(c.App.ErrWriter)) && !signal.Ignored(syscall.SIGHUP) {
+		return signal.NotifyContext(ctx, syscall.SIGHUP)
+	}
+	return ctx, onHangup(ctx, nudge)
 }
 
 // follower turns what a watcher says into progress.

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"oidc-publisher/internal/testserver"
+)
+
+// newTerminal opens a terminal: what a person sits at, and what a program does.
+func newTerminal(t *testing.T) (person, program *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { person.Close() })
+	must(t, unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { program.Close() })
+	return person, program
+}
+
+// TestServeEndsWithItsTerminal, gracefully, when somebody closes its window.
+func TestServeEndsWithItsTerminal(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	_, kubeconfig := l.embedded(watched(labIssuer))
+	person, program := newTerminal(t)
+	said, err := os.Create(l.dir + "/stderr")
+	must(t, err)
+	defer said.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(t))
+	cmd := exec.CommandContext(t.Context(), built, "serve", "--kubeconfig", kubeconfig, "--listen", address, "--verify-interval", "0")
+	cmd.Env, cmd.Dir = slices.Clone(l.env), l.dir
+	cmd.Stdin, cmd.Stderr = program, said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	must(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	ready := testserver.HTTPReady(http.DefaultClient, "http://"+address+"/openid/v1/jwks")
+	eventually(t, 30*time.Second, "it serves", func() error { return ready(t.Context()) })
+
+	must(t, program.Close())
+	must(t, person.Close())
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("it did not end as at SIGTERM: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		_ = cmd.Process.Kill()
+		t.Error("it outlived its terminal")
+		<-ended
+	}
+	if text, err := os.ReadFile(said.Name()); err != nil || strings.Contains(string(text), "DATA RACE") {
+		t.Errorf("%v %s", err, text)
+	}
+}
