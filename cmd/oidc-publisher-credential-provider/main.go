@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"unicode"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/federation/credentialprovider"
 )
 
@@ -90,7 +91,7 @@ func said(stderr io.Writer, err error, code int) int {
 	if err == nil {
 		return exitDone
 	}
-	_, _ = fmt.Fprintf(stderr, "%s: error: %s", credentialprovider.ProgramName, oneLine(err.Error()))
+	_, _ = fmt.Fprintf(stderr, "%s: error: %s", credentialprovider.ProgramName, oneLine(discovery.MaskTokens(err.Error())))
 	return code
 }
 

@@ -53,6 +53,8 @@ func TestRun(t *testing.T) {
 		{"another flag", "oidc-publisher-credential-provider-gcp", []string{"--org", "acme"}, [2]string{}, exitUsage, "", "-org"},
 		{"too long", "oidc-publisher-credential-provider-gcp", []string{"--timeout", "2m"}, [2]string{}, exitUsage, "", "--timeout"},
 		{"stray", "oidc-publisher-credential-provider-gcp", []string{"extra"}, [2]string{}, exitUsage, "", `unexpected argument "extra"`},
+		{"a stray token", "oidc-publisher-credential-provider-gcp", []string{subject}, [2]string{}, exitUsage, "", `unexpected argument "[masked]"`},
+		{"a token for a flag's value", "oidc-publisher-credential-provider-gcp", []string{"--timeout", subject}, [2]string{}, exitUsage, "", "[masked]"},
 		{"help", "oidc-publisher-credential-provider", []string{"gcp", "--help"}, [2]string{}, exitDone, "-provider NAME", ""},
 		{"version", "oidc-publisher-credential-provider", []string{"--version"}, [2]string{}, exitDone, "oidc-publisher-credential-provider ", ""},
 	} {

@@ -304,4 +304,33 @@ func TestNoCredentialOnTheCommandLine(t *testing.T) {
 	} {
 		l.must(exitUsage, args...)
 	}
+	const token = jwtHeader + "JSUzI1NiJ9.eyJpc3MiOiJpIn0.c2VhbC1vZi1hLXRva2Vu" // lab looks for its beginning
+	l.secrets = append(l.secrets, token, "c2VhbC1vZi1hLXRva2Vu")
+	atCloudsmith, secretName := []string{"--org", "acme", "--service-slug", "s"}, []string{"--secret-name", "s", "--namespace", token}
+	for _, args := range [][]string{
+		slices.Concat([]string{"exchange", "cloudsmith", "--token-file", token}, atCloudsmith),
+		slices.Concat([]string{"exchange", "cloudsmith", token}, atCloudsmith),
+		{"exchange", token},
+		{token},
+		{"publish", "--" + token},
+		{"exchange", "cloudsmith", "--org", token, "--service-slug", token, "--token-file", token},
+		{"exchange", "gcp", "--credential-config", token},
+		{"exchange", "gcp", "--provider", token},
+		slices.Concat([]string{"pull-secret", "cloudsmith", "--token-file", token}, atCloudsmith, secretName),
+		slices.Concat([]string{"pull-secret", "cloudsmith", "--token-file", token, "--output", "json", "--log-format", "json"}, atCloudsmith, secretName),
+		slices.Concat([]string{"pull-secret", "cloudsmith", token}, atCloudsmith, secretName),
+		{"verify", labIssuer, "--token-file", token},
+		{"verify", token},
+		{"verify", labIssuer, token},
+		{"verify", labIssuer, "--mint", token, "--audience", "a"},
+		{"credential-provider", "cloudsmith", token},
+	} {
+		if got := l.run(args...); got.code == exitDone || !strings.Contains(got.stdout+got.stderr, "[masked]") {
+			t.Errorf("%v: exit code %d: %s", args[:2], got.code, got.stderr)
+		}
+	}
+	r := l.start([]string{"OIDC_PUBLISHER_TOKEN_FILE=" + token}, slices.Concat([]string{"exchange", "cloudsmith"}, atCloudsmith)...)
+	if got := r.wait(); got.code == exitDone || !strings.Contains(got.stdout+got.stderr, "[masked]") {
+		t.Errorf("by the environment: exit code %d: %s", got.code, got.stderr)
+	}
 }

@@ -28,7 +28,7 @@ func subjectTokenFlags() []cli.Flag {
 		stringFlag("token-file", "", "exchange the service account token in `FILE`, read at each use; - is standard input (default: "+projectedToken+" if it exists)"),
 		stringFlag("mint", "", "exchange a token newly minted for `NAMESPACE/SERVICEACCOUNT`; needs --audience"),
 		stringFlag("audience", "", "the `AUDIENCE` that a minted token is for"),
-		boolFlag("allow-api-token", "exchange even a token that the API server itself takes, and that the service could use against the cluster"),
+		boolFlag("allow-api-token", "exchange even a token that the API server itself takes, and that the service could use against the cluster; known by its file and its audience only: what else --api-audiences or a second --service-account-issuer make the server take, no token tells"),
 	)
 }
 

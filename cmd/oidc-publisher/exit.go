@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/publish"
 )
@@ -65,13 +66,14 @@ func report(stderr io.Writer, err error) int {
 }
 
 // say prints a message of one or more lines, each with the program's name, as
-// other tools' output may stand around it.
+// other tools' output may stand around it. Tokens that were given where a path
+// or a name belongs are masked.
 func say(w io.Writer, kind, message string) {
 	if s, ok := w.(*structured); ok {
-		s.log.Error(message, "kind", kind)
+		s.log.Error(message, "kind", kind) // masks by itself
 		return
 	}
 	for line := range strings.Lines(message) {
-		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", name, kind, printable(strings.TrimRight(line, "\n")))
+		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", name, kind, printable(discovery.MaskTokens(strings.TrimRight(line, "\n"))))
 	}
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
+
+	"oidc-publisher/discovery"
 )
 
 func outputFlag(formats ...string) cli.Flag {
@@ -53,11 +55,21 @@ func logger(c *cli.Context) (*slog.Logger, error) {
 		return nil, err
 	}
 	if format == "json" {
-		log := slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+		log := slog.New(slog.NewJSONHandler(masked{c.App.ErrWriter}, &slog.HandlerOptions{Level: level}))
 		c.App.ErrWriter = &structured{c.App.ErrWriter, log}
 		return log, nil
 	}
 	return slog.New(&plainHandler{w: c.App.ErrWriter, level: level}), nil
+}
+
+// masked is where whole records go: no JWT gets through.
+type masked struct{ io.Writer }
+
+func (m masked) Write(record []byte) (int, error) {
+	if _, err := io.WriteString(m.Writer, discovery.MaskTokens(string(record))); err != nil {
+		return 0, err
+	}
+	return len(record), nil
 }
 
 // structured is a stderr on which whole messages are log records: the last

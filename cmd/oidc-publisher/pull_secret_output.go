@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/federation/pullsecret"
 )
 
@@ -95,12 +96,12 @@ func pullReportJSON(job *pullsecret.Job, report pullsecret.Report, failed error)
 		Exchanged: report.Exchanged, Expiry: orNull(report.Expiry), Namespaces: []pullNamespaceJSON{},
 	}
 	if failed != nil {
-		out.Error = failed.Error()
+		out.Error = discovery.MaskTokens(failed.Error())
 	}
 	for _, r := range report.Results {
 		one := pullNamespaceJSON{Namespace: r.Namespace, Outcome: string(r.Outcome), Expiry: shownExpiry(r), Accounts: orEmpty(r.Accounts)}
 		if r.Err != nil {
-			one.Error = r.Err.Error()
+			one.Error = discovery.MaskTokens(r.Err.Error())
 		}
 		out.Namespaces = append(out.Namespaces, one)
 	}

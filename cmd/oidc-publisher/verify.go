@@ -102,7 +102,7 @@ func verifyAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := renderVerify(c.App.Writer, result, format, terminal(c.App.Writer), trustOf(opts)...); err != nil {
+	if err := renderVerify(masked{c.App.Writer}, result, format, terminal(c.App.Writer), trustOf(opts)...); err != nil {
 		return err
 	}
 	switch result.Verdict {
@@ -139,7 +139,7 @@ func tellUnchecked(c *cli.Context, opts verify.Options, format, id, title string
 	}
 	check := verify.Check{ID: id, Title: title, Status: status, Cause: err.Error()}
 	report := verify.Report{Issuer: opts.Issuer, Verdict: status, Checks: []verify.Check{check}}
-	return errors.Join(err, renderVerify(c.App.Writer, report, format, false))
+	return errors.Join(err, renderVerify(masked{c.App.Writer}, report, format, false))
 }
 
 // verifyOptions reads the flags; nothing is asked yet.

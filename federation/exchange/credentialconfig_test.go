@@ -142,6 +142,8 @@ func TestRefuseAPIToken(t *testing.T) {
 	for audience, refused := range map[string]bool{
 		"https://api.cloudsmith.io": false, "//iam.googleapis.com/" + provider: false,
 		issuer: true, "https://kubernetes.default.svc": true, "https://kubernetes.default.svc.cluster.local": true, "kubernetes": true,
+		issuer + "/": true, "api": true, "kubernetes.default.svc": true, "https://kubernetes.default.svc.k8s.example.com": true, "https://Kubernetes.default:443/": true,
+		"https://old-issuer.example.com": false, "https://kubernetes.default.example.com": false, "kubernetes-pulls": false, // can't be known
 	} {
 		if err := exchange.RefuseAPIToken(w.token(t, audience, time.Hour), "/token"); (err != nil) != refused {
 			t.Errorf("audience %s: error %v", audience, err)

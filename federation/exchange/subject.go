@@ -97,7 +97,8 @@ func (e *APITokenError) Error() string {
 // RefuseAPIToken returns an *APITokenError for a token that the API server
 // takes as well, whose file, if any, is given: the one that is mounted into
 // every pod, or one whose audience is the API server's default, which is the
-// issuer, or none at all.
+// issuer, or none at all. What else an API server was told to take
+// (--api-audiences, a second --service-account-issuer) is not in a token.
 func RefuseAPIToken(token discovery.Token, file string) error {
 	const mounted = "/run/secrets/kubernetes.io/serviceaccount/token"
 	if clean := path.Clean(file); clean == mounted || clean == "/var"+mounted {
@@ -110,11 +111,20 @@ func RefuseAPIToken(token discovery.Token, file string) error {
 	if len(claims.Audience) == 0 {
 		return &APITokenError{Why: "it has no audience"}
 	}
-	own := []string{claims.Issuer, "https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "kubernetes.default.svc", "kubernetes"}
 	for _, audience := range claims.Audience {
-		if slices.Contains(own, strings.TrimSuffix(audience, "/")) || audience == claims.Issuer {
+		if strings.TrimRight(audience, "/") == strings.TrimRight(claims.Issuer, "/") || apiAudience(audience) {
 			return &APITokenError{Why: fmt.Sprintf("its audience is %q", clean(audience))}
 		}
 	}
 	return nil
+}
+
+// apiAudience recognises what API servers are usually told to take: their own
+// service, by whatever name and cluster domain, and the words of old guides.
+func apiAudience(audience string) bool {
+	name := strings.ToLower(audience)
+	name, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://"), "/")
+	name, _, _ = strings.Cut(name, ":")
+	name = strings.TrimRight(name, ".")
+	return slices.Contains([]string{"api", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}, name) || strings.HasPrefix(name, "kubernetes.default.svc.")
 }
