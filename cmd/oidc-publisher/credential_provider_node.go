@@ -112,17 +112,18 @@ func checkImage(c *cli.Context, node nodeconfig.Node, format string) error {
 	}
 	matches := nodeconfig.Check(config, image)
 	key, err := node.AuthKey(image)
+	why := ""
 	if err != nil {
-		return fmt.Errorf("--check %s: %w", image, err)
+		why = err.Error()
 	}
 	called := false
 	for _, m := range matches {
 		called = called || m.Matches
 	}
 	if format == "json" {
-		err = printJSON(c.App.Writer, map[string]any{"image": image, "called": called, "patterns": matches, "authKey": key})
+		err = printJSON(c.App.Writer, map[string]any{"image": image, "called": called, "patterns": matches, "authKey": key, "why": why})
 	} else {
-		err = printCheck(c.App.Writer, matches, key)
+		err = printCheck(c.App.Writer, matches, key, why)
 	}
 	if err == nil && (!called || key == "") {
 		err = &exitError{exitRefused}
@@ -130,7 +131,7 @@ func checkImage(c *cli.Context, node nodeconfig.Node, format string) error {
 	return err
 }
 
-func printCheck(w io.Writer, matches []nodeconfig.Match, key string) error {
+func printCheck(w io.Writer, matches []nodeconfig.Match, key, why string) error {
 	var out strings.Builder
 	for _, m := range matches {
 		verdict := "matches"
@@ -139,7 +140,9 @@ func printCheck(w io.Writer, matches []nodeconfig.Match, key string) error {
 		}
 		fmt.Fprintf(&out, "%s: %s %s\n", m.Provider, m.Pattern, verdict)
 	}
-	if key == "" {
+	if why != "" {
+		fmt.Fprintf(&out, "auth key: none; %s\n", printable(why))
+	} else if key == "" {
 		fmt.Fprintln(&out, "auth key: none; the plugin takes the image for somebody else's (--registry)")
 	} else {
 		fmt.Fprintf(&out, "auth key: %s\n", key)

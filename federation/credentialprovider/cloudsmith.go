@@ -1,6 +1,8 @@
 package credentialprovider
 
 import (
+	"fmt"
+
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/explain"
@@ -35,7 +37,9 @@ type CloudsmithSettings struct {
 // Cloudsmith gets credentials of Cloudsmith. A credential is of one
 // organisation: on Cloudsmith's own host its key is the organisation's path
 // (with the final slash: kubelet compares paths as text, and acme would match
-// acme-other too), and images of others are not exchanged for.
+// acme-other too), and images of others are not exchanged for. That is an error
+// and no empty answer: kubelet pulls without a credential after either, as
+// public images need it, and tells the cause after an error only.
 func Cloudsmith(s CloudsmithSettings) Service {
 	if len(s.Registries) == 0 {
 		s.Registries = CloudsmithHosts()
@@ -59,7 +63,8 @@ func Cloudsmith(s CloudsmithSettings) Service {
 		key := image.Host
 		if image.Host == cloudsmithHost {
 			if !image.within(org) {
-				return nil, nil
+				return nil, fmt.Errorf("the image is of the organisation %.100q and this pod's credentials are of %q (annotation %s, or the node's --org): nothing was exchanged, and only a public image can be pulled",
+					image.folder(), org, CloudsmithOrgAnnotation)
 			}
 			key = pathKey(image.Host, org)
 		}

@@ -93,3 +93,9 @@ func pathKey(host, folder string) string {
 	}
 	return host + "/" + folder + "/"
 }
+
+// folder is the first part of the repository.
+func (i Image) folder() string {
+	first, _, _ := strings.Cut(i.Path, "/")
+	return first
+}
