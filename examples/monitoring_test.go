@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
+	"oidc-publisher/federation/pullsecret"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
 	"oidc-publisher/publish/watch"
@@ -63,10 +65,12 @@ func TestDashboard(t *testing.T) {
 	promtool(t, "check", "rules", path)
 }
 
-// TestMetricsAreKnown: alerts and dashboard name only what a watcher has, with
-// its labels, and the dashboard shows all of it.
+// TestMetricsAreKnown: the dashboard names only what a watcher has, with its
+// labels, and all of it; alerts what a keeper of pull secrets has, too.
 func TestMetricsAreKnown(t *testing.T) {
-	known := registered(t)
+	known := registered(t, func(registry *prometheus.Registry) {
+		watch.New(watch.Config{Publisher: &publish.Publisher{}, Interval: time.Second, Log: slog.New(slog.DiscardHandler)}, registry)
+	})
 	shown := map[string]bool{}
 	for _, expr := range panels(t) {
 		for name := range used(t, expr, known) {
@@ -78,6 +82,7 @@ func TestMetricsAreKnown(t *testing.T) {
 			t.Errorf("%s is not on the dashboard", name)
 		}
 	}
+	maps.Copy(known, registered(t, func(registry *prometheus.Registry) { pullsecret.NewKeeper(pullsecret.KeeperConfig{}, registry) }))
 	for _, rule := range alerts(t) {
 		if len(used(t, rule.Expr, known)) == 0 {
 			t.Errorf("%s is about no metric", rule.Alert)
@@ -95,15 +100,15 @@ var (
 	selector  = regexp.MustCompile(`\b(oidc_publisher_\w+)(?:\{([^}]*)\})?`)
 	matcher   = regexp.MustCompile(`(\w+)[=!]~?"`)
 	histogram = regexp.MustCompile(`_(?:bucket|sum|count)$`)
-	// scraped are the labels that a scrape adds.
-	scraped = []string{"namespace", "job", "instance"}
+	// scraped are the labels that a scrape adds or renames.
+	scraped = []string{"namespace", "exported_namespace", "job", "instance"}
 )
 
-// registered are a watcher's metrics with their labels.
-func registered(t *testing.T) map[string][]string {
+// registered are the metrics of a part of the program with their labels.
+func registered(t *testing.T, part func(*prometheus.Registry)) map[string][]string {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	watch.New(watch.Config{Publisher: &publish.Publisher{}, Interval: time.Second, Log: slog.New(slog.DiscardHandler)}, registry)
+	part(registry)
 	all := make(chan *prometheus.Desc)
 	go func() {
 		registry.Describe(all)
@@ -118,7 +123,7 @@ func registered(t *testing.T) map[string][]string {
 		names[parts[1]] = strings.Split(parts[2], ",")
 	}
 	if len(names) < 5 {
-		t.Fatalf("a watcher has %d metrics: this test sees nothing", len(names))
+		t.Fatalf("%d metrics are there: this test sees nothing", len(names))
 	}
 	return names
 }
@@ -161,10 +166,17 @@ func alerts(t *testing.T) []alert {
 	if err := yaml.Unmarshal([]byte(read(t, "monitoring/alerts.yaml")), &file); err != nil {
 		t.Fatal(err)
 	}
-	if len(file.Groups) != 1 || len(file.Groups[0].Rules) == 0 {
-		t.Fatal("alerts.yaml has no alerts where they are looked for")
+	var all []alert
+	for _, group := range file.Groups {
+		if len(group.Rules) == 0 {
+			t.Fatal("alerts.yaml has no alerts where they are looked for")
+		}
+		all = append(all, group.Rules...)
 	}
-	return file.Groups[0].Rules
+	if len(file.Groups) != 2 {
+		t.Fatalf("alerts.yaml has %d groups", len(file.Groups))
+	}
+	return all
 }
 
 // panels are the expressions of the dashboard.
