@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"path/filepath"
 	"os/signal"
 	"slices"
 	"sync"
@@ -208,9 +209,19 @@ func adminHandler(site *web.Site, live, metrics http.Handler) http.Handler {
 	return mux
 }
 
-// removeStale removes what an earlier run left, which scripts would take for ours.
-func removeStale(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+// prepareReadyFile removes what an earlier run left, which scripts would take
+// for ours, and fails where the file could not be written later: they would
+// wait for ever.
+func prepareReadyFile(path string) error {
+	probe, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	_ = probe.Close() // nothing was written
+	if err := os.Remove(probe.Name()); err != nil {
+		return err
+	}
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -64,7 +64,7 @@ func newProgress(c *cli.Context) (*progress, error) {
 	}
 	p := &progress{log: log, stdout: c.App.Writer, json: format == "json", readyFile: c.String("ready-file")}
 	if p.readyFile != "" {
-		if err := removeStale(p.readyFile); err != nil {
+		if err := prepareReadyFile(p.readyFile); err != nil {
 			return nil, fmt.Errorf("--ready-file: %w", err)
 		}
 	}

@@ -204,7 +204,7 @@ func verdict(report verify.Report) error {
 	for _, check := range report.Checks {
 		stranger := check.Status == verify.Warn && check.ID == "source-keys"
 		if check.Status == verify.Fail || check.Status == verify.Error || stranger {
-			faults = append(faults, fmt.Sprintf("%s: %s: %s", check.Title, check.Evidence, check.Cause))
+			faults = append(faults, fmt.Sprintf("failed check %q: %s: %s", check.Title, check.Evidence, check.Cause))
 		}
 	}
 	if len(faults) == 0 {
