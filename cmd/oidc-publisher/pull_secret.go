@@ -199,6 +199,8 @@ func checkPullSecret(c *cli.Context) error {
 		return usagef("--min-remaining must not be negative")
 	case c.Bool("refresh") && (c.Bool("dry-run") || c.Duration("min-remaining") > 0):
 		return usagef("--refresh goes by the credential's own life, and on: leave --dry-run and --min-remaining out")
+	case c.Bool("refresh") && c.String("token-file") == "-":
+		return usagef("--refresh reads the token again at each exchange, and standard input can be read once: give --token-file FILE")
 	case c.Bool("leader-elect") && !c.Bool("refresh"):
 		return usagef("--leader-elect is for --refresh")
 	case detach && (c.Bool("refresh") || len(lists(c, "attach")) > 0 || c.Bool("take-over")):
@@ -299,7 +301,11 @@ func pullSecretPass(c *cli.Context, p *pulling) error {
 	err = overtime(err, c.Duration("timeout"))
 	for _, r := range report.Results {
 		if r.Outcome == pullsecret.TakenOver || r.Outcome == pullsecret.Replaced {
-			log.Warn("took over the secret of somebody else", "namespace", r.Namespace, "secret", p.secret.Name, "outcome", r.Outcome)
+			what := "took over the secret of somebody else"
+			if job.DryRun {
+				what = "would take over the secret of somebody else"
+			}
+			log.Warn(what, "namespace", r.Namespace, "secret", p.secret.Name, "outcome", r.Outcome)
 		}
 	}
 	return errors.Join(printPullReport(c.App.Writer, format, job, report, err), pullVerdict(c.App.ErrWriter, report, err))
