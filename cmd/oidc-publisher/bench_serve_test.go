@@ -47,7 +47,8 @@ type contender struct {
 
 var contenders = []contender{
 	{name: "oidc-publisher serve", start: (*bench).ours},
-	{name: "nginx", start: (*bench).nginx},
+	{name: "nginx, tuned", start: (*bench).nginxTuned},
+	{name: "nginx, as Debian has it", start: (*bench).nginxStock},
 	{name: "caddy", start: (*bench).caddy},
 	{name: "python3 -m http.server", start: (*bench).python, noTLS: true},
 }
@@ -204,8 +205,22 @@ func (b *bench) ours(port int, cert, key string) testserver.Command {
 	return testserver.Command{Path: built, Args: args}
 }
 
-// nginx without a log, with its cache of open files: as fast as it gets.
-func (b *bench) nginx(port int, cert, key string) testserver.Command {
+// nginxTuned has no log, keeps files open and never ends a connection: as fast
+// as it gets.
+func (b *bench) nginxTuned(port int, cert, key string) testserver.Command {
+	return b.nginx(port, cert, key, `access_log off;
+  keepalive_requests 1000000000;
+  open_file_cache max=100;`)
+}
+
+// nginxStock is what the nginx.conf of Debian's package does: it logs each
+// request, opens the file for each, and ends a connection after 1,000.
+func (b *bench) nginxStock(port int, cert, key string) testserver.Command {
+	return b.nginx(port, cert, key, `access_log `+filepath.Join(b.t.TempDir(), "access.log")+`;
+  gzip on;`)
+}
+
+func (b *bench) nginx(port int, cert, key, settings string) testserver.Command {
 	listen := fmt.Sprintf("listen 127.0.0.1:%d;", port)
 	if cert != "" {
 		listen = fmt.Sprintf("listen 127.0.0.1:%d ssl; ssl_certificate %s; ssl_certificate_key %s;", port, cert, key)
@@ -218,11 +233,9 @@ error_log stderr;
 pid `+home+`/pid;
 events { worker_connections 1024; }
 http {
-  access_log off;
+  `+settings+`
   sendfile on;
   tcp_nopush on;
-  keepalive_requests 1000000000;
-  open_file_cache max=100;
   client_body_temp_path `+home+`/body;
   proxy_temp_path `+home+`/proxy;
   fastcgi_temp_path `+home+`/fastcgi;
