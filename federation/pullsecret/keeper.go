@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/health"
 	"oidc-publisher/internal/lease"
 )
 
@@ -39,7 +41,7 @@ type Keeper struct {
 	KeeperConfig
 	writer  *writer
 	metrics *metrics
-	health  *health
+	health  *health.Loop
 	said    *teller
 
 	mu  sync.Mutex
@@ -87,6 +89,8 @@ const (
 	// turn is how often the loop looks at the clock on the wall: a machine
 	// that slept has not noticed.
 	turn = 10 * time.Second
+	// slack is what a turn of the loop may take beside an exchange.
+	slack = 3 * time.Minute
 	// A namespace that fails is tried again between these.
 	firstAgain, maxAgain = 250 * time.Millisecond, time.Minute
 	// Who undoes a credential more often than this, with less than maxAgain in
@@ -100,13 +104,18 @@ func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
 		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver, yields: true},
-		health:       newHealth(c.Timeout),
+		health:       health.New(2*c.Timeout+turn+slack, "not every namespace was served yet"),
 		said:         newTeller(c.Log),
 	}
 	k.metrics = newMetrics(registry, k)
 	k.forget()
 	return k
 }
+
+// Handler serves /livez, /readyz and, from the given handler, /metrics. It is
+// ready once every namespace was tried with a credential, or while another
+// leads.
+func (k *Keeper) Handler(metrics http.Handler) http.Handler { return k.health.Handler(metrics) }
 
 // forget is for the time out of office: others may have done anything.
 func (k *Keeper) forget() {
@@ -129,7 +138,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return k.lead(ctx)
 		},
 		StandBy: func(leader string) {
-			k.health.standBy()
+			k.health.StandBy()
 			k.Log.Info("standing by", "leader", leader)
 		},
 		Told: func(err error) { k.said.outcome("leader election", err) },
@@ -139,8 +148,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) lead(ctx context.Context) error {
 	k.metrics.leader.Set(1)
 	defer k.metrics.leader.Set(0)
-	k.health.begin()
-	defer k.health.end()
+	k.health.Begin()
+	defer k.health.End()
 	k.forget()
 	defer k.forget()
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstAgain, maxAgain))
@@ -386,5 +395,5 @@ func (k *Keeper) turned() {
 	k.mu.Lock()
 	done := k.now != nil && k.listed == 0 && len(k.waiting) == 0
 	k.mu.Unlock()
-	k.health.turn(done)
+	k.health.Turn(done)
 }

@@ -249,7 +249,7 @@ func TestBadExchanges(t *testing.T) {
 				if n := c.count(); n < 20 {
 					t.Errorf("it tried %d times in two hours", n)
 				}
-				if text := c.keeper.health.dead(); text != "" {
+				if text := c.keeper.health.Dead(); text != "" {
 					t.Error(text)
 				}
 				c.set(func() { c.hang, c.life, c.err = false, time.Hour, nil })
@@ -262,33 +262,19 @@ func TestBadExchanges(t *testing.T) {
 	}
 }
 
-// TestHealth: alive while the loop turns.
+// TestHealth: a loop that stands still is dead, but not while an exchange may
+// still be under way.
 func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHealth(30 * time.Second)
-		if h.dead() != "" || h.unready() == "" {
-			t.Error("before it begins it is alive and not ready")
-		}
-		h.standBy()
-		if h.unready() != "" {
-			t.Error("who stands by is ready")
-		}
-		h.begin()
-		if h.unready() == "" {
-			t.Error("a new leader is not ready before it has written")
-		}
-		h.turn(true)
-		h.turn(false)
-		if h.unready() != "" {
-			t.Error("who was ready stays it")
+		k := NewKeeper(KeeperConfig{Timeout: 30 * time.Second, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
+		k.health.Begin()
+		pass(2 * time.Minute)
+		if text := k.health.Dead(); text != "" {
+			t.Error(text)
 		}
 		pass(time.Hour)
-		if h.dead() == "" {
-			t.Error("a loop that stands still is dead")
-		}
-		h.end()
-		if h.dead() != "" {
-			t.Error("who does not lead is alive")
+		if k.health.Dead() == "" {
+			t.Error("it has stood still for an hour and is alive")
 		}
 	})
 }

@@ -55,7 +55,7 @@ var rooms = []room{
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 
-	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/lease"}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/health", "internal/lease"}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 
 	{name: "discovery", light: slices.Concat(clouds, cluster, cli)}, // and see the test
 	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -63,11 +63,12 @@ var rooms = []room{
 
 	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/lease"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/health", "internal/lease"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
+	{name: "internal/health", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},

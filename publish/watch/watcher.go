@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/health"
 	"oidc-publisher/internal/lease"
 	"oidc-publisher/publish"
 )
@@ -50,7 +51,7 @@ type Follower interface {
 type Watcher struct {
 	Config
 	metrics *metrics
-	health  *health
+	health  *health.Loop
 	said    *teller
 	rotated rotation
 	public  public
@@ -60,18 +61,26 @@ type Watcher struct {
 	found bool
 }
 
+// slack covers the longest wait between two passes but the interval (an API
+// server's Retry-After), and then some.
+const slack = 3 * time.Minute
+
 // New makes a watcher whose metrics are in the registry.
 func New(c Config, registry prometheus.Registerer) *Watcher {
 	c.Publisher.NoVerify = true
 	return &Watcher{
 		Config:  c,
 		metrics: newMetrics(registry, c.Publisher.Targets),
-		health:  newHealth(c.Interval, c.Publisher.Timeout),
+		health:  health.New(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
 		said:    newTeller(c.Log),
 		public:  public{wrote: make(chan struct{}, 1)},
 		wanted:  map[string]publish.Plan{},
 	}
 }
+
+// Handler serves /livez, /readyz and, from the given handler, /metrics. It is
+// ready once it has published, or stands by to.
+func (w *Watcher) Handler(metrics http.Handler) http.Handler { return w.health.Handler(metrics) }
 
 // Run watches until ctx ends and then returns nil, once the write in hand is
 // done and the Lease given up. It returns an error only for what can't pass: the
@@ -80,18 +89,18 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if w.Elector == nil {
 		return w.lead(ctx)
 	}
-	w.health.elects()
+	w.health.Elects()
 	return w.Elector.Run(ctx, lease.Candidate{
 		Lead: func(ctx context.Context) error {
 			w.Log.Info("leading")
 			return w.lead(ctx)
 		},
 		StandBy: func(leader string) {
-			w.health.standBy()
+			w.health.StandBy()
 			w.Log.Info("standing by", "leader", leader)
 		},
 		Told: func(err error) {
-			w.health.elects()
+			w.health.Elects()
 			w.said.outcome("leader election", err)
 		},
 	})
@@ -101,8 +110,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 func (w *Watcher) lead(ctx context.Context) error {
 	w.metrics.leader.Set(1)
 	defer w.metrics.leader.Set(0)
-	w.health.begin()
-	defer w.health.end()
+	w.health.Begin()
+	defer w.health.End()
 	// What was seen in an earlier term is old: another leader saw to the
 	// rotations since.
 	w.rotated = rotation{}
@@ -121,7 +130,7 @@ func (w *Watcher) lead(ctx context.Context) error {
 // none where it did not.
 func (w *Watcher) observe(pass publish.Pass) {
 	w.metrics.observe(pass)
-	w.health.observe(pass)
+	w.health.Turn(!pass.Failed())
 	w.observeKeys(pass)
 	w.observeCluster(pass)
 	if pass.Err != nil {
