@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/discovery/kube"
 	"oidc-publisher/federation/exchange"
 )
 
@@ -123,7 +124,7 @@ func mintToken(ctx context.Context, c *cli.Context) (discovery.Token, error) {
 		return discovery.Token{}, err
 	}
 	namespace, account, _ := strings.Cut(c.String("mint"), "/")
-	return cluster.MintToken(ctx, namespace, account, c.String("audience"), mintedLifetime)
+	return cluster.MintToken(ctx, namespace, account, c.String("audience"), kube.MinExpiry)
 }
 
 // cloudsmithFlags name an organisation's service account; read them with

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// mintedLifetime is the shortest that the API server mints.
-	mintedLifetime = 10 * time.Minute
 	// maxTokenFile bounds what is read of a token file.
 	maxTokenFile = 64 << 10
 	// waitTimeout is the default of --timeout with --wait-for-kid: twice the
