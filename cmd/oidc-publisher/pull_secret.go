@@ -13,9 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/urfave/cli/v2"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -383,10 +380,9 @@ func pullSecretRefresh(c *cli.Context, p *pulling) error {
 	if config.Elector, err = pullElector(c, p); err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := newRegistry()
 	keeper := pullsecret.NewKeeper(config, registry)
-	status.use(keeper.Handler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	status.use(keeper.Handler(metricsOf(registry)))
 	log.Info("keeping pull secrets", "secret", p.secret.Name, "owner", p.secret.Owner, "registries", strings.Join(p.secret.Registries, ","))
 	return keeper.Run(ctx)
 }
