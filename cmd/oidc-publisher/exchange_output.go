@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +15,7 @@ import (
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/explain"
+	"oidc-publisher/federation/pullsecret"
 )
 
 func exchangeOutputFlags() []cli.Flag {
@@ -85,7 +86,11 @@ func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Cre
 			return nil, usagef("--output docker-config needs --registry HOST, like europe-docker.pkg.dev")
 		}
 		return func(w io.Writer, credential exchange.Credential) error {
-			return printJSON(w, dockerConfigOf(registries, credential))
+			config, err := pullsecret.DockerConfig(registries, credential)
+			if err != nil {
+				return err
+			}
+			return printJSON(w, json.RawMessage(config))
 		}, nil
 	case "env":
 		return s.printEnv, nil
@@ -126,26 +131,6 @@ func credentialJSONOf(service string, credential exchange.Credential) credential
 		out.Expiry = &expiry
 	}
 	return out
-}
-
-// dockerConfig is ~/.docker/config.json as docker, skopeo and crane read it.
-type dockerConfig struct {
-	Auths map[string]dockerAuth `json:"auths"`
-}
-
-type dockerAuth struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
-	Auth     string `json:"auth"`
-}
-
-func dockerConfigOf(registries []string, credential exchange.Credential) dockerConfig {
-	user, password := credential.Username, credential.Password.Reveal()
-	config := dockerConfig{Auths: map[string]dockerAuth{}}
-	for _, host := range registries {
-		config.Auths[host] = dockerAuth{user, password, base64.StdEncoding.EncodeToString([]byte(user + ":" + password))}
-	}
-	return config
 }
 
 // printEnv writes lines for a shell's eval.
