@@ -13,6 +13,7 @@ import (
 
 	"oidc-publisher/backends"
 	"oidc-publisher/discovery"
+	"oidc-publisher/discovery/kube"
 	"oidc-publisher/publish"
 )
 
@@ -73,12 +74,17 @@ func publishAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	publisher, err := newPublisher(c)
+	publisher, _, err := newPublisher(c, nil)
 	if err != nil {
 		return err
 	}
+	publisher.DryRun, publisher.NoVerify, publisher.Log = c.Bool("dry-run"), c.Bool("no-verify"), log
+	began := time.Now()
+	if err := openTargets(c, publisher); err != nil {
+		return err
+	}
 	defer closeTargets(publisher.Targets)
-	publisher.Log = log
+	publisher.Timeout -= time.Since(began) // it bounds all steps together
 	report, err := publisher.Publish(c.Context)
 	if err != nil {
 		return tellFailure(c.App.Writer, format, publisher.DryRun, overtime(err, c.Duration("timeout")))
@@ -103,30 +109,35 @@ func publishAction(c *cli.Context) error {
 	return cmp.Or(outcome(c.App.ErrWriter, report), c.Err())
 }
 
-// newPublisher turns the flags into a Publisher with open targets.
-func newPublisher(c *cli.Context) (*publish.Publisher, error) {
+// newPublisher turns the flags into a Publisher without targets yet, and with a
+// cluster that says when it goes away. A source of files has no cluster.
+func newPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, *kube.Source, error) {
 	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	policy, err := policy(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	source, err := openSource(c, policy.Issuer)
+	if _, err := parseTargets(list(c, "to")); err != nil {
+		return nil, nil, err
+	}
+	p := &publish.Publisher{Policy: policy, Timeout: c.Duration("timeout")}
+	if fromFiles(c) {
+		p.Source, err = openSource(c, policy.Issuer)
+		return p, nil, err
+	}
+	config := clusterConfig(c)
+	config.Canary, config.Disconnected = c.String("canary"), disconnected
+	if namespace, account, ok := strings.Cut(config.Canary, "/"); config.Canary != "" && (!ok || namespace == "" || account == "") {
+		return nil, nil, usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
+	}
+	cluster, err := kube.New(config)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	p := &publish.Publisher{
-		Source:   source,
-		Policy:   policy,
-		Timeout:  c.Duration("timeout"),
-		DryRun:   c.Bool("dry-run"),
-		NoVerify: c.Bool("no-verify"),
-	}
-	began := time.Now()
-	err = openTargets(c, p)
-	p.Timeout -= time.Since(began) // it bounds all steps together
-	return p, err
+	p.Source = cluster
+	return p, cluster, nil
 }
 
 func policy(c *cli.Context) (publish.Policy, error) {

@@ -84,7 +84,7 @@ func watchAction(c *cli.Context) error {
 	nudge := make(chan struct{}, 1)
 	defer onHangup(ctx, nudge)()
 	status := new(statusHandler)
-	publisher, cluster, err := newWatchedPublisher(c, func() { look(nudge) })
+	publisher, cluster, err := newPublisher(c, func() { look(nudge) })
 	if err != nil {
 		return err
 	}
@@ -189,35 +189,6 @@ func inTime(ctx context.Context, log *slog.Logger, open func() error) error {
 		case <-time.After(max(jittered, publish.RetryAfter(err))):
 		}
 	}
-}
-
-// newWatchedPublisher is newPublisher without targets yet, and with a cluster
-// that says when it goes away. A source of files has no cluster.
-func newWatchedPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, *kube.Source, error) {
-	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c)); err != nil {
-		return nil, nil, err
-	}
-	policy, err := policy(c)
-	if err != nil {
-		return nil, nil, err
-	}
-	if _, err := parseTargets(list(c, "to")); err != nil {
-		return nil, nil, err
-	}
-	if fromFiles(c) {
-		source, err := openSource(c, policy.Issuer)
-		return &publish.Publisher{Source: source, Policy: policy, Timeout: c.Duration("timeout")}, nil, err
-	}
-	config := clusterConfig(c)
-	config.Canary, config.Disconnected = c.String("canary"), disconnected
-	if namespace, account, ok := strings.Cut(config.Canary, "/"); config.Canary != "" && (!ok || namespace == "" || account == "") {
-		return nil, nil, usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
-	}
-	cluster, err := kube.New(config)
-	if err != nil {
-		return nil, nil, err
-	}
-	return &publish.Publisher{Source: cluster, Policy: policy, Timeout: c.Duration("timeout")}, cluster, nil
 }
 
 // elector competes for a Lease that is named after what is published, so that
