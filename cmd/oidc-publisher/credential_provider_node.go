@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -155,12 +154,7 @@ func printCheck(w io.Writer, matches []nodeconfig.Match, key, why string) error 
 const maxNodeConfig = 1 << 20
 
 func readNodeConfig(path string) (kubelet.CredentialProviderConfig, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return kubelet.CredentialProviderConfig{}, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxNodeConfig))
+	data, err := readConfig(path, maxNodeConfig)
 	if err != nil {
 		return kubelet.CredentialProviderConfig{}, err
 	}

@@ -212,15 +212,7 @@ func readCredentialConfig(c *cli.Context, name string) (exchange.GCPConfig, exch
 	fail := func(err error) (exchange.GCPConfig, exchange.TokenFile, error) {
 		return exchange.GCPConfig{}, exchange.TokenFile{}, usagef("--credential-config %s: %v", name, err)
 	}
-	opened, err := os.Open(name)
-	if err != nil {
-		return fail(err)
-	}
-	defer opened.Close()
-	data, err := io.ReadAll(io.LimitReader(opened, maxTokenFile+1))
-	if err == nil && len(data) > maxTokenFile {
-		err = errors.New("is too large to be one")
-	}
+	data, err := readConfig(name, maxTokenFile)
 	if err != nil {
 		return fail(err)
 	}
@@ -229,4 +221,22 @@ func readCredentialConfig(c *cli.Context, name string) (exchange.GCPConfig, exch
 		return fail(err)
 	}
 	return config, file, nil
+}
+
+// readConfig reads a file of at most limit bytes. It is never cut: half a
+// configuration must not pass for a whole one.
+func readConfig(path string, limit int) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, int64(limit)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > limit {
+		return nil, errors.New("is too large to be one")
+	}
+	return data, nil
 }
