@@ -6,32 +6,18 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"oidc-publisher/internal/testserver"
 )
 
-// refresh starts pull-secret --refresh and returns when it answers. The end of
-// the test ends it, and looks for credentials and data races in what it said.
+// refresh starts pull-secret --refresh and returns when it answers.
 func (p *puller) refresh(args ...string) *watcher {
 	p.t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(p.t))
 	w := &watcher{t: p.t, status: "http://" + address}
-	w.Process = testserver.Start(p.t, testserver.Command{
-		Name: "oidc-publisher pull-secret", Path: built, Env: p.env, Dir: p.dir,
-		Args:  append(args, "--refresh", "--listen", address),
-		Ready: testserver.HTTPReady(http.DefaultClient, "http://"+address+"/livez"),
-	})
-	p.t.Cleanup(func() {
-		w.Stop()
-		for _, bad := range slices.Concat([]string{"DATA RACE", "panic:", jwtHeader}, p.secrets, p.cloudsmith.Issued()) {
-			if strings.Contains(w.Output(), bad) {
-				p.t.Errorf("the log of pull-secret holds %q", bad)
-			}
-		}
-	})
+	w.Process = p.background(w.status+"/livez", nil, slices.Concat(args, []string{"--refresh", "--listen", address})...)
 	return w
 }
 

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +43,7 @@ func newPuller(t *testing.T) *puller {
 		cloudsmith: testserver.StartCloudsmith(t, l.internet), google: testserver.StartGoogle(t, l.internet),
 	}
 	l.secrets = append(l.secrets, cluster.Servers[0].Kubeconfig("admin").Token)
+	l.issued = append(l.issued, p.cloudsmith.Issued, p.google.Issued)
 	p.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
 		Issuer: labIssuer, Services: []string{"puller"}, Claims: map[string]string{"aud": "https://api.cloudsmith.io", "sub": "system:serviceaccount:default:default"},
 	})
@@ -90,11 +90,6 @@ type pullResult struct {
 func (p *puller) pull(code int, args ...string) (result pullResult) {
 	p.t.Helper()
 	got := p.must(code, append(args, "--output", "json")...)
-	for _, credential := range slices.Concat(p.cloudsmith.Issued(), p.google.Issued()) {
-		if strings.Contains(got.stdout+got.stderr, credential) {
-			p.t.Errorf("%v tells a credential", args)
-		}
-	}
 	if err := json.Unmarshal([]byte(got.stdout), &result); err != nil {
 		p.t.Fatalf("stdout is not one JSON object: %v\n%s", err, got.stdout)
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,8 +22,7 @@ type site struct {
 	base, admin, ready string
 }
 
-// serve starts the program, which listens when this returns. The end of the test
-// ends it, and looks for secrets and data races in what it said.
+// serve starts the program, which listens when this returns.
 func (l *lab) serve(args ...string) *site {
 	l.t.Helper()
 	return l.serveAt(testserver.FreePort(l.t), nil, args...)
@@ -34,22 +32,8 @@ func (l *lab) serveAt(port int, env []string, args ...string) *site {
 	l.t.Helper()
 	public, private := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(l.t))
 	s := &site{t: l.t, base: "http://" + public, admin: "http://" + private, ready: filepath.Join(l.t.TempDir(), "ready")}
-	s.Process = testserver.Start(l.t, testserver.Command{
-		Name:  "oidc-publisher serve",
-		Path:  built,
-		Args:  append([]string{"serve", "--output", "json", "--listen", public, "--admin-listen", private, "--ready-file", s.ready}, args...),
-		Env:   append(slices.Clone(l.env), env...),
-		Dir:   l.dir,
-		Ready: testserver.HTTPReady(http.DefaultClient, s.admin+"/livez"),
-	})
-	l.t.Cleanup(func() {
-		s.Stop()
-		for _, bad := range append([]string{"DATA RACE", "panic:"}, l.secrets...) {
-			if strings.Contains(s.Output(), bad) {
-				l.t.Errorf("serve says %q", bad)
-			}
-		}
-	})
+	s.Process = l.background(s.admin+"/livez", env,
+		append([]string{"serve", "--output", "json", "--listen", public, "--admin-listen", private, "--ready-file", s.ready}, args...)...)
 	return s
 }
 

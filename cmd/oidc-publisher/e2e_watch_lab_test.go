@@ -27,30 +27,14 @@ type watcher struct {
 	status string // base URL
 }
 
-// watch starts the program and returns when it answers. The end of the test
-// ends it, and looks for secrets and data races in what it said.
+// watch starts the program and returns when it answers.
 func (l *lab) watch(args ...string) *watcher { return l.watchWith(nil, args...) }
 
 func (l *lab) watchWith(env []string, args ...string) *watcher {
 	l.t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(l.t))
 	w := &watcher{t: l.t, status: "http://" + address}
-	w.Process = testserver.Start(l.t, testserver.Command{
-		Name:  "oidc-publisher watch",
-		Path:  built,
-		Args:  append([]string{"watch", "--listen", address}, args...),
-		Env:   append(slices.Clone(l.env), env...),
-		Dir:   l.dir,
-		Ready: testserver.HTTPReady(http.DefaultClient, "http://"+address+"/livez"),
-	})
-	l.t.Cleanup(func() {
-		w.Stop()
-		for _, bad := range append([]string{"DATA RACE", "panic:"}, l.secrets...) {
-			if strings.Contains(w.Output(), bad) {
-				l.t.Errorf("the log of watch holds %q", bad)
-			}
-		}
-	})
+	w.Process = l.background(w.status+"/livez", env, append([]string{"watch", "--listen", address}, args...)...)
 	return w
 }
 

@@ -160,6 +160,34 @@ func (r *running) wait() outcomeOf {
 	return got
 }
 
+// background starts a command that goes on until the end of the test, and
+// returns when it answers there. It looks for secrets and data races in what the
+// command said.
+func (l *lab) background(livez string, env []string, args ...string) *testserver.Process {
+	l.t.Helper()
+	p := testserver.Start(l.t, testserver.Command{
+		Name:  "oidc-publisher " + args[0],
+		Path:  built,
+		Args:  args,
+		Env:   append(slices.Clone(l.env), env...),
+		Dir:   l.dir,
+		Ready: testserver.HTTPReady(http.DefaultClient, livez),
+	})
+	l.t.Cleanup(func() {
+		p.Stop()
+		bad := append([]string{"DATA RACE", "panic:"}, l.secrets...)
+		for _, list := range l.issued {
+			bad = append(bad, list()...)
+		}
+		for _, text := range bad {
+			if strings.Contains(p.Output(), text) {
+				l.t.Errorf("%s says %q", args[0], text)
+			}
+		}
+	})
+	return p
+}
+
 // must runs the program and demands an exit code.
 func (l *lab) must(code int, args ...string) outcomeOf {
 	l.t.Helper()
