@@ -198,6 +198,26 @@ func (l *lab) must(code int, args ...string) outcomeOf {
 	return got
 }
 
+// ending is a run that ends by itself, with nothing on standard output.
+type ending struct {
+	name string
+	code int
+	args []string
+	says string // on standard error
+}
+
+// ends demands that each run of a command that would go on ends so.
+func (l *lab) ends(command string, endings []ending) {
+	for _, e := range endings {
+		l.t.Run(e.name, func(t *testing.T) {
+			got := l.in(t).run(append([]string{command, "--listen", "127.0.0.1:0"}, e.args...)...)
+			if got.code != e.code || !strings.Contains(got.stderr, e.says) || got.stdout != "" {
+				t.Errorf("exit code %d, want %d, and %q:\n%s%s", got.code, e.code, e.says, got.stdout, got.stderr)
+			}
+		})
+	}
+}
+
 // publishResult is what the program's --output json promises.
 type publishResult struct {
 	Issuer   string
