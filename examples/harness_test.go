@@ -191,6 +191,7 @@ type podSpec struct {
 	TerminationGracePeriodSeconds int
 	Containers                    []struct {
 		Args    []string
+		Env     []struct{ Name, Value string }
 		EnvFrom []struct {
 			ConfigMapRef struct{ Name string }
 		}
@@ -235,27 +236,10 @@ type pod struct {
 // pod prepares one. The more arguments and variables win over the Deployment's.
 func (p *plane) pod(t *testing.T, objects []object, args, env []string) *pod {
 	t.Helper()
-	q := &pod{t: t, volumes: map[string]string{}, address: fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(t))}
-	into(t, one(t, objects, "Deployment", ""), &q.spec, "spec", "template", "spec")
+	q, mounted := p.admit(t, objects, one(t, objects, "Deployment", ""), "spec", "template", "spec")
+	q.address = fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(t))
 	container := q.spec.Containers[0]
-	var pairs []string
-	for _, mount := range container.VolumeMounts {
-		q.volumes[mount.Name] = t.TempDir()
-		pairs = append(pairs, mount.MountPath, q.volumes[mount.Name])
-	}
-	mounted := strings.NewReplacer(pairs...)
-	p.fill(t, q, objects, mounted)
-
-	kubeconfig := p.Servers[0].Kubeconfig("")
-	kubeconfig.Token = p.MintToken(t, namespace, q.spec.ServiceAccountName, issuer)
-	kubeconfig.Namespace = namespace
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := kubeconfig.Write(path); err != nil {
-		t.Fatal(err)
-	}
-	// The root is read-only: there is nowhere to write but in volumes.
-	q.env = append(p.internet.Env(), "HOME=/nonexistent", "TMPDIR=/nonexistent", "KUBECONFIG="+path,
-		"AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1", "GORACE=halt_on_error=1")
+	q.env = append(q.env, "AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1")
 	for _, from := range container.EnvFrom {
 		var data map[string]string
 		into(t, one(t, objects, "ConfigMap", from.ConfigMapRef.Name), &data, "data")
@@ -266,6 +250,35 @@ func (p *plane) pod(t *testing.T, objects []object, args, env []string) *pod {
 	q.env = append(q.env, env...)
 	q.args = slices.Concat(container.Args, []string{"--listen", q.address, "--interval", "1s"}, args)
 	return q
+}
+
+// admit gives a pod what every pod has: volumes with what the kubelet puts there, and its
+// service account. Its spec is at the path of the object; mounted turns paths in
+// its container into ours.
+func (p *plane) admit(t *testing.T, objects []object, from object, path ...string) (q *pod, mounted *strings.Replacer) {
+	t.Helper()
+	q = &pod{t: t, volumes: map[string]string{}}
+	into(t, from, &q.spec, path...)
+	if len(q.spec.Containers) != 1 {
+		t.Fatalf("%d containers, want one", len(q.spec.Containers))
+	}
+	var pairs []string
+	for _, mount := range q.spec.Containers[0].VolumeMounts {
+		q.volumes[mount.Name] = t.TempDir()
+		pairs = append(pairs, mount.MountPath, q.volumes[mount.Name])
+	}
+	mounted = strings.NewReplacer(pairs...)
+	p.fill(t, q, objects, mounted)
+	kubeconfig := p.Servers[0].Kubeconfig("")
+	kubeconfig.Token = p.MintToken(t, namespace, q.spec.ServiceAccountName, issuer)
+	kubeconfig.Namespace = namespace
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := kubeconfig.Write(file); err != nil {
+		t.Fatal(err)
+	}
+	// The root is read-only: there is nowhere to write but in volumes.
+	q.env = append(p.internet.Env(), "HOME=/nonexistent", "TMPDIR=/nonexistent", "KUBECONFIG="+file, "GORACE=halt_on_error=1")
+	return q, mounted
 }
 
 // fill puts into volumes what the kubelet does.

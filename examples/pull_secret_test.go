@@ -68,35 +68,12 @@ func (p *plane) pullExample(t *testing.T, dir, kind string, path ...string) (obj
 // over its own.
 func (p *plane) pullPod(t *testing.T, objects []object, template object, more ...string) *pod {
 	t.Helper()
-	q := &pod{t: t, volumes: map[string]string{}}
-	into(t, template, &q.spec, "spec")
-	var containers []struct {
-		Args []string
-		Env  []struct{ Name, Value string }
-	}
-	into(t, template, &containers, "spec", "containers")
-	if len(containers) != 1 {
-		t.Fatalf("%d containers, want one", len(containers))
-	}
-	var pairs []string
-	for _, mount := range q.spec.Containers[0].VolumeMounts {
-		q.volumes[mount.Name] = t.TempDir()
-		pairs = append(pairs, mount.MountPath, q.volumes[mount.Name])
-	}
-	mounted := strings.NewReplacer(pairs...)
-	p.fill(t, q, objects, mounted)
-	kubeconfig := p.Servers[0].Kubeconfig("")
-	kubeconfig.Token = p.MintToken(t, namespace, q.spec.ServiceAccountName, issuer)
-	kubeconfig.Namespace = namespace
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := kubeconfig.Write(path); err != nil {
-		t.Fatal(err)
-	}
-	q.env = append(p.internet.Env(), "HOME=/nonexistent", "TMPDIR=/nonexistent", "KUBECONFIG="+path, "GORACE=halt_on_error=1")
-	for _, variable := range containers[0].Env {
+	q, mounted := p.admit(t, objects, template, "spec")
+	container := q.spec.Containers[0]
+	for _, variable := range container.Env {
 		q.env = append(q.env, variable.Name+"="+variable.Value)
 	}
-	for _, arg := range containers[0].Args {
+	for _, arg := range container.Args {
 		q.args = append(q.args, mounted.Replace(arg))
 	}
 	q.args = append(q.args, more...)
