@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"oidc-publisher/backends/web"
+	"oidc-publisher/internal/logtest"
 )
 
 func fullSite(t testing.TB) *web.Site {
@@ -458,7 +459,7 @@ func TestCertificateChanges(t *testing.T) {
 	second, secondKey := issued(t, 2)
 	write(certFile, first)
 	write(keyFile, firstKey)
-	var said lockedBuffer
+	var said logtest.Log
 	registry := prometheus.NewRegistry()
 	metrics := web.NewMetrics(registry)
 	log := slog.New(slog.NewTextHandler(&said, nil))
@@ -492,7 +493,7 @@ func TestCertificateChanges(t *testing.T) {
 	complaints := func(n int) {
 		t.Helper()
 		await(t, func() error {
-			if got := said.count("level=ERROR"); got != n {
+			if got := strings.Count(said.String(), "level=ERROR"); got != n {
 				return fmt.Errorf("%d complaints, want %d:\n%s", got, n, said.String())
 			}
 			return nil
@@ -511,7 +512,7 @@ func TestCertificateChanges(t *testing.T) {
 	want("no certificate", 1)
 	write(certFile, second)
 	await(t, func() error {
-		if said.count("a new certificate") != 1 {
+		if strings.Count(said.String(), "a new certificate") != 1 {
 			return errors.New("no new certificate")
 		}
 		return nil
@@ -545,25 +546,6 @@ func await(t *testing.T, check func() error) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
-
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-func (b *lockedBuffer) count(what string) int { return strings.Count(b.String(), what) }
 
 // TestOldTLS is refused.
 func TestOldTLS(t *testing.T) {

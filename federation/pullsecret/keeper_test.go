@@ -1,7 +1,6 @@
 package pullsecret
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/logtest"
 )
 
 // keeping is a keeper that runs against a real API server.
@@ -26,30 +26,13 @@ type keeping struct {
 	*world
 	keeper  *Keeper
 	handler http.Handler
-	log     *syncBuffer
+	log     *logtest.Log
 	end     func()
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func (w *world) keep(namespaces Namespaces, change func(*KeeperConfig)) *keeping {
 	w.t.Helper()
-	k := &keeping{world: w, log: new(syncBuffer)}
+	k := &keeping{world: w, log: new(logtest.Log)}
 	config := KeeperConfig{
 		Cluster: w.job.Cluster, Secret: w.job.Secret, Namespaces: namespaces, Exchange: w.exchange, Timeout: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(k.log, &slog.HandlerOptions{Level: slog.LevelDebug})),

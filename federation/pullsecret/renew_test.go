@@ -14,13 +14,14 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/logtest"
 )
 
 // clockwork is a keeper that renews in a bubble of time and writes nowhere.
 type clockwork struct {
 	t      *testing.T
 	keeper *Keeper
-	log    syncBuffer
+	log    logtest.Log
 	stop   func()
 
 	mu    sync.Mutex

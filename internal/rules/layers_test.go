@@ -38,7 +38,7 @@ var (
 	clientset = []string{"k8s.io/client-go/kubernetes"}
 	cli       = []string{"github.com/urfave/cli"}
 	// What only tests and examples may import.
-	testOnly = []string{"internal/testserver", "internal/lease/leasetest", "backends/backendtest"}
+	testOnly = []string{"internal/testserver", "internal/lease/leasetest", "internal/logtest", "backends/backendtest"}
 )
 
 var rooms = []room{
@@ -72,6 +72,7 @@ var rooms = []room{
 	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},
+	{name: "internal/logtest", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/testserver", light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
 	{name: "internal/rules"},
 	{name: "examples/...", may: []string{"..."}},

@@ -26,6 +26,7 @@ import (
 
 	"oidc-publisher/backends/backendtest"
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/logtest"
 	"oidc-publisher/publish"
 )
 
@@ -48,7 +49,7 @@ type world struct {
 	snapshot discovery.Snapshot
 	down     error
 	store    *backendtest.Memory
-	log      records
+	log      logtest.Log
 	registry *prometheus.Registry
 	*Watcher
 }
@@ -71,24 +72,6 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	}
 	w.Watcher = New(config, w.registry)
 	return w
-}
-
-// records is a log that is read while it is written.
-type records struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (r *records) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.Write(p)
-}
-
-func (r *records) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.String()
 }
 
 // Fetch implements publish.Source.

@@ -1,7 +1,6 @@
 package tunnel_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,43 +20,26 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"oidc-publisher/backends/web/tunnel"
+	"oidc-publisher/internal/logtest"
 	"oidc-publisher/internal/testserver"
 )
 
 // patience is more than a connection attempt may take on a busy machine.
 const patience = 20 * time.Second
 
-// logged is a log that can be read while it is written.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 // bench is an sshd, and a configuration that it accepts.
 type bench struct {
 	*testing.T
 	sshd   *testserver.SSHD
 	config tunnel.Config
-	log    *logged
+	log    *logtest.Log
 	tunnel *tunnel.Tunnel
 	unread *atomic.Value // when the server gave up on a client that reads nothing
 }
 
 func newBench(t *testing.T, options testserver.SSHDOptions) *bench {
 	t.Helper()
-	b := &bench{T: t, sshd: testserver.StartSSHD(t, options), log: new(logged), unread: new(atomic.Value)}
+	b := &bench{T: t, sshd: testserver.StartSSHD(t, options), log: new(logtest.Log), unread: new(atomic.Value)}
 	server, err := tunnel.ParseServer(b.sshd.URL())
 	if err != nil {
 		t.Fatal(err)
