@@ -85,14 +85,18 @@ type term struct {
 	// the holder's may be wrong.
 	lease *coordination.Lease
 	since time.Time
+	// mayHold is set from the first write on until an answer says that another
+	// holds the Lease: a write whose answer was lost may have been done.
+	mayHold bool
 	// leader is who StandBy was told of.
 	leader string
 }
 
-// win returns true once it holds the Lease, false when ctx ends.
+// win returns true once it holds the Lease, false when ctx ends: then it holds
+// none.
 func (t *term) win(ctx context.Context) bool {
 	for ctx.Err() == nil {
-		if t.try(ctx) == nil && t.holds() {
+		if t.try(ctx) == nil && t.holds() && ctx.Err() == nil {
 			t.leader = t.identity
 			return true
 		}
@@ -105,6 +109,9 @@ func (t *term) win(ctx context.Context) bool {
 		// Up to 2.2 periods, as client-go spreads its candidates.
 		case <-time.After(retryPeriod + mathrand.N(retryPeriod*6/5)):
 		}
+	}
+	if t.mayHold {
+		t.release(context.WithoutCancel(ctx))
 	}
 	return false
 }
@@ -160,8 +167,11 @@ func (t *term) attempt(ctx context.Context) error {
 		}
 	}
 	seen, err := t.leases.do(ctx, http.MethodGet, nil)
+	// To take the Lease is not broken off: it might be done after release has
+	// looked whether it was.
+	taking := context.WithoutCancel(ctx)
 	if errors.Is(err, errNotFound) {
-		return t.write(ctx, nil)
+		return t.write(taking, nil)
 	}
 	if err != nil {
 		return err
@@ -171,9 +181,10 @@ func (t *term) attempt(ctx context.Context) error {
 	}
 	t.lease = seen
 	if holder := t.holder(); holder != "" && holder != t.identity && !t.expired() {
+		t.mayHold = false
 		return nil
 	}
-	return t.write(ctx, seen)
+	return t.write(taking, seen)
 }
 
 // write takes the Lease that was, nil for none, or renews it.
@@ -199,6 +210,7 @@ func (t *term) put(ctx context.Context, method string, was *coordination.Lease, 
 	next.Spec = spec
 	// It counts from before the others can have seen it.
 	began := time.Now()
+	t.mayHold = true
 	written, err := t.leases.do(ctx, method, next)
 	if err == nil {
 		t.lease, t.since = written, began

@@ -421,6 +421,67 @@ func (s *silentAtFirst) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.next.RoundTrip(r)
 }
 
+// TestACandidateThatIsStopped while its first write is under way, or when its
+// answer was lost, leaves no Lease behind that another would have to wait for.
+func TestACandidateThatIsStopped(t *testing.T) {
+	for name, link := range map[string]slowWrites{
+		"before it is done":     {before: time.Second},
+		"after it is done":      {after: time.Second},
+		"its answer gets lost":  {before: time.Second, lost: true},
+		"its answer never came": {lost: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o, server := newOffice(t), new(leasetest.Server)
+				config := server.Connect().Config()
+				link.next = config.Transport
+				config.Transport = link
+				stop := ours(o, config, "a")
+				after(500 * time.Millisecond)
+				stop()
+				after(10 * time.Second) // whatever is still on its way
+				if got := server.Holder(); got != "" || len(o.ever) > 0 {
+					t.Errorf("%q holds the Lease, %v led", got, o.ever)
+				}
+			})
+		})
+	}
+}
+
+// slowWrites takes its time before and after each write, which it does whoever
+// has gone meanwhile, as a server does, and may then fail to say so.
+type slowWrites struct {
+	next          http.RoundTripper
+	before, after time.Duration
+	lost          bool
+}
+
+func (s slowWrites) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodGet {
+		return s.next.RoundTrip(r)
+	}
+	type result struct {
+		resp *http.Response
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		time.Sleep(s.before)
+		resp, err := s.next.RoundTrip(r)
+		time.Sleep(s.after)
+		if s.lost {
+			resp, err = nil, io.ErrUnexpectedEOF
+		}
+		done <- result{resp, err}
+	}()
+	select {
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	case got := <-done:
+		return got.resp, got.err
+	}
+}
+
 // TestIdentities: two processes of one host and one process ID differ, as two
 // pods in their node's network have both.
 func TestIdentities(t *testing.T) {
