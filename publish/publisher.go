@@ -73,6 +73,8 @@ type Publisher struct {
 
 	clock  clock
 	memory memories
+	// settled is set once a pass of any Run was complete and found nobody else's target.
+	settled bool
 }
 
 // Report is what one pass did.

@@ -54,23 +54,23 @@ func (p Pass) Failed() bool {
 // often for a while when nudged, until ctx ends; done is told of every pass. What fails is tried
 // again, soon at first and then at the interval, for ever: the last good stays
 // public meanwhile. Run returns nil when ctx ends, and an error that wraps
-// ErrOwner if the first complete pass finds the target to be somebody else's.
+// ErrOwner if the first complete pass finds the target to be somebody else's:
+// the first of all its Runs, as what was ours once may be handed back.
 // TakeOver holds until a pass has done all it should: two publishers that both
 // take over must not do so for ever.
 func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-chan struct{}, done func(Pass)) error {
 	var failing time.Time // since when
 	retry := firstRetry
 	var nudged time.Time
-	settled := false
 	for ctx.Err() == nil {
 		pass := p.pass(ctx)
 		if ctx.Err() == nil || !pass.Failed() { // else its end may be why
 			done(pass)
 		}
-		if err := ownerConflict(pass); err != nil && !settled {
+		if err := ownerConflict(pass); err != nil && !p.settled {
 			return err
 		}
-		settled = settled || pass.Err == nil
+		p.settled = p.settled || pass.Err == nil
 		wait := jitter(lookAfter(pass, interval))
 		switch {
 		case !pass.Failed():

@@ -11,7 +11,7 @@ import (
 
 // Loop is alive while the loop turns, whatever the API server and other
 // services do: a restart would help nobody. It is ready once the loop did all
-// it should, or while another replica leads.
+// it should since it began last, or while another replica leads.
 type Loop struct {
 	stuck  time.Duration
 	notYet string
@@ -22,7 +22,8 @@ type Loop struct {
 	turned time.Time
 	// tried is when an election last was; zero where there is none.
 	tried time.Time
-	// done is set once a turn did all it should, standing while another leads.
+	// done is set once a turn since Begin did all it should, standing while
+	// another leads.
 	done, standing bool
 }
 
@@ -39,7 +40,7 @@ func New(stuck time.Duration, notYet string) *Loop { return &Loop{stuck: stuck, 
 func (l *Loop) Begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.turned, l.standing = time.Now(), false
+	l.turned, l.done, l.standing = time.Now(), false, false
 }
 
 // End is when the loop has ended.

@@ -70,5 +70,10 @@ func TestElection(t *testing.T) {
 		wants(t, l, "after no try to keep the Lease", "the election has stood still for 5m1s", notYet)
 		l.Elects()
 		wants(t, l, "after a try", "", notYet)
+		l.Turn(true)
+		l.End()
+		wants(t, l, "when nobody leads any more", "", "")
+		l.Begin()
+		wants(t, l, "when elected again", "", notYet)
 	})
 }

@@ -280,6 +280,51 @@ func TestSomebodyElsesTargetEndsTheCandidacy(t *testing.T) {
 	})
 }
 
+// TestATargetThatWasTakenOverBetweenTwoTerms may be handed back: the leader of
+// the second complains, is not ready, and goes on.
+func TestATargetThatWasTakenOverBetweenTwoTerms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := new(leasetest.Server)
+		link := server.Connect()
+		a := newWorld(t, func(c *Config) { c.Elector = elector(t, link, "a") })
+		defer a.begin()()
+		after(time.Minute)
+		a.wantHealth(200, 200)
+
+		link.Cut(errors.New("no route to host"))
+		after(time.Minute)
+		a.leads(false)
+		thief := newWorld(t, nil)
+		thief.lists("z")
+		thief.snapshot.Cluster = []string{"uid:two"}
+		takesOver := func(w *world) {
+			t.Helper()
+			p := publish.Publisher{Source: w, Timeout: time.Minute, NoVerify: true, Policy: publish.Policy{Grace: grace, TakeOver: true},
+				Targets: []publish.Target{{Name: "store", Backend: a.store.Open()}}}
+			if report, err := p.Publish(t.Context()); err != nil || report.Targets[0].Err != nil {
+				t.Fatal(err, report.Targets[0].Err)
+			}
+		}
+		takesOver(thief)
+		link.Cut(nil)
+		after(30 * time.Second)
+		a.leads(true)
+		a.wantHealth(200, 503)
+		a.wantLog("msg=fault of=store error=\"this target is somebody else's", 1)
+		first := a.counted(`oidc_publisher_writes_total`, "refused")
+		after(10 * time.Minute)
+		if now := a.counted(`oidc_publisher_writes_total`, "refused"); first < 1 || now < first+50 {
+			t.Errorf("it was refused %v times at first, and %v in the end", first, now)
+		}
+		a.wantLog("msg=fault of=store", 1)
+
+		takesOver(a)
+		after(2 * time.Minute)
+		a.wantHealth(200, 200)
+		a.wantLog(`msg="works again" of=store`, 1)
+	})
+}
+
 // TestTheWriteInHandIsDoneBeforeTheLeaseIsGivenUp: the end comes during a write.
 func TestTheWriteInHandIsDoneBeforeTheLeaseIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -83,8 +83,8 @@ func New(c Config, registry prometheus.Registerer) *Watcher {
 func (w *Watcher) Handler(metrics http.Handler) http.Handler { return w.health.Handler(metrics) }
 
 // Run watches until ctx ends and then returns nil, once the write in hand is
-// done and the Lease given up. It returns an error only for what can't pass: the
-// target is somebody else's.
+// done and the Lease given up. It returns an error only for what can't pass: at
+// its first complete look the target is somebody else's.
 func (w *Watcher) Run(ctx context.Context) error {
 	if w.Elector == nil {
 		return w.lead(ctx)
