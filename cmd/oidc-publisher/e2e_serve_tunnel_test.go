@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -203,6 +204,47 @@ func TestServeTunnelOfOnesOwn(t *testing.T) {
 	if status, err := l.status(laptop + "/a"); err != nil || status != http.StatusOK {
 		t.Errorf("through the tunnel: HTTP status %d, %v", status, err)
 	}
+}
+
+// TestServeTunnelReadiness: who can't be reached at the issuer's URL is not
+// ready, and lives.
+func TestServeTunnelReadiness(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: laptopSays})
+	s := l.serve(append(flags, "--public-key", l.publicKey(), "--interval", "1s")...)
+	s.tells("serving", 1)
+	readiness := func(want int, text string) {
+		t.Helper()
+		eventually(t, 30*time.Second, "/readyz", func() error {
+			resp, err := http.Get(s.admin + "/readyz")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err == nil && (resp.StatusCode != want || !strings.Contains(string(body), text)) {
+				err = fmt.Errorf("HTTP status %d, %q, want %d, %q", resp.StatusCode, body, want, text)
+			}
+			return err
+		})
+		s.adminAnswers("/livez", http.StatusOK)
+	}
+	readiness(http.StatusOK, "")
+	sshd.Stop()
+	readiness(http.StatusServiceUnavailable, "the tunnel is down")
+	s.answers("/"+discovery.ConfigurationPath, http.StatusOK) // at --listen
+	if err := sshd.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	readiness(http.StatusOK, "")
+
+	sshd.Say(t, "Forwarding HTTP traffic from https://other.example.com\n")
+	sshd.EndSessions()
+	readiness(http.StatusServiceUnavailable, "the tunnel's public name is not the issuer's any more")
+	sshd.Say(t, laptopSays)
+	sshd.EndSessions()
+	readiness(http.StatusOK, "")
 }
 
 // publicKey is a file that an API server could have been given.

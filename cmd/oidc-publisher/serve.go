@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -118,7 +119,7 @@ func serveAction(c *cli.Context) error {
 		return err
 	}
 	defer feed.close()
-	stop, err := serveStatus(ctx, c, "admin-listen", adminHandler(site, feed.live, metricsOf(registry)))
+	stop, err := serveStatus(ctx, c, "admin-listen", adminHandler(site, fronts, feed.live, metricsOf(registry)))
 	if err != nil {
 		return err
 	}
@@ -196,14 +197,26 @@ func together(ctx context.Context, parts ...part) error {
 }
 
 // adminHandler is the private side. It lives while the loop turns, and is ready
-// while there is something to serve.
-func adminHandler(site *web.Site, live, metrics http.Handler) http.Handler {
+// while there is something to serve and the world gets in.
+func adminHandler(site *web.Site, fronts []front, live, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /livez", live)
 	mux.Handle("GET /metrics", metrics)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		var reasons []string
 		if site.Issuer() == "" {
-			http.Error(w, "there is nothing to serve yet", http.StatusServiceUnavailable)
+			reasons = append(reasons, "there is nothing to serve yet")
+		}
+		for _, f := range fronts {
+			if f.unready == nil {
+				continue
+			}
+			if reason := f.unready(); reason != "" {
+				reasons = append(reasons, reason)
+			}
+		}
+		if len(reasons) > 0 {
+			http.Error(w, strings.Join(reasons, "\n"), http.StatusServiceUnavailable)
 		}
 	})
 	return mux

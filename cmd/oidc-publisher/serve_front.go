@@ -25,6 +25,9 @@ type front struct {
 	// keep does what the front needs besides, such as renewing its
 	// certificate, until its context ends, which is after the last request.
 	keep []part
+	// unready returns why the world does not get in here, or ""; nil for a
+	// listener of this machine, which always listens.
+	unready func() string
 }
 
 // openFronts turns flags into ways in. The public URL is what one of them

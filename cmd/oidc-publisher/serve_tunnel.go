@@ -96,17 +96,32 @@ func openTunnel(ctx context.Context, c *cli.Context, log *slog.Logger) (f front,
 		t.Run(ctx)
 		return nil
 	}
+	f = front{listener: t, keep: []part{keep}}
 	issuer := c.String("issuer")
 	if issuer != "" || c.String("dir") != "" {
 		go warnOfOtherName(ctx, t, issuer, log)
-		return front{listener: t, keep: []part{keep}}, "", nil
+		f.unready = func() string { return unreachable(t, false) }
+		return f, "", nil
 	}
 	naming, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
 	defer cancel()
 	if url, err = t.Name(naming); err != nil {
 		return front{}, "", fmt.Errorf("--tunnel: %w", err)
 	}
-	return front{listener: t, keep: []part{keep}}, url, nil
+	f.unready = func() string { return unreachable(t, true) }
+	return f, url, nil
+}
+
+// unreachable returns why nobody finds the issuer through the tunnel, or "".
+// Where the issuer was given, what the server calls the tunnel is no matter.
+func unreachable(t *tunnel.Tunnel, named bool) string {
+	switch {
+	case !t.Up():
+		return "the tunnel is down: nobody reaches the public issuer"
+	case named && t.Renamed():
+		return "the tunnel's public name is not the issuer's any more: nobody reaches the public issuer"
+	}
+	return ""
 }
 
 // warnOfOtherName tells when the issuer is not what the server says it is

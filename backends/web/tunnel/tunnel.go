@@ -64,6 +64,7 @@ type Tunnel struct {
 
 	mu    sync.Mutex
 	link  *link
+	up    bool // link is not known to have ended
 	bound Bind
 	name  string
 	lost  bool // the server has given it away
@@ -131,7 +132,13 @@ func (t *Tunnel) confirm(ctx context.Context, unknown *UnknownHostError) error {
 func (t *Tunnel) use(l *link) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.link, t.bound = l, l.bound
+	t.link, t.up, t.bound = l, true, l.bound
+}
+
+func (t *Tunnel) down() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.up = false
 }
 
 // Run keeps the tunnel up until ctx ends, and then ends it. Open must have
@@ -143,6 +150,7 @@ func (t *Tunnel) Run(ctx context.Context) {
 		t.mu.Unlock()
 		err := l.watch(ctx, t.config.KeepAlive, t.config.KeepAliveTimeout)
 		l.close()
+		t.down()
 		if err == nil {
 			return
 		}
@@ -246,6 +254,21 @@ func (t *Tunnel) Name(ctx context.Context) (string, error) {
 	case <-ctx.Done():
 		return "", fmt.Errorf("%s told no public URL (%w): say with --issuer at which it is reached", t.config.Server, ctx.Err())
 	}
+}
+
+// Up reports whether the server forwards to here, as far as is known.
+func (t *Tunnel) Up() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.up
+}
+
+// Renamed reports whether the server last told other names than the one that
+// Name returned.
+func (t *Tunnel) Renamed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lost
 }
 
 // Bound is where the server listens.
