@@ -313,7 +313,8 @@ func TestServeTunnelFails(t *testing.T) {
 		{"another server", exitFailed, append(slices.Clone(flags), "--tunnel-host-key", "SHA256:"+strings.Repeat("A", 43)), []string{sshd.Fingerprint(t), ssh.FingerprintSHA256(sshd.HostKey(t, "ecdsa")), "in between"}},
 		{"an encrypted key", exitFailed, append(slices.Clone(flags), "--tunnel-key", encrypted), []string{"passphrase", "ssh-add"}},
 		{"a port that it may not have", exitFailed, []string{"--tunnel", sshd.URL()}, []string{"refuses to forward localhost:80", "--tunnel-bind"}},
-		{"no URL", exitFailed, append(slices.Clone(flags), "--timeout", "3s"), []string{"told no public URL", "--issuer", "says: Hello."}},
+		{"no URL", exitFailed, append(slices.Clone(flags), "--timeout", "6s"), []string{
+			"says: Hello.", "waiting: " + sshd.URL() + " told no public URL yet: ", "error: --tunnel: " + sshd.URL() + " told no public URL (context deadline exceeded): say with --issuer"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := l.in(t)

@@ -52,7 +52,7 @@ func openFronts(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics
 		local.keep = []part{keep}
 	}
 	if c.String("tunnel") != "" {
-		far, told, err := openTunnel(ctx, c, p.log)
+		far, told, err := openTunnel(ctx, c, p)
 		if err != nil {
 			return nil, "", err
 		}

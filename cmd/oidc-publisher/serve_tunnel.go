@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -81,10 +82,13 @@ func tunnelConfig(c *cli.Context, log *slog.Logger) (tunnel.Config, error) {
 	return config, nil
 }
 
+// promptName is in what time tunnel services tell the public URL, mostly.
+const promptName = 2 * time.Second
+
 // openTunnel connects. The public URL is what the server told, unless the issuer
 // is given: then nobody waits for it.
-func openTunnel(ctx context.Context, c *cli.Context, log *slog.Logger) (f front, url string, err error) {
-	config, err := tunnelConfig(c, log)
+func openTunnel(ctx context.Context, c *cli.Context, p *progress) (f front, url string, err error) {
+	config, err := tunnelConfig(c, p.log)
 	if err != nil {
 		return front{}, "", err
 	}
@@ -99,12 +103,15 @@ func openTunnel(ctx context.Context, c *cli.Context, log *slog.Logger) (f front,
 	f = front{listener: t, keep: []part{keep}}
 	issuer := c.String("issuer")
 	if issuer != "" || c.String("dir") != "" {
-		go warnOfOtherName(ctx, t, issuer, log)
+		go warnOfOtherName(ctx, t, issuer, p.log)
 		f.unready = func() string { return unreachable(t, false) }
 		return f, "", nil
 	}
 	naming, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
 	defer cancel()
+	defer time.AfterFunc(promptName, func() {
+		p.Waiting(fmt.Errorf("%s told no public URL yet: if it is no tunnel service but a server of your own, stop this and say with --issuer at which URL it is reached", config.Server))
+	}).Stop()
 	if url, err = t.Name(naming); err != nil {
 		return front{}, "", fmt.Errorf("--tunnel: %w", err)
 	}

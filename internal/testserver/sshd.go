@@ -23,6 +23,8 @@ type SSHDOptions struct {
 	// Says is what each session prints before it waits for the client to end
 	// it, as public tunnel services do. SSHD.Say changes it.
 	Says string
+	// Ends lets each session end by itself after that.
+	Ends bool
 }
 
 // SSHD is a real OpenSSH server on 127.0.0.1. It runs as an ordinary user, who
@@ -57,7 +59,11 @@ func StartSSHD(t testing.TB, options SSHDOptions) *SSHD {
 	}
 	copyFile(t, s.KeyFile+".pub", filepath.Join(dir, "authorized_keys"))
 	s.Say(t, options.Says)
-	s.write(t, "session", "#!/bin/sh\ncat "+filepath.Join(dir, "says")+"\nexec cat >/dev/null\n", 0o755)
+	session := "#!/bin/sh\ncat " + filepath.Join(dir, "says") + "\n"
+	if !options.Ends {
+		session += "exec cat >/dev/null\n"
+	}
+	s.write(t, "session", session, 0o755)
 	config := append(slices.Clone(options.Config),
 		"ListenAddress "+s.Address, "HostKey "+s.hostKey("ed25519"), "HostKey "+s.hostKey("ecdsa"), "PidFile none",
 		"AuthorizedKeysFile "+filepath.Join(dir, "authorized_keys"), "StrictModes no", "AddressFamily inet", "UsePAM no", "PasswordAuthentication no",

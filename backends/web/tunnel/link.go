@@ -19,8 +19,9 @@ type link struct {
 	client *ssh.Client
 	// bound is what the server listens at.
 	bound Bind
-	// over is closed when the connection has ended.
-	over chan struct{}
+	// over is closed when the connection has ended, silent when the server can
+	// say nothing more in it.
+	over, silent chan struct{}
 }
 
 // bindMessage is the payload of tcpip-forward (RFC 4254, 7.1). It is sent by
@@ -32,7 +33,7 @@ type bindMessage struct {
 
 // connect makes the SSH connection and asks for the forward, all within the
 // time that the configuration gives. The server's text goes to said.
-func (t *Tunnel) connect(ctx context.Context, said io.Writer) (*link, error) {
+func (t *Tunnel) connect(ctx context.Context, said *speech) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.config.ConnectTimeout)
 	defer cancel()
 	l, err := t.logIn(ctx, said)
@@ -51,7 +52,11 @@ func (t *Tunnel) connect(ctx context.Context, said io.Writer) (*link, error) {
 		_ = l.client.Wait()
 		close(l.over)
 	}()
-	go l.listenTo(said) // the forward is there, whatever the server makes of a session
+	go func() { // the forward is there, whatever the server makes of a session
+		defer close(l.silent)
+		defer said.flush()
+		l.listenTo(said)
+	}()
 	return l, nil
 }
 
@@ -125,7 +130,7 @@ func (t *Tunnel) handshake(ctx context.Context, id identity, check ssh.HostKeyCa
 	conn, channels, requests, err := ssh.NewClientConn(raw, server.Address(), config)
 	switch {
 	case err == nil:
-		return &link{raw: raw, client: ssh.NewClient(conn, channels, requests), over: make(chan struct{})}, nil
+		return &link{raw: raw, client: ssh.NewClient(conn, channels, requests), over: make(chan struct{}), silent: make(chan struct{})}, nil
 	case refused != nil:
 		return nil, refused
 	case ctx.Err() != nil:
@@ -184,7 +189,8 @@ func (l *link) forward(server Server, wanted []Bind) error {
 }
 
 // listenTo opens the session in which the tunnel services print the public URL
-// and without which some end the tunnel. One's own sshd may refuse it.
+// and without which some end the tunnel, and returns when it has ended. One's
+// own sshd may refuse it.
 func (l *link) listenTo(said io.Writer) {
 	session, err := l.client.NewSession()
 	if err != nil {
@@ -194,7 +200,9 @@ func (l *link) listenTo(said io.Writer) {
 	if _, err := session.StdinPipe(); err != nil { // stays open: services take its end for a farewell
 		return
 	}
-	_ = session.Shell() // refused: then there is nothing to hear
+	if session.Shell() == nil { // refused: then there is nothing to hear
+		_ = session.Wait()
+	}
 }
 
 // watch returns why the connection ended, or nil once ctx has. A server that

@@ -71,7 +71,7 @@ func (s *speech) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flush is called when the server has been quiet.
+// flush is called when the server has been quiet, and when it says no more.
 func (s *speech) flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -235,25 +235,31 @@ func (t *Tunnel) settled(urls []string) {
 }
 
 // Name waits until the server has told the tunnel's public URL, for as long as
-// the context allows. It is the first that the server told: a later one makes
+// the context allows and the server can still tell it. It is the first that the server told: a later one makes
 // an error in the log, and the issuer stays what it was.
 func (t *Tunnel) Name(ctx context.Context) (string, error) {
 	t.mu.Lock()
-	var over <-chan struct{}
+	var over, silent <-chan struct{}
 	if t.link != nil {
-		over = t.link.over
+		over, silent = t.link.over, t.link.silent
 	}
 	t.mu.Unlock()
+	var err error
 	select {
 	case <-t.named:
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		return t.name, nil
 	case <-over:
-		return "", fmt.Errorf("%s ended the connection before it told a public URL", t.config.Server)
+		err = fmt.Errorf("%s ended the connection before it told a public URL", t.config.Server)
+	case <-silent:
+		err = fmt.Errorf("%s told no public URL, and its session is over: say with --issuer at which it is reached", t.config.Server)
 	case <-ctx.Done():
-		return "", fmt.Errorf("%s told no public URL (%w): say with --issuer at which it is reached", t.config.Server, ctx.Err())
+		err = fmt.Errorf("%s told no public URL (%w): say with --issuer at which it is reached", t.config.Server, ctx.Err())
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.name != "" { // it may have come with the end
+		return t.name, nil
+	}
+	return "", err
 }
 
 // Up reports whether the server forwards to here, as far as is known.

@@ -591,6 +591,41 @@ func TestNoName(t *testing.T) {
 	}
 }
 
+// TestNoNameWillCome: it is known as soon as the server ends or refuses the
+// session, while the forward goes on.
+func TestNoNameWillCome(t *testing.T) {
+	for name, options := range map[string]testserver.SSHDOptions{
+		"the session ends":       {Says: "Welcome!\n", Ends: true},
+		"the session is refused": {Config: []string{"MaxSessions 0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, options)
+			tun := b.open()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if name, err := tun.Name(ctx); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "--issuer") {
+				t.Errorf("name %q, error %v", name, err)
+			}
+			if err := b.get(); err != nil || !tun.Up() {
+				t.Errorf("the tunnel is up: %t; %v", tun.Up(), err)
+			}
+		})
+	}
+}
+
+// TestANameThatIsToldLast, without the end of its line, counts though the
+// session ends with it.
+func TestANameThatIsToldLast(t *testing.T) {
+	for _, says := range []string{"https://one.example.com", "your site is public at https://one.example.com now"} {
+		tun := newBench(t, testserver.SSHDOptions{Says: says, Ends: true}).open()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if name, err := tun.Name(ctx); err != nil || name != "https://one.example.com" {
+			t.Errorf("%q: name %q, error %v", says, name, err)
+		}
+	}
+}
+
 func TestEndIsClean(t *testing.T) {
 	b := newBench(t, testserver.SSHDOptions{})
 	tun := tunnel.New(b.config)
