@@ -148,9 +148,10 @@ func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.R
 // saw within the last grace. A jump therefore shortens no grace that the
 // process itself began, and a clock that was wrong when it started, or stood
 // while the machine slept, is made up for one grace after it was set right.
-// What other processes stamped is judged by this one's clock: if that is wrong
-// at the start, or stays wrong for a whole grace, their graces end too soon or
-// too late by as much.
+// What other processes stamped is judged by this one's clock and the cluster's:
+// a grace is over where both say so. If this one's is behind at the start, or
+// stays behind for a whole grace, or if both are wrong, their graces end too
+// soon or too late by as much.
 func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
 	return newPlan(held, fetched, policy, moment{now, now})
 }
@@ -159,6 +160,7 @@ func newPlan(held Held, fetched discovery.Snapshot, policy Policy, present momen
 	present = present.rounded()
 	p := planner{held: held, fetched: fetched, policy: policy, now: present.latest, surely: present.earliest}
 	p.judgeIssuer()
+	p.judgeClock()
 	p.readHeld()
 	p.judgeOwner()
 	p.judgeMaterial()
@@ -208,6 +210,22 @@ func (p *planner) judgeIssuer() {
 	p.refuse("the cluster's issuer is %q and not %q: relying parties compare them byte for byte, so every token would be refused. "+
 		"Start the API server with --service-account-issuer=%s, or publish what it says without --issuer; "+
 		"to publish before that change, add --ahead-of-issuer-change", own, p.policy.Issuer, p.policy.Issuer)
+}
+
+// apart is how much the clocks of two machines may differ, the time of a look
+// included, before one of them must be wrong.
+const apart = time.Minute
+
+// judgeClock lets nothing be over before it is by the cluster's clock, which
+// stamps the tokens: this machine's may have started wrong. Without a grace
+// there is nothing to protect.
+func (p *planner) judgeClock() {
+	cluster := p.fetched.Time
+	if p.policy.Grace == 0 || cluster.IsZero() || p.surely.Sub(cluster) <= apart {
+		return
+	}
+	p.surely = cluster
+	p.warn("this machine's clock is ahead of the API server's, by more than a minute: a retired key is dropped only when its grace is over by both. Set the one that is wrong")
 }
 
 func (p *planner) readHeld() {

@@ -294,6 +294,48 @@ func TestLifeOfKeys(t *testing.T) {
 	}
 }
 
+// TestAClockThatIsAhead of the cluster's drops no key whose grace is not over by
+// both, as a machine does that starts with a clock a day ahead. The tokens are
+// stamped by the cluster's.
+func TestAClockThatIsAhead(t *testing.T) {
+	const warning = "clock is ahead"
+	for name, tc := range map[string]struct {
+		hour    int // after the key was retired, by this machine's clock
+		ahead   time.Duration
+		unsaid  bool // the source has no clock
+		policy  publish.Policy
+		dropped bool
+		warns   bool
+	}{
+		"right":                        {hour: 25, policy: day, dropped: true},
+		"a moment ahead":               {hour: 25, ahead: 30 * time.Second, policy: day, dropped: true},
+		"a day ahead":                  {hour: 25, ahead: 24 * time.Hour, policy: day, warns: true},
+		"a day ahead, over by both":    {hour: 49, ahead: 24 * time.Hour, policy: day, dropped: true, warns: true},
+		"a day ahead of nobody":        {hour: 25, ahead: 24 * time.Hour, unsaid: true, policy: day, dropped: true},
+		"a day ahead, and no grace":    {hour: 25, ahead: 24 * time.Hour, policy: publish.Policy{}, dropped: true},
+		"a day ahead, and revoked":     {hour: 25, ahead: 24 * time.Hour, policy: publish.Policy{Grace: day.Grace, Revoke: []string{"a"}}, dropped: true, warns: true},
+		"a day behind":                 {hour: 23, ahead: -24 * time.Hour, policy: day},
+		"a day behind, over by itself": {hour: 25, ahead: -24 * time.Hour, policy: day, dropped: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, s := keyring{}, newStore(t)
+			s.apply(s.plan(r.snapshot("a"), day, -time.Hour))
+			s.apply(s.plan(r.snapshot("b"), day, 0))
+			snapshot, passed := r.snapshot("b"), time.Duration(tc.hour)*time.Hour
+			if !tc.unsaid {
+				snapshot.Time = start.Add(passed - tc.ahead)
+			}
+			plan := s.apply(s.plan(snapshot, tc.policy, passed))
+			if dropped := slices.Contains(plan.Changes.Dropped, "a"); dropped != tc.dropped {
+				t.Errorf("dropped: %t", dropped)
+			}
+			if warns := strings.Contains(strings.Join(plan.Warnings, "\n"), warning); warns != tc.warns {
+				t.Errorf("warnings: %q", plan.Warnings)
+			}
+		})
+	}
+}
+
 func TestDiff(t *testing.T) {
 	r, s := keyring{}, newStore(t)
 	s.apply(s.plan(r.snapshot("a", "b"), day, 0))

@@ -3,8 +3,11 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
+	"oidc-publisher/discovery/kube"
 	"oidc-publisher/internal/testserver"
+	"oidc-publisher/publish"
 )
 
 // TestOfficialRotation: the new key is added, then signs, then the old one is
@@ -65,6 +68,41 @@ func TestBluntRotation(t *testing.T) {
 	wantList(t, "published", result.Targets[0].Keys.Published, second.ID)
 	l.refuses(labIssuer, before)
 	l.accepts(labIssuer, after)
+}
+
+// TestAMachineWhoseClockIsADayAhead believes the API server's: what was retired
+// just now stays.
+func TestAMachineWhoseClockIsADayAhead(t *testing.T) {
+	l := newLab(t)
+	first, second := testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "ES256")
+	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
+	dir, _ := l.local("public")
+	l.publish("--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
+	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: second})
+	l.publish("--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
+
+	source, err := kube.New(kube.Config{Kubeconfig: kubeconfig})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := openDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	ahead := publish.Publisher{
+		Source: source, Targets: []publish.Target{{Name: dir, Backend: store, Local: true}}, Policy: publish.Policy{Grace: publish.DefaultGrace},
+		Timeout: time.Minute, NoVerify: true, Now: func() time.Time { return time.Now().Add(25 * time.Hour) },
+	}
+	report, err := ahead.Publish(t.Context())
+	if err != nil || report.Targets[0].Err != nil {
+		t.Fatal(err, report.Targets[0].Err)
+	}
+	plan := report.Targets[0].Plan
+	wantList(t, "published", plan.Changes.Published, sorted(first.ID, second.ID)...)
+	if !strings.Contains(strings.Join(plan.Warnings, "\n"), "clock is ahead") {
+		t.Errorf("warnings %q", plan.Warnings)
+	}
 }
 
 // TestRevoke: a leaked key goes at once and stays away, though the API server

@@ -33,6 +33,9 @@ func TestRealServer(t *testing.T) {
 		if got.Canary == nil || got.Canary.KeyID != signing.ID || got.Canary.Algorithm != "ES256" || got.Canary.Issuer != cluster.Issuer() {
 			t.Errorf("canary %+v", got.Canary)
 		}
+		if apart := time.Since(got.Time); apart < 0 || apart > time.Minute {
+			t.Errorf("its clock shows %v, %v ago", got.Time, apart)
+		}
 		if got.MaxAge != time.Hour || len(got.Warnings) != 0 || len(got.Cluster) != 2 || got.Cluster[0] != "uid:"+cluster.UID(t) {
 			t.Errorf("max-age %v, warnings %q, cluster %q", got.MaxAge, got.Warnings, got.Cluster)
 		}

@@ -160,6 +160,19 @@ func (a answer) isJSON() bool {
 	return err == nil && (strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json"))
 }
 
+// time is when the server says that it answered, zero where it does not, or
+// where a cache may have kept the answer.
+func (a answer) time() time.Time {
+	if a.header.Get("Age") != "" {
+		return time.Time{}
+	}
+	at, err := http.ParseTime(a.header.Get("Date"))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
 // kubeStatus is the part that we use of the API server's own error object
 // (k8s.io/apimachinery/pkg/apis/meta/v1.Status).
 type kubeStatus struct {

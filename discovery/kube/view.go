@@ -19,6 +19,7 @@ type view struct {
 	keys     discovery.KeySet
 	canary   *discovery.Canary
 	maxAge   time.Duration
+	time     time.Time
 	warnings []string
 }
 
@@ -69,6 +70,7 @@ func (v *view) readKeys(ctx context.Context, from server) error {
 		return from.explainContent(r, a, err)
 	}
 	v.maxAge = maxAge(a.header.Get("Cache-Control"))
+	v.time = a.time()
 	for _, fault := range v.keys.LeftOut() {
 		v.warnings = append(v.warnings, fmt.Sprintf("API server %s: %v", v.address, fault))
 	}
@@ -105,6 +107,9 @@ func merge(views []view) (discovery.Snapshot, error) {
 		sets[i] = v.keys
 		snapshot.Warnings = append(snapshot.Warnings, v.warnings...)
 		snapshot.MaxAge = min(snapshot.MaxAge, v.maxAge)
+		if snapshot.Time.IsZero() || !v.time.IsZero() && v.time.Before(snapshot.Time) {
+			snapshot.Time = v.time
+		}
 		if betterDocument(v.document, snapshot.Document) {
 			snapshot.Document = v.document
 		}
