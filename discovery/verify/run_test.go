@@ -26,6 +26,10 @@ func (s *site) run(t testing.TB, bend func(*verify.Options)) verify.Report {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A busy machine is slow to answer; the tests of that have a clock of their own.
+	report.Checks = slices.DeleteFunc(report.Checks, func(c verify.Check) bool {
+		return c.Status == verify.Warn && strings.HasSuffix(c.ID, "-answer-time")
+	})
 	return report
 }
 
