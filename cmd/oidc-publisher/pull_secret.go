@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +17,6 @@ import (
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/pullsecret"
-	"oidc-publisher/internal/lease"
 )
 
 func pullSecretCommand() *cli.Command {
@@ -377,7 +374,7 @@ func pullSecretRefresh(c *cli.Context, p *pulling) error {
 		Cluster: p.api, Secret: p.secret, Namespaces: p.namespaces, Exchange: p.exchange, Timeout: min(c.Duration("timeout"), exchangeLimit),
 		Attach: lists(c, "attach"), TakeOver: c.Bool("take-over"), Log: log,
 	}
-	if config.Elector, err = pullElector(c, p); err != nil {
+	if config.Elector, err = elector(c, p.cluster, leaseName("-pull", p.secret.Owner, p.secret.Name)); err != nil {
 		return err
 	}
 	registry := newRegistry()
@@ -385,18 +382,4 @@ func pullSecretRefresh(c *cli.Context, p *pulling) error {
 	status.use(keeper.Handler(metricsOf(registry)))
 	log.Info("keeping pull secrets", "secret", p.secret.Name, "owner", p.secret.Owner, "registries", strings.Join(p.secret.Registries, ","))
 	return keeper.Run(ctx)
-}
-
-// pullElector competes for a Lease that is named after the secret and its
-// owner, so that replicas of one Deployment meet and others don't.
-func pullElector(c *cli.Context, p *pulling) (*lease.Elector, error) {
-	if !c.Bool("leader-elect") {
-		return nil, nil
-	}
-	identity, err := lease.Identity()
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256([]byte(p.secret.Owner + " " + p.secret.Name))
-	return lease.New(p.cluster.RESTConfig(), p.cluster.Namespace(), name+"-pull-"+hex.EncodeToString(sum[:5]), identity)
 }

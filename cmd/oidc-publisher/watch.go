@@ -108,16 +108,17 @@ func watchAction(c *cli.Context) error {
 		return err
 	}
 	defer closeTargets(publisher.Targets)
-	if config.Elector, err = elector(c, cluster, publisher); err != nil {
+	var targets []string
+	for _, target := range publisher.Targets {
+		targets = append(targets, target.Name)
+	}
+	election := cmp.Or(c.String("lease"), leaseName("", append([]string{publisher.Policy.Owner}, targets...)...))
+	if config.Elector, err = elector(c, cluster, election); err != nil {
 		return err
 	}
 	registry := newRegistry()
 	watcher := watch.New(config, registry)
 	status.use(watcher.Handler(metricsOf(registry)))
-	var targets []string
-	for _, target := range publisher.Targets {
-		targets = append(targets, target.Name)
-	}
 	log.Info("watching", "targets", strings.Join(targets, ","), "interval", config.Interval)
 	return watcher.Run(ctx)
 }
@@ -191,9 +192,8 @@ func inTime(ctx context.Context, log *slog.Logger, open func() error) error {
 	}
 }
 
-// elector competes for a Lease that is named after what is published, so that
-// replicas of one Deployment meet and others don't.
-func elector(c *cli.Context, cluster *kube.Source, p *publish.Publisher) (*lease.Elector, error) {
+// elector competes for a Lease, if it is asked for.
+func elector(c *cli.Context, cluster *kube.Source, named string) (*lease.Elector, error) {
 	if !c.Bool("leader-elect") {
 		return nil, nil
 	}
@@ -204,16 +204,14 @@ func elector(c *cli.Context, cluster *kube.Source, p *publish.Publisher) (*lease
 	if err != nil {
 		return nil, err
 	}
-	return lease.New(cluster.RESTConfig(), cluster.Namespace(), cmp.Or(c.String("lease"), leaseName(p)), identity)
+	return lease.New(cluster.RESTConfig(), cluster.Namespace(), named, identity)
 }
 
-func leaseName(p *publish.Publisher) string {
-	what := p.Policy.Owner
-	for _, target := range p.Targets {
-		what += " " + target.Name
-	}
-	sum := sha256.Sum256([]byte(what))
-	return name + "-" + hex.EncodeToString(sum[:5])
+// leaseName names a Lease after what its holder writes, so that replicas of one
+// Deployment meet and others don't.
+func leaseName(kind string, what ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(what, " ")))
+	return name + kind + "-" + hex.EncodeToString(sum[:5])
 }
 
 // statusHandler answers before there is a watcher: it lives, and is not ready.
