@@ -33,10 +33,17 @@ func oneOf(c *cli.Context, flag string, choices ...string) (string, error) {
 	return "", usagef("--%s is %q, and must be one of %s", flag, c.String(flag), strings.Join(choices, ", "))
 }
 
-func logFlags() []cli.Flag {
+// What --log-format is where it is not given: watchLogger's differs.
+const (
+	logText    = `"text"`
+	logOfWatch = "text on a terminal, else json"
+	logOfPull  = "text; with --refresh json, unless stderr is a terminal"
+)
+
+func logFlags(otherwise string) []cli.Flag {
 	level := stringFlag("log-level", "info", "tell on stderr what is at least `LEVEL`: debug, info, warn, error")
 	format := stringFlag("log-format", "text", "tell it as `FORMAT`: text, json")
-	level.Category, format.Category = categoryOutput, categoryOutput
+	level.Category, format.Category, format.DefaultText = categoryOutput, categoryOutput, otherwise
 	return []cli.Flag{level, format}
 }
 

@@ -62,7 +62,7 @@ func publishFlags() []cli.Flag {
 		timeoutFlag(),
 	}
 	flags = append(flags, sourceFlags()...)
-	return append(append(flags, outputFlag("text", "json")), logFlags()...)
+	return append(append(flags, outputFlag("text", "json")), logFlags(logText)...)
 }
 
 func publishAction(c *cli.Context) error {

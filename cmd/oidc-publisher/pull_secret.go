@@ -103,7 +103,7 @@ func pullSecretFlags() []cli.Flag {
 			boolFlag("refresh", "go on until SIGTERM: a new credential when two thirds of the old one's life are over, and at once a secret that is missing or was changed"),
 			leaderElect, listen,
 		),
-		logFlags(),
+		logFlags(logOfPull),
 		[]cli.Flag{outputFlag("text", "json"), boolFlag("dry-run", "let the API server judge every write and keep none"), timeout},
 	)
 }

@@ -64,7 +64,7 @@ func verifyFlags() []cli.Flag {
 		durationFlag("timeout", 30*time.Second, "give up after `DURATION`; with --wait-for-kid it bounds the wait, 2h by default"),
 	}
 	flags = append(flags, sourceFlags()...)
-	return append(append(flags, outputFlag("text", "json", "junit")), logFlags()...)
+	return append(append(flags, outputFlag("text", "json", "junit")), logFlags(logText)...)
 }
 
 func relyingPartyNames() []string {

@@ -61,11 +61,13 @@ func watchFlags() []cli.Flag {
 		stringFlag("canary", "", "mint tokens for `NAMESPACE/SERVICEACCOUNT` to learn which key signs (default: this program's own, else default/default)"),
 	}
 	for _, flag := range publishFlags() {
-		if names := flag.Names(); names[0] != "dry-run" && names[0] != "output" {
+		switch flag.Names()[0] {
+		case "dry-run", "output", "log-level", "log-format":
+		default:
 			flags = append(flags, flag)
 		}
 	}
-	return flags
+	return append(flags, logFlags(logOfWatch)...)
 }
 
 func watchAction(c *cli.Context) error {
