@@ -320,7 +320,7 @@ func local(err error) string {
 	case errors.As(err, &network):
 		return network.Error()
 	case errors.As(err, &request):
-		return request.Err.Error()
+		return gate.Unanswered(request.Err)
 	}
 	return ""
 }

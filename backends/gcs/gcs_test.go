@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -239,6 +240,24 @@ func TestErrors(t *testing.T) {
 			plain(t, "Put", b.Put(t.Context(), object("x"), publish.IfAbsent()), test.want)
 		})
 	}
+}
+
+// TestUntrusted: Cloud Storage behind a certificate of nobody's.
+func TestUntrusted(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	t.Setenv("STORAGE_EMULATOR_HOST", server.URL)
+	b := open(t, "bucket")
+	for what, err := range map[string]error{"Get": getting(t.Context(), b), "Put": b.Put(t.Context(), object("x"), publish.IfAbsent())} {
+		plain(t, what, err, "unknown authority: if it is your own, name the authority's certificate in SSL_CERT_FILE, or the directory that holds it in SSL_CERT_DIR")
+	}
+}
+
+func getting(ctx context.Context, b publish.Backend) error {
+	_, err := b.Get(ctx, jwks)
+	return err
 }
 
 func answer(status int, reason string) http.HandlerFunc {

@@ -353,7 +353,7 @@ func local(who string, err error) string {
 	}
 	var request *url.Error
 	if errors.As(err, &request) {
-		return fmt.Sprintf("no answer from %s: %v", who, request.Err)
+		return fmt.Sprintf("no answer from %s: %s", who, gate.Unanswered(request.Err))
 	}
 	var failure smithy.APIError
 	if errors.As(err, &failure) {

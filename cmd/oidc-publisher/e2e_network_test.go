@@ -165,7 +165,7 @@ func TestPrivateCA(t *testing.T) {
 		"issuer, known":        {exitDone, nil, []string{"publish", "--kubeconfig", kubeconfig, "--to", target}, nil},
 		"verify, unknown":      {exitRefused, []string{unknown}, []string{"verify", labIssuer}, []string{"its authority is a private one", "SSL_CERT_FILE"}},
 		"verify, known":        {exitDone, nil, []string{"verify", labIssuer}, nil},
-		"store, unknown":       {exitFailed, []string{unknown, "AWS_MAX_ATTEMPTS=1"}, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS, "--no-verify"}, []string{overTLS, "unknown authority"}},
+		"store, unknown":       {exitFailed, []string{unknown, "AWS_MAX_ATTEMPTS=1"}, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS, "--no-verify"}, []string{overTLS, "unknown authority", "SSL_CERT_FILE", "SSL_CERT_DIR"}},
 		"store, AWS_CA_BUNDLE": {exitDone, []string{unknown, known}, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS, "--no-verify"}, nil},
 		"store, SSL_CERT_FILE": {exitDone, nil, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS}, nil},
 	} {

@@ -56,13 +56,14 @@ func unknownAuthority(err error) (cause, cure string) {
 	chain := sentChain(err)
 	switch {
 	case len(chain) == 1 && chain[0].Subject.String() == chain[0].Issuer.String():
-		return "the certificate is self-signed", "get one from a public certificate authority: relying parties in the cloud can't be told to trust it"
+		return "the certificate is self-signed",
+			"get one from a public certificate authority: relying parties in the cloud can't be told to trust it; for a test " + httpx.TrustCure
 	case len(chain) == 1:
 		return "the server sends no intermediate certificate, or its authority is a private one",
-			"serve the full chain (fullchain.pem, not cert.pem); if the authority is private, get a public certificate, or set SSL_CERT_FILE here and the same at every relying party"
+			"serve the full chain (fullchain.pem, not cert.pem); if the authority is private, get a public certificate, or " + httpx.TrustCure + ", here and at every relying party"
 	default:
 		return "the certificate authority is not among the trusted ones",
-			"get a certificate from a public authority; where relying parties trust a private one, set SSL_CERT_FILE to it for this check"
+			"get a certificate from a public authority; where relying parties trust a private one, " + httpx.TrustCure + ", for this check"
 	}
 }
 

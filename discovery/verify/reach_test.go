@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,9 @@ func TestCertificates(t *testing.T) {
 			c := find(t, r, "document-tls")
 			if c.Status != tc.status || !strings.Contains(c.Cause, tc.cause) {
 				t.Errorf("%+v, want %s with %q", c, tc.status, tc.cause)
+			}
+			if untrusted := slices.Contains([]string{"self-signed", "no intermediate", "not among the trusted"}, tc.cause); untrusted != (strings.Contains(c.Cure, "SSL_CERT_FILE") && strings.Contains(c.Cure, "SSL_CERT_DIR")) {
+				t.Errorf("cure %q", c.Cure)
 			}
 			if tc.status == verify.Fail {
 				only(t, r, "document-tls", verify.Fail, tc.cause)

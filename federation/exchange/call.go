@@ -141,7 +141,7 @@ func (c caller) once(ctx context.Context, target string, header http.Header, bod
 // may quote the remote side.
 func (c caller) noAnswer(ctx context.Context, host string, err error) error {
 	failure := httpx.FailureOf(err)
-	return &UnavailableError{Service: c.service, Host: host, Attempts: 1, Reason: string(failure), Err: ctx.Err(), final: failure.TLS() || ctx.Err() != nil}
+	return &UnavailableError{Service: c.service, Host: host, Attempts: 1, Reason: string(failure) + failure.Cure(), Err: ctx.Err(), final: failure.TLS() || ctx.Err() != nil}
 }
 
 func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byte, error) {

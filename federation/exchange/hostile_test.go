@@ -347,7 +347,7 @@ func TestNobodyThere(t *testing.T) {
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	for _, s := range steps() {
-		for address, want := range map[string]string{closed.URL: "connection refused (4 attempts)", strange.URL: "not trusted"} {
+		for address, want := range map[string]string{closed.URL: "connection refused (4 attempts)", strange.URL: "not trusted: if it is your own, name the authority's certificate in SSL_CERT_FILE, or the directory that holds it in SSL_CERT_DIR"} {
 			_, err := s.made(t, w, address, quick()).Exchange(t.Context(), w.token(t, s.audience, time.Hour))
 			var later *exchange.UnavailableError
 			if !errors.As(err, &later) || !strings.Contains(err.Error(), want) {

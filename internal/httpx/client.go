@@ -72,6 +72,18 @@ func (f Failure) TLS() bool {
 	}
 }
 
+// TrustCure makes Go programs trust an authority of one's own.
+const TrustCure = "name the authority's certificate in SSL_CERT_FILE, or the directory that holds it in SSL_CERT_DIR"
+
+// Cure is what to add to a message about the failure, with what joins them,
+// where this machine's settings can mend it.
+func (f Failure) Cure() string {
+	if f == CertificateUnknown {
+		return ": if it is your own, " + TrustCure
+	}
+	return ""
+}
+
 // FailureOf tells the kind of an error of http.Client.Do or of reading a body.
 // The error's own text may quote the remote side: show the kind instead.
 func FailureOf(err error) Failure {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"unicode"
 
+	"oidc-publisher/internal/httpx"
 	"oidc-publisher/publish"
 )
 
@@ -72,6 +73,12 @@ func Ended(ctx context.Context, err error) error {
 		}
 	}
 	return nil
+}
+
+// Unanswered describes the error of a request that got no answer, by what this
+// machine knows of it.
+func Unanswered(err error) string {
+	return err.Error() + httpx.FailureOf(err).Cure()
 }
 
 // IsWord reports whether what a store calls an error may be repeated: it is a

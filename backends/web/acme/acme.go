@@ -205,7 +205,7 @@ func (n *news) none(err error) {
 		return
 	}
 	n.failed = text
-	n.Log.Error("there is no certificate from the ACME authority yet, and it is asked again", "host", n.Host, "directory", n.Directory, "error", err)
+	n.Log.Error("there is no certificate from the ACME authority yet, and it is asked again", "host", n.Host, "directory", n.Directory, "error", text+httpx.FailureOf(err).Cure())
 }
 
 // pausing is what autocert says for a minute after an order failed.

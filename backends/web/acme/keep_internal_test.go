@@ -4,8 +4,12 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"io"
+	"log"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -88,5 +92,26 @@ func TestKeepEnds(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("it goes on waiting for the authority")
+	}
+}
+
+// TestUntrusted: an authority behind a certificate that nobody vouches for.
+func TestUntrusted(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	var said strings.Builder
+	c, err := New(Config{Host: "issuer.example.com", Directory: server.URL, Storage: t.TempDir(), Log: slog.New(slog.NewTextHandler(&said, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.obtain(t.Context())
+	if err == nil {
+		t.Fatal("it gave a certificate")
+	}
+	n := news{Config: c.Config}
+	if n.none(err); !strings.Contains(said.String(), "SSL_CERT_FILE") || !strings.Contains(said.String(), "SSL_CERT_DIR") {
+		t.Errorf("it says %q", &said)
 	}
 }
