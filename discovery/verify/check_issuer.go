@@ -65,6 +65,19 @@ const (
 	internal  reach = "an internal name"
 )
 
+// Reaches reports whether somebody at one host can be thought to reach the
+// other, by their names alone.
+func Reaches(from, to string) bool {
+	switch reachOf(to) {
+	case public:
+		return true
+	case loopback:
+		return reachOf(from) == loopback
+	default:
+		return reachOf(from) != public
+	}
+}
+
 // reachOf judges a host by its name alone.
 func reachOf(host string) reach {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")

@@ -160,7 +160,7 @@ func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byt
 	if status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500 {
 		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: retryAfter(resp.Header, c.now())}
 	}
-	return nil, &RefusedError{Service: c.service, Status: status, Code: clean(code, secrets...), Reason: reason}
+	return nil, &RefusedError{Service: c.service, Host: host, Status: status, Code: clean(code, secrets...), Reason: reason}
 }
 
 func leadingTo(resp *http.Response, secrets []string) string {

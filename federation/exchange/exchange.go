@@ -37,8 +37,8 @@ type Credential struct {
 // RefusedError is an answer of the service that says no: the same token will
 // be refused again.
 type RefusedError struct {
-	// Service is who refused, as a person would call it.
-	Service string
+	// Service is who refused, as a person would call it, and Host where.
+	Service, Host string
 	// Status is the HTTP status code of the answer.
 	Status int
 	// Code is the service's own name for its reason ("invalid_grant",

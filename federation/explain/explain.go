@@ -4,9 +4,11 @@
 package explain
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -70,40 +72,101 @@ func Refusal(ctx context.Context, refused *exchange.RefusedError, opts Options) 
 		e.Cause, e.Cure = impersonation(refused, claims, opts)
 		return e
 	}
-	var unseen string
-	if e.Cause, e.Cure, unseen = issuerFault(ctx, claims, opts); e.Cause != "" {
-		return e
-	}
+	found := look(ctx, claims, refused, opts)
+	settings, otherwise := provider, anyProvider
 	if opts.Service == verify.GCP {
-		e.Cause, e.Cure = federation(refused, claims, opts)
-	} else {
-		e.Cause, e.Cure = provider(refused, claims, opts)
+		settings, otherwise = federation, anyFederation
 	}
-	if unseen != "" {
-		e.Cause += " (" + unseen + ")"
+	hint := settings(refused, claims, opts)
+	likeliest, aside := cmp.Or(found.first, hint, otherwise(claims, opts)), ""
+	switch {
+	case found.hidden != fault{}: // what is served there was not seen
+		likeliest = cmp.Or(found.token, hint, found.hidden)
+		if likeliest != found.hidden && refused.Status == http.StatusUnauthorized {
+			aside = "and once that is mended: " + found.hidden.cause
+		}
+	case likeliest != found.first:
+		aside = found.unseen
+	}
+	e.Cause, e.Cure = likeliest.cause, likeliest.cure
+	if aside != "" {
+		e.Cause += " (" + aside + ")"
 	}
 	return e
 }
 
-// issuerFault judges what the service could see of issuer and token. unseen
-// says what could not be looked at from here.
-func issuerFault(ctx context.Context, claims exchange.Claims, opts Options) (cause, cure, unseen string) {
+// fault is a cause and what to do about it, in a line each.
+type fault struct{ cause, cure string }
+
+// findings are what is wrong with issuer and token.
+type findings struct {
+	// first is what stands first in the report, token what is wrong with the
+	// token wherever its issuer is, and hidden an issuer that the service
+	// can't reach.
+	first, token, hidden fault
+	// unseen says what could not be looked at from here.
+	unseen string
+}
+
+// look judges what the service could see of issuer and token. An issuer
+// without a public host is a fault only where the service is out of its reach,
+// and then comes after what is known of token and settings: who runs all on
+// one machine, or had keys uploaded, would else hear of nothing else.
+func look(ctx context.Context, claims exchange.Claims, refused *exchange.RefusedError, opts Options) (found findings) {
 	report, err := verify.Run(ctx, verify.Options{
 		Issuer: claims.Issuer, Token: opts.Token, Audience: first(claims.Audience),
 		For: []verify.RelyingParty{opts.Service}, Transport: opts.Transport, Now: opts.Now, Timeout: issuerTimeout,
 	})
 	if err != nil {
-		return "", "", "there was no time to look at the public issuer"
+		found.unseen = "there was no time to look at the public issuer"
 	}
 	for _, check := range report.Checks {
+		bad := fault{faultLine(claims, check), line(check.Cure)}
 		switch {
+		case check.ID == "issuer-host" && (check.Status == verify.Warn || check.Status == verify.Fail):
+			found.notPublic(claims, check, refused, opts)
+		case strings.HasSuffix(check.ID, "issuer-host"):
 		case check.Status == verify.Fail:
-			return faultLine(claims, check), line(check.Cure), ""
-		case check.Status == verify.Error && unseen == "":
-			unseen = "what could not be checked from here: " + faultLine(claims, check)
+			found.first = cmp.Or(found.first, bad)
+			if ofToken(check.ID) {
+				found.token = cmp.Or(found.token, bad)
+			}
+		case check.Status == verify.Error && found.unseen == "":
+			found.unseen = "what could not be checked from here: " + bad.cause
 		}
 	}
-	return "", "", unseen
+	return found
+}
+
+// notPublic judges an issuer whose host is not public.
+func (f *findings) notPublic(claims exchange.Claims, check verify.Check, refused *exchange.RefusedError, opts Options) {
+	if verify.Reaches(hostOf("//"+refused.Host), hostOf(claims.Issuer)) {
+		return
+	}
+	f.hidden = fault{
+		faultLine(claims, check),
+		"publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the present one as a second while its tokens live",
+	}
+	if opts.Service == verify.GCP {
+		f.hidden.cure += "; or upload the keys to the provider (gcloud iam workload-identity-pools providers update-oidc --jwk-json-path)"
+	}
+}
+
+// ofToken tells the checks to which nothing matters that the issuer serves.
+func ofToken(id string) bool {
+	switch id {
+	case "token-key", "token-signature":
+		return false
+	}
+	return strings.HasPrefix(id, "token-") || strings.HasSuffix(id, "issuer-url") || strings.HasSuffix(id, "-audience-length")
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
 }
 
 // faultLine names the issuer where the check is of the issuer's documents.
@@ -119,51 +182,73 @@ func faultLine(claims exchange.Claims, check verify.Check) string {
 }
 
 // provider explains what only the organisation's settings at Cloudsmith can
-// be the cause of.
-func provider(refused *exchange.RefusedError, claims exchange.Claims, opts Options) (cause, cure string) {
+// be the cause of, where answer or token hint at one of them.
+func provider(refused *exchange.RefusedError, claims exchange.Claims, opts Options) fault {
 	const usual = "https://api.cloudsmith.io"
 	switch {
 	case refused.Status == http.StatusNotFound:
-		return fmt.Sprintf("there is no organisation %q at this address", opts.Org), "take --org from the URL of the workspace, and check --cloudsmith-url"
+		return fault{fmt.Sprintf("there is no organisation %q at this address", opts.Org), "take --org from the URL of the workspace, and check --cloudsmith-url"}
 	case refused.Status == http.StatusBadRequest:
-		return fmt.Sprintf("there is no service account %q in the organisation %q, or the OpenID Connect provider does not list it", opts.ServiceSlug, opts.Org),
-			"take --service-slug from the service account's page, and add the account to the provider"
+		return fault{
+			fmt.Sprintf("there is no service account %q in the organisation %q, or the OpenID Connect provider does not list it", opts.ServiceSlug, opts.Org),
+			"take --service-slug from the service account's page, and add the account to the provider",
+		}
 	case refused.Status == http.StatusUnprocessableEntity:
-		return "Cloudsmith takes neither this organisation and service account nor the form of the token", "check --org and --service-slug"
+		return fault{"Cloudsmith takes neither this organisation and service account nor the form of the token", "check --org and --service-slug"}
 	case !slices.Contains(claims.Audience, usual):
-		return line(fmt.Sprintf("the token is for the audience %q, and providers usually require the claim aud to be %q", first(claims.Audience), usual)),
-			"have tokens made for that audience, or make this one the provider's claim aud"
+		return fault{
+			line(fmt.Sprintf("the token is for the audience %q, and providers usually require the claim aud to be %q", first(claims.Audience), usual)),
+			"have tokens made for that audience, or make this one the provider's claim aud",
+		}
 	default:
-		return line(fmt.Sprintf("issuer and token are sound, so no enabled OpenID Connect provider of the organisation %q has the URL %q, claims that this token meets, and the service account %q",
-				opts.Org, claims.Issuer, opts.ServiceSlug)),
-			"compare the provider's settings, character by character; a claim's value may end in .* to match any rest"
+		return fault{}
 	}
 }
 
+func anyProvider(claims exchange.Claims, opts Options) fault {
+	return fault{
+		line(fmt.Sprintf("issuer and token are sound, so no enabled OpenID Connect provider of the organisation %q has the URL %q, claims that this token meets, and the service account %q",
+			opts.Org, claims.Issuer, opts.ServiceSlug)),
+		"compare the provider's settings, character by character; a claim's value may end in .* to match any rest",
+	}
+}
+
+// compare is where the settings of a pool's provider can be seen.
+const compare = "compare with: gcloud iam workload-identity-pools providers describe"
+
 // federation explains what only the settings of the pool's provider can be the
 // cause of, by the error codes of Google's Security Token Service.
-func federation(refused *exchange.RefusedError, claims exchange.Claims, opts Options) (cause, cure string) {
-	const describe = "compare with: gcloud iam workload-identity-pools providers describe"
+func federation(refused *exchange.RefusedError, claims exchange.Claims, opts Options) fault {
 	mentions := func(word string) bool { return strings.Contains(strings.ToLower(refused.Reason), word) }
 	expected := "https://iam.googleapis.com/" + opts.Provider
 	theirs := slices.Contains(claims.Audience, expected) || slices.Contains(claims.Audience, "//iam.googleapis.com/"+opts.Provider)
 	const longest = 127
 	switch {
 	case refused.Code == "invalid_target":
-		return "there is no such provider, or it or its pool is disabled or deleted: " + opts.Provider,
-			"check the project number, the pool and the provider in --provider"
+		return fault{
+			"there is no such provider, or it or its pool is disabled or deleted: " + opts.Provider,
+			"check the project number, the pool and the provider in --provider",
+		}
 	case len(claims.Subject) > longest:
-		return fmt.Sprintf("the subject has %d bytes, and google.subject takes %d", len(claims.Subject), longest), "use shorter names, or another attribute mapping"
+		return fault{fmt.Sprintf("the subject has %d bytes, and google.subject takes %d", len(claims.Subject), longest), "use shorter names, or another attribute mapping"}
 	case refused.Code == "unauthorized_client" || mentions("attribute condition"):
-		return line(fmt.Sprintf("the provider's attribute condition rejects the subject %q", claims.Subject)), describe + " (attributeCondition)"
+		return fault{line(fmt.Sprintf("the provider's attribute condition rejects the subject %q", claims.Subject)), compare + " (attributeCondition)"}
+	case mentions("connecting"): // to the issuer
+		return fault{}
 	case mentions("audience") || refused.Code == "invalid_grant" && !theirs:
-		return line(fmt.Sprintf("the token is for the audience %q, and the provider takes %q unless it has a list of allowed audiences", first(claims.Audience), expected)),
-			"have tokens made for that audience, or add this one to the provider's allowed audiences"
+		return fault{
+			line(fmt.Sprintf("the token is for the audience %q, and the provider takes %q unless it has a list of allowed audiences", first(claims.Audience), expected)),
+			"have tokens made for that audience, or add this one to the provider's allowed audiences",
+		}
 	case mentions("issuer"):
-		return line(fmt.Sprintf("the provider's issuer URI is not %q, byte for byte", claims.Issuer)), describe + " (oidc.issuerUri)"
+		return fault{line(fmt.Sprintf("the provider's issuer URI is not %q, byte for byte", claims.Issuer)), compare + " (oidc.issuerUri)"}
 	default:
-		return "issuer and token are sound, so it is the provider's settings: issuer URI, allowed audiences, attribute mapping or uploaded keys", describe
+		return fault{}
 	}
+}
+
+func anyFederation(exchange.Claims, Options) fault {
+	return fault{"issuer and token are sound, so it is the provider's settings: issuer URI, allowed audiences, attribute mapping or uploaded keys", compare}
 }
 
 // impersonation explains a refusal of the second step.

@@ -1,6 +1,7 @@
 package explain_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -33,13 +34,15 @@ type world struct {
 	options    explain.Options
 	audience   string
 	life       time.Duration
+	// remote has the services at their public names instead of on loopback.
+	remote bool
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, issuer string) *world {
 	t.Helper()
 	w := &world{internet: testserver.NewInternet(t), api: testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: issuer}), life: time.Hour}
 	w.api.AddServiceAccount("team", "puller")
-	w.internet.Route("issuer.example.com", w.api.PublicFace())
+	w.internet.Route(strings.TrimPrefix(issuer, "https://"), w.api.PublicFace())
 	w.cloudsmith, w.google = testserver.StartCloudsmith(t, w.internet), testserver.StartGoogle(t, w.internet)
 	w.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
 		Issuer: issuer, Services: []string{"puller"}, Claims: map[string]string{"aud": usual, "sub": "system:serviceaccount:team:.*"},
@@ -57,9 +60,19 @@ func (w *world) exchange(t *testing.T) explain.Explanation {
 		t.Fatal(err)
 	}
 	w.options.Token = discovery.NewToken(token)
-	e, err := exchange.Cloudsmith(exchange.CloudsmithConfig{Org: w.options.Org, Service: w.options.ServiceSlug, URL: w.cloudsmith.URL})
+	calling := exchange.Calling{Transport: w.options.Transport}
+	toCloudsmith := exchange.CloudsmithConfig{Org: w.options.Org, Service: w.options.ServiceSlug, Calling: calling}
+	toGoogle := exchange.GCPConfig{Provider: w.options.Provider, ServiceAccount: w.options.ServiceAccount, Calling: calling}
+	if w.remote {
+		w.internet.Route("api.cloudsmith.io", w.cloudsmith)
+		w.internet.Route("sts.googleapis.com", w.google)
+	} else {
+		toCloudsmith.URL, toGoogle.STSURL, toGoogle.IAMURL = w.cloudsmith.URL, w.google.URL, w.google.URL
+		toCloudsmith.Transport, toGoogle.Transport = nil, nil
+	}
+	e, err := exchange.Cloudsmith(toCloudsmith)
 	if w.options.Service == verify.GCP {
-		e, err = exchange.GCP(exchange.GCPConfig{Provider: w.options.Provider, ServiceAccount: w.options.ServiceAccount, STSURL: w.google.URL, IAMURL: w.google.URL})
+		e, err = exchange.GCP(toGoogle)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +139,7 @@ func TestCauses(t *testing.T) {
 	} {
 		for _, service := range c.services {
 			t.Run(c.name+" at "+string(service), func(t *testing.T) {
-				w := newWorld(t)
+				w := newWorld(t, issuer)
 				w.options.Service, w.audience = service, usual
 				if service == verify.GCP {
 					w.audience = "https://iam.googleapis.com/" + provider
@@ -140,9 +153,75 @@ func TestCauses(t *testing.T) {
 	}
 }
 
+// TestIssuerThatIsNotPublic: it is named first only where the service is out of
+// its reach and nothing else is known to be wrong, and never left out.
+func TestIssuerThatIsNotPublic(t *testing.T) {
+	const (
+		loopback, private, inside = "https://localhost", "https://10.1.2.3", "https://kubernetes.default.svc"
+		remoteOnly                = "a loopback address reaches this machine only"
+	)
+	refuse := func(status int, body string) func(*world) {
+		return func(w *world) {
+			w.cloudsmith.Next(testserver.AnswerWith(status, body))
+			w.google.Next(testserver.AnswerWith(status, body))
+		}
+	}
+	vague := refuse(401, `{"detail": "OIDC token cannot be authenticated."}`)
+	cantConnect := refuse(400, `{"error": "invalid_grant", "error_description": "Error connecting to the given credential's issuer."}`)
+	for _, c := range []struct {
+		name    string
+		service verify.RelyingParty
+		issuer  string
+		remote  bool
+		spoil   func(*world)
+		want    string
+		also    string // "" is for: nothing of the issuer's host
+	}{
+		{"loopback, nothing else", verify.Cloudsmith, loopback, true, vague, "the issuer https://localhost: " + remoteOnly, remoteOnly},
+		{"private, nothing else", verify.Cloudsmith, private, true, vague, "the issuer https://10.1.2.3: the host is a private address", "private"},
+		{"in the cluster, nothing else", verify.Cloudsmith, inside, true, vague, "the issuer https://kubernetes.default.svc: the name exists inside the cluster only", "inside"},
+		{"nothing is published", verify.Cloudsmith, loopback, true, func(w *world) { vague(w); w.internet.Route("localhost", http.NotFoundHandler()) }, "the issuer https://localhost: " + remoteOnly, remoteOnly},
+		{"audience", verify.Cloudsmith, loopback, true, func(w *world) { vague(w); w.audience = "vault" }, `the token is for the audience "vault"`, remoteOnly},
+		{"expired", verify.Cloudsmith, loopback, true, func(w *world) { vague(w); w.life = -time.Hour }, "the token has expired", remoteOnly},
+		{"expired in the cluster", verify.Cloudsmith, inside, true, func(w *world) { vague(w); w.life = -time.Hour }, "the token has expired", "inside the cluster only"},
+		{"slug", verify.Cloudsmith, loopback, true, func(w *world) { w.options.ServiceSlug = "admin" }, `there is no service account "admin"`, ""},
+
+		{"all on one machine", verify.Cloudsmith, loopback, false, vague, "issuer and token are sound, so no enabled OpenID Connect provider", ""},
+		{"all in one network", verify.Cloudsmith, private, false, vague, "issuer and token are sound, so no enabled OpenID Connect provider", ""},
+		{"audience on one machine", verify.Cloudsmith, loopback, false, func(w *world) { w.audience = "vault" }, `the token is for the audience "vault"`, ""},
+		{"expired on one machine", verify.Cloudsmith, loopback, false, func(w *world) { w.life = -time.Hour }, "the token has expired", ""},
+		{"nothing is published on one machine", verify.Cloudsmith, loopback, false, func(w *world) { w.internet.Route("localhost", http.NotFoundHandler()) }, "the issuer https://localhost: nothing is published at this address", ""},
+
+		{"loopback, nothing else", verify.GCP, loopback, true, cantConnect, "the issuer https://localhost: " + remoteOnly, remoteOnly},
+		{"in the cluster, nothing else", verify.GCP, inside, true, cantConnect, "the issuer https://kubernetes.default.svc: the name exists inside the cluster only", "inside"},
+		{"uploaded keys, attribute condition", verify.GCP, inside, true, func(w *world) {
+			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: inside, Condition: func(map[string]any) bool { return false }})
+		}, "the provider's attribute condition rejects the subject", ""},
+		{"uploaded keys, audience", verify.GCP, inside, true, func(w *world) { w.audience = "vault" }, `the token is for the audience "vault"`, ""},
+	} {
+		t.Run(c.name+" at "+string(c.service), func(t *testing.T) {
+			w := newWorld(t, c.issuer)
+			w.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{Issuer: c.issuer, Services: []string{"puller"}, Claims: map[string]string{"aud": usual}})
+			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: c.issuer})
+			w.options.Service, w.audience, w.remote = c.service, usual, c.remote
+			if c.service == verify.GCP {
+				w.audience = "https://iam.googleapis.com/" + provider
+			}
+			c.spoil(w)
+			got := w.exchange(t)
+			if !strings.HasPrefix(got.Cause, c.want) {
+				t.Errorf("cause %q, want %q", got.Cause, c.want)
+			}
+			if says := strings.Contains(got.Cause, cmp.Or(c.also, "reaches this machine only")); says != (c.also != "") {
+				t.Errorf("cause %q", got.Cause)
+			}
+		})
+	}
+}
+
 // TestTrust: what a person copies to the other side.
 func TestTrust(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, issuer)
 	mint := func(audience string) discovery.Token {
 		token, err := w.api.MintToken("team", "puller", audience, time.Hour)
 		if err != nil {
