@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +218,17 @@ func TestPullSecretOutput(t *testing.T) {
 	}
 	if r := p.pull(exitDone, p.cloudsmithArgs(each, "--min-remaining", "3h")...); !r.Exchanged || r.Namespaces[1].Outcome != "updated" {
 		t.Errorf("not fresh for so long: %+v", r)
+	}
+	// It is told once that no secret is ever fresh for so long.
+	always := regexp.MustCompile(`^oidc-publisher: warning: --min-remaining is no less than the credential's whole life, so every run exchanges anew: ` +
+		`give a little more than the time between two runs life=(2h0m0s|1h59m\S+) min_remaining=2h0m0s\n$`)
+	for least, want := range map[string]*regexp.Regexp{"119m": regexp.MustCompile(`^$`), "2h": always} {
+		p.cloudsmith.SetLifetime(time.Hour)
+		p.must(exitDone, p.cloudsmithArgs(each)...) // what is there serves for less long
+		p.cloudsmith.SetLifetime(2 * time.Hour)
+		if got := p.must(exitDone, p.cloudsmithArgs(each, "--min-remaining", least)...); !strings.Contains(got.stdout, "updated") || !want.MatchString(got.stderr) {
+			t.Errorf("%s of two hours: %+v", least, got)
+		}
 	}
 
 	p.cluster.Apply(t, object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": "c"}, "type": "Opaque"})

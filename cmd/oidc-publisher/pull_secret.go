@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -293,6 +294,7 @@ func pullSecretPass(c *cli.Context, p *pulling) error {
 	}
 	done()
 	err = overtime(err, c.Duration("timeout"))
+	warnOfMinRemaining(log, job.MinRemaining, report)
 	for _, r := range report.Results {
 		if r.Outcome == pullsecret.TakenOver || r.Outcome == pullsecret.Replaced {
 			what := "took over the secret of somebody else"
@@ -303,6 +305,19 @@ func pullSecretPass(c *cli.Context, p *pulling) error {
 		}
 	}
 	return errors.Join(printPullReport(c.App.Writer, format, job, report, err), pullVerdict(c.App.ErrWriter, report, err))
+}
+
+// warnOfMinRemaining tells whoever never finds a secret fresh: each run sends the
+// token, and spends of what the service allows in an hour.
+func warnOfMinRemaining(log *slog.Logger, least time.Duration, report pullsecret.Report) {
+	switch {
+	case least == 0 || !report.Exchanged:
+	case report.Expiry.IsZero():
+		log.Warn("the service does not say when the credential expires, so every run exchanges anew: leave --min-remaining out, or use --refresh")
+	case report.Life <= least:
+		log.Warn("--min-remaining is no less than the credential's whole life, so every run exchanges anew: give a little more than the time between two runs",
+			"life", report.Life.Round(time.Second), "min_remaining", least)
+	}
 }
 
 // pullVerdict tells what failed and returns the exit code's error.

@@ -42,9 +42,11 @@ type Report struct {
 	// Results are in the order of the namespaces' names.
 	Results []Result
 	// Exchanged says whether there was an exchange, and Expiry when its
-	// credential expires, zero if the service does not say.
+	// credential expires, zero if the service does not say, and for how long
+	// it lived when it was got.
 	Exchanged bool
 	Expiry    time.Time
+	Life      time.Duration
 }
 
 // Count is the number of namespaces with one of these outcomes.
@@ -147,6 +149,9 @@ func (j *Job) write(ctx context.Context, report *Report) error {
 		return fmt.Errorf("the credential has expired already, at %s: is this machine's clock right?", c.Expiry.Format(time.RFC3339))
 	}
 	report.Exchanged, report.Expiry = true, c.Expiry
+	if !c.Expiry.IsZero() {
+		report.Life = c.Expiry.Sub(c.at)
+	}
 	w := j.writer()
 	results := report.Results
 	var mu sync.Mutex
