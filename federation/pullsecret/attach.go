@@ -37,7 +37,7 @@ func (c *Cluster) changeAll(ctx context.Context, namespace string, accounts []st
 }
 
 // patience is for a service account that others write to all the time.
-var patience = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.3, Jitter: 1, Steps: 40, Cap: 250 * time.Millisecond}
+var patience = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.1, Jitter: 1, Steps: 40}
 
 // changePullSecrets is for an atomic list: it is read and written as a whole,
 // and again where somebody else wrote meanwhile.

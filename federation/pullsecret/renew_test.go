@@ -263,6 +263,17 @@ func TestBadExchanges(t *testing.T) {
 	}
 }
 
+// TestPatience: a Backoff with a Cap ends when it gets there, whatever its Steps.
+func TestPatience(t *testing.T) {
+	tries, waited := 0, time.Duration(0)
+	for left := patience; left.Steps > 0; tries++ {
+		waited += left.Step()
+	}
+	if tries != patience.Steps || waited > 10*time.Second {
+		t.Errorf("%d tries in %v, want %d", tries, waited, patience.Steps)
+	}
+}
+
 // TestHealth: a loop that stands still is dead, but not while an exchange may
 // still be under way.
 func TestHealth(t *testing.T) {
