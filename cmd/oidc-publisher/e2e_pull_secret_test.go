@@ -246,6 +246,20 @@ func TestPullSecretOutput(t *testing.T) {
 	got = p.must(exitDone, p.cloudsmithArgs("--namespace", "c", "--take-over")...)
 	wantLines(t, got.stderr, `oidc-publisher: warning: took over the secret of somebody else namespace=c secret=regcred outcome=replaced`)
 
+	// A service account that does not exist: the secret is written for all that.
+	got = p.must(exitPartly, p.cloudsmithArgs(each, "--attach", "default,nobody", "--attach", "nowhere")...)
+	wantLines(t, got.stdout, `a          regcred  updated  `+expires)
+	wantLines(t, got.stderr,
+		`oidc-publisher: error: secret a/regcred is updated, but service account a/nobody does not exist: create it with kubectl create serviceaccount nobody --namespace=a, or leave it out`,
+		`oidc-publisher: error: service account a/nowhere does not exist`)
+	if !strings.HasSuffix(got.stdout, "Z  nobody (does not exist),nowhere (does not exist)\n") {
+		t.Errorf("%+v", got)
+	}
+	missing := p.pull(exitPartly, p.cloudsmithArgs("--namespace", "b", "--attach", "nobody")...)
+	if n := missing.Namespaces[0]; n.Outcome != "updated" || n.Expiry == nil || !strings.Contains(n.Error, "service account b/nobody does not exist") {
+		t.Errorf("%+v", missing)
+	}
+
 	gone := p.pull(exitDone, p.cloudsmithArgs(each, "--detach", "default")...)
 	wantList(t, "detached", gone.outcomes(), "a detached", "b detached")
 	wantList(t, "detached", gone.Namespaces[0].Accounts, "default")

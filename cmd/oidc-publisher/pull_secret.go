@@ -53,7 +53,7 @@ unless --take-over is given. No secret's content is ever read.
 
 Exit codes: 0 done; 1 all failed; 2 wrong usage; 3 refused, by the service or
 because all secrets are somebody else's; 4 some namespaces failed, the others
-are done.`
+are done, or a secret was written and a service account could not be attached.`
 
 const pullCloudsmithExamples = `
 
@@ -304,7 +304,7 @@ func pullSecretPass(c *cli.Context, p *pulling) error {
 			log.Warn(what, "namespace", r.Namespace, "secret", p.secret.Name, "outcome", r.Outcome)
 		}
 	}
-	return errors.Join(printPullReport(c.App.Writer, format, job, report, err), pullVerdict(c.App.ErrWriter, report, err))
+	return errors.Join(printPullReport(c.App.Writer, format, job, report, err), pullVerdict(c.App.ErrWriter, job, report, err))
 }
 
 // warnOfMinRemaining tells whoever never finds a secret fresh: each run sends the
@@ -321,23 +321,26 @@ func warnOfMinRemaining(log *slog.Logger, least time.Duration, report pullsecret
 }
 
 // pullVerdict tells what failed and returns the exit code's error.
-func pullVerdict(stderr io.Writer, report pullsecret.Report, err error) error {
+func pullVerdict(stderr io.Writer, job *pullsecret.Job, report pullsecret.Report, err error) error {
 	if err != nil {
 		return err
 	}
-	failed, refused := report.Count(pullsecret.Failed), report.Count(pullsecret.Refused)
+	failed, refused, partly := report.Count(pullsecret.Failed), report.Count(pullsecret.Refused), 0
 	for _, r := range report.Results {
-		switch r.Outcome {
-		case pullsecret.Failed:
+		switch {
+		case r.Partly():
+			partly++
+			say(stderr, "error", fmt.Sprintf("secret %s/%s is %s, but %v", r.Namespace, job.Secret.Name, outcomeText(r.Outcome, job.DryRun), r.Err))
+		case r.Outcome == pullsecret.Failed:
 			say(stderr, "error", r.Err.Error())
-		case pullsecret.Refused:
+		case r.Outcome == pullsecret.Refused:
 			say(stderr, "refused", strings.TrimPrefix(r.Err.Error(), pullsecret.ErrRefused.Error()+": "))
 		}
 	}
 	switch bad := failed + refused; {
-	case bad == 0:
+	case bad == 0 && partly == 0:
 		return nil
-	case bad < len(report.Results)-report.Count(pullsecret.Skipped):
+	case partly > 0 || bad < len(report.Results)-report.Count(pullsecret.Skipped):
 		return &exitError{exitPartly}
 	case failed == 0:
 		return &exitError{exitRefused}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -42,7 +43,7 @@ func printPullReport(w io.Writer, format string, job *pullsecret.Job, report pul
 	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "NAMESPACE\tSECRET\tOUTCOME\tEXPIRES\tSERVICE ACCOUNTS")
 	for _, r := range report.Results {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", printable(r.Namespace), job.Secret.Name, outcomeText(r.Outcome, job.DryRun), expiryOf(r), strings.Join(r.Accounts, ","))
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", printable(r.Namespace), job.Secret.Name, outcomeText(r.Outcome, job.DryRun), expiryOf(r), accountsOf(r))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -64,6 +65,19 @@ func outcomeText(o pullsecret.Outcome, dryRun bool) string {
 		return string(o) + " (dry run)"
 	}
 	return string(o)
+}
+
+// accountsOf are those that were attached or detached, and those that were not.
+func accountsOf(r pullsecret.Result) string {
+	names := slices.Clone(r.Accounts)
+	for _, failed := range r.Unattached {
+		why := "failed"
+		if failed.Absent {
+			why = "does not exist"
+		}
+		names = append(names, failed.Account+" ("+why+")")
+	}
+	return strings.Join(names, ",")
 }
 
 func expiryOf(r pullsecret.Result) string {

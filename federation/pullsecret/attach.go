@@ -12,28 +12,55 @@ import (
 	"k8s.io/client-go/util/retry"
 )
 
+// AccountError is a service account whose imagePullSecrets could not be
+// changed.
+type AccountError struct {
+	Namespace, Account string
+	// Absent is set where there is no such account.
+	Absent bool
+	Err    error
+}
+
+// Error names the account and what mends it.
+func (e *AccountError) Error() string {
+	if e.Absent {
+		return fmt.Sprintf("service account %s/%s does not exist: create it with kubectl create serviceaccount %[2]s --namespace=%[1]s, or leave it out", e.Namespace, e.Account)
+	}
+	return fmt.Sprintf("service account %s/%s: %v", e.Namespace, e.Account, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *AccountError) Unwrap() error { return e.Err }
+
 // attachAll names the secret in the imagePullSecrets of these service accounts,
 // and returns those where it was not named yet.
-func (c *Cluster) attachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, error) {
+func (c *Cluster) attachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, []*AccountError) {
 	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withSecret(names, secret) })
 }
 
 // detachAll undoes it.
-func (c *Cluster) detachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, error) {
+func (c *Cluster) detachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, []*AccountError) {
 	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withoutSecret(names, secret) })
 }
 
-func (c *Cluster) changeAll(ctx context.Context, namespace string, accounts []string, dryRun bool, change func([]any) []any) (changed []string, err error) {
+func (c *Cluster) changeAll(ctx context.Context, namespace string, accounts []string, dryRun bool, change func([]any) []any) (changed []string, failed []*AccountError) {
 	for _, account := range accounts {
-		did, failed := c.changePullSecrets(ctx, namespace, account, dryRun, change)
+		did, err := c.changePullSecrets(ctx, namespace, account, dryRun, change)
 		if did {
 			changed = append(changed, account)
 		}
-		if failed != nil {
-			err = errors.Join(err, fmt.Errorf("service account %s/%s: %w", namespace, account, failed))
+		if err != nil {
+			failed = append(failed, &AccountError{Namespace: namespace, Account: account, Absent: apierrors.IsNotFound(err), Err: err})
 		}
 	}
-	return changed, err
+	return changed, failed
+}
+
+func joined(failed []*AccountError) (err error) {
+	for _, f := range failed {
+		err = errors.Join(err, f)
+	}
+	return err
 }
 
 // patience is for a service account that others write to all the time.
@@ -57,10 +84,7 @@ func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string,
 		}
 		return c.replaceServiceAccount(ctx, namespace, name, account, dryRun)
 	})
-	switch {
-	case apierrors.IsNotFound(err):
-		err = fmt.Errorf("it does not exist: %w", err)
-	case apierrors.IsForbidden(err):
+	if apierrors.IsForbidden(err) {
 		err = fmt.Errorf("%w: a role for get and update on serviceaccounts is missing", err)
 	}
 	return changed && err == nil, err

@@ -132,8 +132,7 @@ func (j *Job) leave(ctx context.Context, results []Result) error {
 		r := &results[i]
 		if r.Outcome == "" {
 			r.Outcome = Unchanged
-			r.Accounts, r.Err = j.Cluster.attachAll(ctx, r.Namespace, j.Attach, j.Secret.Name, j.DryRun)
-			*r = r.judged()
+			*r = r.attached(j.Cluster.attachAll(ctx, r.Namespace, j.Attach, j.Secret.Name, j.DryRun))
 		}
 	})
 }
@@ -181,7 +180,8 @@ func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 	report := Report{Results: make([]Result, len(names))}
 	return report, each(ctx, len(names), func(i int) {
 		r := Result{Namespace: names[i], Outcome: Unchanged}
-		if r.Accounts, r.Err = j.Cluster.detachAll(ctx, names[i], accounts, j.Secret.Name, j.DryRun); len(r.Accounts) > 0 {
+		changed, failed := j.Cluster.detachAll(ctx, names[i], accounts, j.Secret.Name, j.DryRun)
+		if r.Accounts, r.Err = changed, joined(failed); len(changed) > 0 {
 			r.Outcome = Detached
 		}
 		report.Results[i] = r.judged()

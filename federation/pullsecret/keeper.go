@@ -207,7 +207,7 @@ func (k *Keeper) process(ctx context.Context, queue workqueue.TypedRateLimitingI
 		return
 	}
 	k.observe(namespace, *c, r)
-	if r.Outcome == Failed {
+	if r.Err != nil && r.Outcome != Refused {
 		queue.AddRateLimited(namespace)
 		return
 	}

@@ -252,6 +252,19 @@ func TestKeeperRenews(t *testing.T) {
 	}
 }
 
+// TestKeeperAttachesLater: an account that is made after the secret gets it.
+func TestKeeperAttachesLater(t *testing.T) {
+	w := newWorld(t)
+	k := w.keep(Namespaces{Names: []string{"default"}}, func(c *KeeperConfig) { c.Attach = []string{"late"} })
+	within(t, 30*time.Second, k.has("default"))
+	within(t, 30*time.Second, k.says("service account default/late does not exist"))
+	within(t, 30*time.Second, k.shows("/metrics", `oidc_publisher_pull_secret_writes_total{outcome="created"} 1`))
+	within(t, 30*time.Second, k.shows("/metrics", `oidc_publisher_pull_secret_namespaces{state="failing"} 1`))
+	w.Apply(t, object{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": map[string]any{"name": "late", "namespace": "default"}})
+	within(t, 30*time.Second, k.says("msg=attached namespace=default account=late"))
+	within(t, 30*time.Second, k.shows("/metrics", `oidc_publisher_pull_secret_namespaces{state="current"} 1`))
+}
+
 // TestTwoKeepers that compete for no Lease, as in a rolling update, come to rest:
 // the newest credential stays. With other registries each they can't, and go
 // about it slowly.

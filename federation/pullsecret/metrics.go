@@ -32,7 +32,7 @@ func newMetrics(registry prometheus.Registerer, k *Keeper) *metrics {
 		lastExchange: prometheus.NewGauge(gauge("last_exchange_timestamp_seconds", "When an exchange last succeeded, in seconds since 1970.")),
 		expiry:       prometheus.NewGauge(gauge("credential_expiry_timestamp_seconds", "When the newest credential expires, in seconds since 1970; 0 where the service does not say.")),
 		writes:       prometheus.NewCounterVec(counter("pull_secret_writes_total", "Pull secrets written by outcome: created, updated, repaired, taken-over or replaced."), []string{"outcome"}),
-		failures:     prometheus.NewCounterVec(counter("pull_secret_failures_total", "Failed tries to write the pull secret, by namespace. A namespace where none failed has no series."), []string{"namespace"}),
+		failures:     prometheus.NewCounterVec(counter("pull_secret_failures_total", "Failed tries to write the pull secret or to attach it, by namespace. A namespace where none failed has no series."), []string{"namespace"}),
 		leader:       prometheus.NewGauge(gauge("leader", "1 on the replica that writes, 0 on those that stand by.")),
 	}
 	registry.MustRegister(m.exchanges, m.lastExchange, m.expiry, m.writes, m.failures, m.leader, newCensus(k))
@@ -54,10 +54,10 @@ func (m *metrics) exchanged(c credential, err error) {
 }
 
 func (m *metrics) wrote(r Result) {
-	switch {
-	case r.Outcome == Failed || r.Outcome == Refused:
+	if r.Err != nil {
 		m.failures.WithLabelValues(r.Namespace).Inc()
-	case r.Outcome.wrote():
+	}
+	if r.Outcome.wrote() {
 		m.writes.WithLabelValues(string(r.Outcome)).Inc()
 	}
 }

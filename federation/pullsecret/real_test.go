@@ -380,9 +380,9 @@ func TestAttach(t *testing.T) {
 		}
 	})
 	for range 5 {
-		w.run(Outcome(map[bool]string{true: "created", false: "updated"}[len(references()) == 2]))
+		report := w.run(Outcome(map[bool]string{true: "created", false: "updated"}[len(references()) == 2]))
 		if got := references(); !slices.Equal(got, []string{"theirs", "another", "regcred"}) {
-			t.Errorf("attached: %q", got)
+			t.Errorf("attached: %q: %v", got, report.Results[0].Err)
 		}
 		report, err := w.job.Detach(t.Context(), []string{"default"})
 		if err != nil {
@@ -405,9 +405,19 @@ func TestAttach(t *testing.T) {
 	}
 	w.wants(report, Unchanged)
 	w.job.Attach = []string{"default", "nobody"}
-	if r := w.run(Failed).Results[0]; !slices.Equal(r.Accounts, []string{"default"}) || !strings.Contains(r.Err.Error(), "service account default/nobody: it does not exist") {
+	const absent = "service account default/nobody does not exist: create it with kubectl create serviceaccount nobody --namespace=default, or leave it out"
+	if r := w.run(Created).Results[0]; !slices.Equal(r.Accounts, []string{"default"}) || !r.Partly() || r.Err.Error() != absent || r.Expiry.IsZero() {
 		t.Errorf("%+v", r)
 	}
+	w.job.MinRemaining = time.Minute
+	if r := w.run(Unchanged).Results[0]; len(r.Accounts) != 0 || !r.Partly() || r.Err.Error() != absent {
+		t.Errorf("with a fresh secret: %+v", r)
+	}
+	gone, err := w.job.Detach(t.Context(), []string{"nobody"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wants(gone, Failed)
 }
 
 // TestTheOnlySecretOfAnAccount is its list.

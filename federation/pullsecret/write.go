@@ -45,10 +45,26 @@ type Result struct {
 	Accounts []string
 	// Expiry is when the secret's credential expires, if that is known.
 	Expiry time.Time
-	// Err is why it was Refused or Failed.
-	Err error
+	// Err is why it was Refused or Failed. With any other outcome the secret
+	// is as it should be, and Unattached are service accounts that don't have
+	// it for all that.
+	Err        error
+	Unattached []*AccountError
 
 	seen *seen
+}
+
+// Partly reports whether the secret is as it should be and something else failed.
+func (r Result) Partly() bool { return len(r.Unattached) > 0 && r.Err != nil }
+
+// attached is the result with what came of attaching.
+func (r Result) attached(changed []string, failed []*AccountError) Result {
+	r.Accounts, r.Unattached, r.Err = changed, failed, joined(failed)
+	if terminating(r.Err) {
+		r.Unattached = nil
+		return r.judged()
+	}
+	return r
 }
 
 // seen is what was found before there was a credential, nil for no secret.
@@ -74,10 +90,10 @@ const tries = 5
 func (w *writer) write(ctx context.Context, namespace string, c credential, known *seen) Result {
 	r := Result{Namespace: namespace, Expiry: c.Expiry}
 	r.Outcome, r.Err = w.put(ctx, namespace, c, known)
-	if r.Err == nil && r.Outcome != Skipped {
-		r.Accounts, r.Err = w.cluster.attachAll(ctx, namespace, w.attach, w.secret.Name, w.dryRun)
+	if r = r.judged(); r.Err != nil || r.Outcome == Skipped {
+		return r
 	}
-	return r.judged()
+	return r.attached(w.cluster.attachAll(ctx, namespace, w.attach, w.secret.Name, w.dryRun))
 }
 
 // judged gives an error its outcome.
