@@ -113,7 +113,7 @@ func (s server) explainStatus(r request, a answer) error {
 	case a.status == http.StatusUnauthorized:
 		return fmt.Errorf("%s: %w (HTTP 401): the token or certificate is wrong, expired or of another cluster: log in again or renew the kubeconfig", where, ErrUnauthorized)
 	case a.status == http.StatusForbidden && genuine:
-		return s.explainForbidden(r, status)
+		return s.explainForbidden(verb(r)+" "+r.String(), r.allow, status.Message)
 	case a.status == http.StatusForbidden:
 		return fmt.Errorf("%s: %s %w (HTTP 403) by something that is no API server: a proxy or firewall on the way?", where, r, ErrForbidden)
 	case a.status == http.StatusNotFound && isDiscovery(r.path):
@@ -148,8 +148,8 @@ func (s server) explainNotInstalled(r request) error {
 		s.address(), ErrNotInstalled, r, hint)
 }
 
-func (s server) explainForbidden(r request, status kubeStatus) error {
-	user := userOf(status.Message)
+func (s server) explainForbidden(what string, allow func(subject string) string, message string) error {
+	user := userOf(message)
 	if user == "" {
 		user = s.user()
 	}
@@ -160,8 +160,8 @@ func (s server) explainForbidden(r request, status kubeStatus) error {
 	if user != "" {
 		who = fmt.Sprintf("user %q", user)
 	}
-	return fmt.Errorf("API server %s: %s is %w to %s %s (HTTP 403): an administrator can allow it with: %s",
-		s.address(), who, ErrForbidden, verb(r), r, r.allow(subject(user)))
+	return fmt.Errorf("API server %s: %s is %w to %s (HTTP 403): an administrator can allow it with: %s",
+		s.address(), who, ErrForbidden, what, allow(subject(user)))
 }
 
 func verb(r request) string {

@@ -84,9 +84,6 @@ func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string,
 		}
 		return c.replaceServiceAccount(ctx, namespace, name, account, dryRun)
 	})
-	if apierrors.IsForbidden(err) {
-		err = fmt.Errorf("%w: a role for get and update on serviceaccounts is missing", err)
-	}
 	return changed && err == nil, err
 }
 

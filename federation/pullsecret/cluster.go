@@ -41,11 +41,12 @@ const (
 type Cluster struct {
 	metadata metadata.Interface
 	rest     rest.Interface
+	explain  Explain
 }
 
 // Connect prepares the connection and makes no request. Nothing but the API
 // server's own fairness limits how many requests are made.
-func Connect(config *rest.Config) (*Cluster, error) {
+func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
 	own := rest.CopyConfig(config)
 	own.QPS = -1
 	own.Wrap(func(next http.RoundTripper) http.RoundTripper { return boundedTransport{next} })
@@ -57,7 +58,7 @@ func Connect(config *rest.Config) (*Cluster, error) {
 	}
 	// A redirect would lead the credentials astray.
 	client = &http.Client{Transport: client.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	c := new(Cluster)
+	c := &Cluster{explain: explain}
 	if c.metadata, err = metadata.NewForConfigAndClient(own, client); err != nil {
 		return nil, err
 	}
@@ -68,7 +69,7 @@ func Connect(config *rest.Config) (*Cluster, error) {
 // find reads type and metadata of a secret, nil if there is none. The API
 // server's table, which kubectl shows, has both and not the content.
 func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, error) {
-	rows, err := c.table(ctx, c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name))
+	rows, err := c.table(ctx, secretRight(namespace, name).to("get"), c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name))
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
@@ -82,7 +83,7 @@ func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, err
 
 // findAll is find for all namespaces in one request, for who may list them.
 func (c *Cluster) findAll(ctx context.Context, name string) (map[string]*found, error) {
-	rows, err := c.table(ctx, c.rest.Get().AbsPath("/api/v1/secrets").Param("fieldSelector", "metadata.name="+name))
+	rows, err := c.table(ctx, right{verbs: []string{"list"}, resource: "secrets", name: name}.to("list"), c.rest.Get().AbsPath("/api/v1/secrets").Param("fieldSelector", "metadata.name="+name))
 	if err != nil {
 		return nil, err
 	}
@@ -93,12 +94,12 @@ func (c *Cluster) findAll(ctx context.Context, name string) (map[string]*found, 
 	return all, nil
 }
 
-func (c *Cluster) table(ctx context.Context, request *rest.Request) ([]found, error) {
+func (c *Cluster) table(ctx context.Context, asked Asked, request *rest.Request) ([]found, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	body, err := bodyOf(request.SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Param("includeObject", "Metadata").Do(ctx))
 	if err != nil {
-		return nil, err
+		return nil, c.explain(ctx, asked, err)
 	}
 	return readTable(body)
 }
@@ -141,16 +142,17 @@ func (c *Cluster) apply(ctx context.Context, namespace, name string, body []byte
 	defer cancel()
 	_, err := c.metadata.Resource(secrets).Namespace(namespace).Patch(ctx, name, types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: Manager, Force: &force, DryRun: dryRunOption(dryRun), FieldValidation: metav1.FieldValidationStrict})
-	return err
+	return c.explain(ctx, secretRight(namespace, name).to("patch"), err)
 }
 
 // remove deletes that very secret.
 func (c *Cluster) remove(ctx context.Context, f found) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return c.metadata.Resource(secrets).Namespace(f.meta.Namespace).Delete(ctx, f.meta.Name, metav1.DeleteOptions{
+	err := c.metadata.Resource(secrets).Namespace(f.meta.Namespace).Delete(ctx, f.meta.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &f.meta.UID, ResourceVersion: &f.meta.ResourceVersion},
 	})
+	return c.explain(ctx, secretRight(f.meta.Namespace, f.meta.Name, "delete").to("delete"), err)
 }
 
 // list returns the namespaces with these labels, page by page.
@@ -171,7 +173,8 @@ func (c *Cluster) list(ctx context.Context, selector string) (all []metav1.Parti
 func (c *Cluster) page(ctx context.Context, options metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return c.metadata.Resource(namespaces).List(ctx, options)
+	page, err := c.metadata.Resource(namespaces).List(ctx, options)
+	return page, c.explain(ctx, right{verbs: []string{"list"}, resource: "namespaces"}.to("list"), err)
 }
 
 // serviceAccount reads one, whatever fields it has.
@@ -180,7 +183,7 @@ func (c *Cluster) serviceAccount(ctx context.Context, namespace, name string) (a
 	defer cancel()
 	body, err := bodyOf(c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "serviceaccounts", name).Do(ctx))
 	if err != nil {
-		return nil, err
+		return nil, c.explain(ctx, accountRight(namespace, name).to("get"), err)
 	}
 	return account, json.Unmarshal(body, &account)
 }
@@ -198,7 +201,7 @@ func (c *Cluster) replaceServiceAccount(ctx context.Context, namespace, name str
 	if dryRun {
 		request = request.Param("dryRun", metav1.DryRunAll)
 	}
-	return request.Do(ctx).Error()
+	return c.explain(ctx, accountRight(namespace, name).to("update"), request.Do(ctx).Error())
 }
 
 func dryRunOption(dryRun bool) []string {

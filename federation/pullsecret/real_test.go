@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -13,9 +15,9 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/discovery/kube"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/internal/testserver"
 )
@@ -47,11 +49,13 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) connect(user string) *Cluster {
 	w.t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", w.WriteKubeconfig(w.t, user))
+	source, err := kube.New(kube.Config{Kubeconfig: w.WriteKubeconfig(w.t, user)})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c, err := Connect(config)
+	c, err := Connect(source.RESTConfig(), func(ctx context.Context, asked Asked, err error) error {
+		return source.Explain(ctx, kube.Asked(asked), err)
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -323,7 +327,7 @@ func TestAHoleAndAQuota(t *testing.T) {
 	w.job.Cluster = w.connect("publisher")
 	w.job.Namespaces.Names = []string{"a", "b", "c"}
 	report := w.run(Created, Failed, Failed)
-	for i, says := range []string{"", "a role for get, create and patch on secrets", "exceeded quota: full"} {
+	for i, says := range []string{"", "is not allowed to get secret regcred in namespace b (HTTP 403)", "exceeded quota: full, requested: secrets=1, used: secrets=0, limited: secrets=0: a quota is full, or an admission policy forbids it"} {
 		if err := report.Results[i].Err; err != nil && !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, want %q", err, says)
 		}
@@ -331,6 +335,45 @@ func TestAHoleAndAQuota(t *testing.T) {
 	if n := report.Count(Failed, Refused); n != 2 {
 		t.Errorf("%d failed", n)
 	}
+}
+
+// TestMissingRights: each refusal names user, server and object, and what it
+// says to do is enough.
+func TestMissingRights(t *testing.T) {
+	w := newWorld(t)
+	kubectl, admin := testserver.Require(t, "kubectl"), w.WriteKubeconfig(t, "admin")
+	w.namespace("a")
+	w.CreateServiceAccount(t, "a", "default")
+	w.job.Cluster, w.job.Namespaces.Names, w.job.Attach = w.connect("publisher"), []string{"a"}, []string{"default"}
+	obey := func(err error, refused string, verbs []string, attributes object) {
+		t.Helper()
+		says, commands, found := strings.Cut(fmt.Sprint(err), ": an administrator can allow it with: ")
+		if want := "API server " + strings.TrimPrefix(w.Servers[0].URL(), "https://") + `: user "publisher" is not allowed to ` + refused + " (HTTP 403)"; !found || !strings.HasSuffix(says, want) {
+			t.Fatalf("error %v, want %q", err, want)
+		}
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(commands, "kubectl", kubectl))
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+admin)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", commands, err, out)
+		}
+		for _, verb := range verbs {
+			attributes["verb"] = verb
+			w.AwaitUser(t, "publisher", true, object{"resourceAttributes": attributes})
+		}
+	}
+	obey(w.run(Failed).Results[0].Err, "get secret regcred in namespace a", []string{"get", "create", "patch"},
+		object{"namespace": "a", "resource": "secrets", "name": "regcred"})
+	obey(w.run(Created).Results[0].Err, "get serviceaccount default in namespace a", []string{"get", "update"},
+		object{"namespace": "a", "resource": "serviceaccounts", "name": "default"})
+	if r := w.run(Updated).Results[0]; r.Err != nil || !slices.Equal(r.Accounts, []string{"default"}) {
+		t.Errorf("%+v", r)
+	}
+
+	w.job.Namespaces.Names = nil
+	_, err := w.job.Run(t.Context())
+	obey(err, "list namespaces", []string{"list"}, object{"resource": "namespaces"})
+	w.job.Namespaces.Except = []string{"kube-*", "default", "oidc*"}
+	w.run(Updated)
 }
 
 // role is the least that a namespace has to give: every verb for one name.

@@ -3,6 +3,7 @@ package pullsecret
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -117,13 +118,13 @@ func (s *source) ListWithContext(ctx context.Context, options metav1.ListOptions
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	list, err := s.cluster.metadata.Resource(s.resource).Namespace(s.namespace).List(limited, s.selected(options))
-	s.tell(ctx, "list", err)
+	s.tell(ctx, limited, "list", err)
 	return list, err
 }
 
 func (s *source) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	w, err := s.cluster.metadata.Resource(s.resource).Namespace(s.namespace).Watch(ctx, s.selected(options))
-	s.tell(ctx, "watch", err)
+	s.tell(ctx, ctx, "watch", err)
 	return w, err
 }
 
@@ -135,9 +136,11 @@ func (s *source) Watch(options metav1.ListOptions) (watch.Interface, error) {
 	return s.WatchWithContext(context.Background(), options)
 }
 
-func (s *source) tell(ctx context.Context, verb string, err error) {
+func (s *source) tell(ctx, within context.Context, verb string, err error) {
 	if err != nil {
-		err = fmt.Errorf("%s %s: %w", verb, s.resource.Resource, err)
+		needed := right{verbs: []string{"list", "watch"}, resource: s.resource.Resource, namespace: s.namespace}
+		needed.name, _ = strings.CutPrefix(s.options.FieldSelector, "metadata.name=")
+		err = fmt.Errorf("%s %s: %w", verb, s.resource.Resource, s.cluster.explain(within, needed.to(verb), err))
 	}
 	if ctx.Err() == nil {
 		s.told(err)

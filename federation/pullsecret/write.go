@@ -209,7 +209,7 @@ func explain(err error, namespace, name string) error {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%s: the namespace does not exist: %w", what, err)
 	case apierrors.IsForbidden(err) && !terminating(err):
-		return fmt.Errorf("%s: %w: a role for get, create and patch on secrets in this namespace is missing, or a quota is full", what, err)
+		return fmt.Errorf("%s: %w: a quota is full, or an admission policy forbids it", what, err)
 	case apierrors.IsInvalid(err):
 		return fmt.Errorf("%s: %w: where it is immutable, --take-over replaces it", what, err)
 	default:
