@@ -40,9 +40,9 @@ func fullSite(t testing.TB) *web.Site {
 	return site
 }
 
-// fetch asks once, with a connection of its own, and is quick about it.
+// fetch asks once, with a connection of its own.
 func fetch(address string) error {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	resp, err := client.Get("http://" + address + "/a/openid/v1/jwks")
 	if err != nil {
 		return err
@@ -57,6 +57,14 @@ func fetch(address string) error {
 	return nil
 }
 
+const (
+	whole = "GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\n\r\n"
+	body  = "POST /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow"
+)
+
+// never is what a client says that never says what it wants.
+var never = []string{"", "GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nX-Slow: ", "P", body}
+
 // TestSlowloris: 5,000 connections that never say what they want, and 1,000 that
 // rest after an answer, stop nobody from being answered.
 func TestSlowloris(t *testing.T) {
@@ -68,35 +76,69 @@ func TestSlowloris(t *testing.T) {
 			c.Close()
 		}
 	}()
-	dial := func(text string) {
+	crowd(t, func(text string) {
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
 		conns = append(conns, conn)
 		_, _ = io.WriteString(conn, text) // it may have been closed to make room
-	}
-	for i := range 1000 {
-		dial("GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\n\r\n")
-		if i%100 == 99 {
-			if err := fetch(address); err != nil {
-				t.Fatalf("with %d resting: %v", i+1, err)
-			}
+	}, func() error { return fetch(address) })
+}
+
+// crowd brings all of them, and asks in between.
+func crowd(t *testing.T, dial func(says string), ask func() error) {
+	t.Helper()
+	for i := range 6000 {
+		if i < 1000 {
+			dial(whole)
+		} else {
+			dial(never[i%len(never)])
 		}
-	}
-	for i := range 5000 {
-		dial([]string{"", "GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nX-Slow: ", "P", "POST /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow"}[i%4])
-		if i%100 == 99 {
-			if err := fetch(address); err != nil {
-				t.Fatalf("with %d slow: %v", i+1, err)
-			}
+		if i%100 != 99 {
+			continue
+		}
+		if err := ask(); err != nil {
+			t.Fatalf("after %d: %v", i+1, err)
 		}
 	}
 	for range 20 {
-		if err := fetch(address); err != nil {
+		if err := ask(); err != nil {
 			t.Errorf("with all of them: %v", err)
 		}
 	}
+}
+
+// TestSlowlorisTakesNoTime: nobody waits until the slow ones are let go.
+func TestSlowlorisTakesNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		listener := make(pipes)
+		serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, nil)
+		connect := func(says string) net.Conn {
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close() })
+			listener <- far
+			_, _ = io.WriteString(near, says) // it may have been closed to make room
+			return near
+		}
+		crowd(t, func(says string) {
+			conn := connect(says)
+			go func() { _, _ = io.Copy(io.Discard, conn) }() // as a kernel takes in an answer
+			time.Sleep(time.Millisecond)
+		}, func() error {
+			began := time.Now()
+			conn := connect(whole)
+			defer conn.Close()
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return err
+			}
+			if took := time.Since(began); resp.StatusCode != http.StatusOK || took != 0 {
+				return fmt.Errorf("HTTP status %d after %v", resp.StatusCode, took)
+			}
+			return nil
+		})
+	})
 }
 
 // needFiles demands that the process may open so many.
