@@ -184,7 +184,7 @@ func briefly(t *testing.T, call func(context.Context) error) error {
 	defer cancel()
 	begin := time.Now()
 	err := call(ctx)
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 15*time.Second {
 		t.Errorf("took %v in spite of the deadline", took)
 	}
 	if !errors.Is(err, context.DeadlineExceeded) {

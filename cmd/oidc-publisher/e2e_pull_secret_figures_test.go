@@ -55,7 +55,7 @@ func TestPullSecretFigures(t *testing.T) {
 	w := p.refresh(args...)
 	w.ready()
 	p.namespaces("late")
-	t.Logf("--refresh: a new namespace has its secret after %v", eventually(t, 10*time.Second, "a new namespace", func() error {
+	t.Logf("--refresh: a new namespace has its secret after %v", eventually(t, 30*time.Second, "a new namespace", func() error {
 		_, there := p.secretIfAny("late")
 		return errorUnless(there, "it has none")
 	}).Round(time.Millisecond))

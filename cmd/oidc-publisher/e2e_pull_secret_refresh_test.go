@@ -97,12 +97,12 @@ func TestPullSecretInAThousandNamespaces(t *testing.T) {
 	first := w.metric("process_resident_memory_bytes")
 
 	p.cluster.Delete(t, object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": names[0]}})
-	eventually(t, 5*time.Second, "a deleted secret is back", func() error {
+	eventually(t, life/4, "a deleted secret is back", func() error {
 		_, back := p.secretIfAny(names[0])
 		return errorUnless(back, "it is not there")
 	})
 	p.namespaces("late")
-	eventually(t, 5*time.Second, "a new namespace is served", func() error {
+	eventually(t, life/4, "a new namespace is served", func() error {
 		_, there := p.secretIfAny("late")
 		return errorUnless(there, "it has none")
 	})
@@ -168,11 +168,11 @@ func TestPullSecretLeaders(t *testing.T) {
 		t.Errorf("%d exchanges by two replicas", n)
 	}
 	first.Stop()
-	eventually(t, 10*time.Second, "the other leads", func() error {
+	eventually(t, 14*time.Second, "the other leads, before the Lease would have run out", func() error {
 		return errorUnless(second.metric("oidc_publisher_leader") == 1, "it does not")
 	})
 	p.namespaces("b")
-	eventually(t, 5*time.Second, "it serves", func() error {
+	eventually(t, 30*time.Second, "it serves", func() error {
 		_, there := p.secretIfAny("b")
 		return errorUnless(there, "b has none")
 	})

@@ -276,7 +276,7 @@ func TestServeTerminates(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := func() string { return readyFile(t, stderr.Name()) }
-	eventually(t, 20*time.Second, "it waits", func() error {
+	eventually(t, 30*time.Second, "it waits", func() error {
 		if !strings.Contains(said(), "waiting") {
 			return errors.New(said())
 		}

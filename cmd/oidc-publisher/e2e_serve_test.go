@@ -122,7 +122,7 @@ func TestServeDir(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, discovery.JWKSPath), []byte(before[:len(before)/2]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "complaint", func() error {
+	eventually(t, 30*time.Second, "complaint", func() error {
 		if !strings.Contains(s.Output(), "can't be served") {
 			return os.ErrNotExist
 		}

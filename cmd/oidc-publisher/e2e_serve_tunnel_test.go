@@ -139,7 +139,7 @@ func TestServeTunnel(t *testing.T) {
 	f := l.serveFar(sshd, append(flags, "--kubeconfig", kubeconfig, "--interval", "1s", "--ready-file", ready)...)
 	f.prints(laptop + "\n")
 	f.says("tunnel up")
-	eventually(t, 10*time.Second, "503", func() error {
+	eventually(t, 30*time.Second, "503", func() error {
 		status, err := l.status(laptop)
 		if err == nil && status != http.StatusServiceUnavailable {
 			err = fmt.Errorf("HTTP status %d", status)
@@ -154,7 +154,7 @@ func TestServeTunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.says("documents served")
-	eventually(t, 10*time.Second, "ready file", func() error {
+	eventually(t, 30*time.Second, "ready file", func() error {
 		text, err := os.ReadFile(ready)
 		if err == nil && string(text) != laptop+"\n" {
 			err = fmt.Errorf("it is %q", text)

@@ -258,7 +258,7 @@ func TestWatchWithLeaderElection(t *testing.T) {
 	first.signal(syscall.SIGSTOP)
 	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: keys[1]})
 	took := eventually(t, 60*time.Second, "the other leads", leads(second))
-	eventually(t, 12*time.Second, "the new key", holds(dir, keys[0].ID, keys[1].ID))
+	eventually(t, 30*time.Second, "the new key", holds(dir, keys[0].ID, keys[1].ID))
 	t.Logf("frozen: the other led %v later", took.Round(100*time.Millisecond))
 	first.signal(syscall.SIGCONT)
 	first.says("standing by", "")
@@ -270,10 +270,10 @@ func TestWatchWithLeaderElection(t *testing.T) {
 	began := time.Now()
 	second.Stop()
 	ended := time.Since(began)
-	took = eventually(t, 10*time.Second, "the first leads again", leads(first))
+	took = eventually(t, 14*time.Second, "the first leads again, before the Lease would have run out", leads(first))
 	t.Logf("SIGTERM: ended after %v, the other led %v later", ended.Round(time.Millisecond), took.Round(100*time.Millisecond))
 	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: keys[2]})
-	eventually(t, 12*time.Second, "the third key", holds(dir, keys[0].ID, keys[1].ID, keys[2].ID))
+	eventually(t, 30*time.Second, "the third key", holds(dir, keys[0].ID, keys[1].ID, keys[2].ID))
 	if result := l.publish("--kubeconfig", kubeconfig, "--to", dir, "--no-verify"); result.Changed {
 		t.Errorf("something was left to do: %+v", result)
 	}
@@ -321,7 +321,7 @@ func (l *lab) twoWatchers(rounds int, kubeconfig, first string, replace func() (
 		frozen := watchers[i%2]
 		frozen.signal(syscall.SIGSTOP)
 		ever = append(ever, replace())
-		eventually(l.t, 20*time.Second, "one frozen", l.shows(labIssuer, ever...))
+		eventually(l.t, 30*time.Second, "one frozen", l.shows(labIssuer, ever...))
 		frozen.signal(syscall.SIGCONT)
 		frozen.looks(1)
 		if err := l.shows(labIssuer, ever...)(); err != nil {

@@ -252,7 +252,7 @@ func TestWatchHealsThePublicSide(t *testing.T) {
 	store := server.Client()
 	repairs := func(n int) {
 		t.Helper()
-		eventually(t, 10*time.Second, "repair", func() error {
+		eventually(t, 30*time.Second, "repair", func() error {
 			if got := w.metric("oidc_publisher_repairs_total"); got < float64(n) {
 				return fmt.Errorf("%v repairs, want %d", got, n)
 			}
@@ -269,7 +269,7 @@ func TestWatchHealsThePublicSide(t *testing.T) {
 	_, err = api.Replace("ES256")
 	must(t, err)
 	keys = append(keys, api.KeyIDs()...) // the first one is in its grace
-	eventually(t, 10*time.Second, "rotation", l.shows(labIssuer, keys...))
+	eventually(t, 30*time.Second, "rotation", l.shows(labIssuer, keys...))
 	for _, object := range []string{key, "cluster-a/.well-known/openid-configuration", "cluster-a/.oidc-publisher.json"} {
 		_, err = store.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &bucket, Key: &object})
 		must(t, err)
@@ -282,7 +282,7 @@ func TestWatchHealsThePublicSide(t *testing.T) {
 	server.CreateBucket(t, bucket)
 	w.says("fault", "public issuer") // nobody may read the new bucket
 	server.MakePublic(t, bucket)
-	eventually(t, 20*time.Second, "the new bucket", l.shows(labIssuer, keys...))
+	eventually(t, 30*time.Second, "the new bucket", l.shows(labIssuer, keys...))
 	w.says("works again", "public issuer")
 }
 
@@ -308,7 +308,7 @@ func TestWatchFollowsTheCA(t *testing.T) {
 	t.Cleanup(fresh.Stop)
 	fresh.SetToken("publisher", old.Token("publisher"))
 	fresh.Grant("publisher", testserver.RightDiscovery, testserver.RightMint)
-	eventually(t, 20*time.Second, "a stranger's certificate is refused", func() error {
+	eventually(t, 30*time.Second, "a stranger's certificate is refused", func() error {
 		if lines := w.log("fault"); !slices.ContainsFunc(lines, func(l line) bool { return strings.Contains(l.Error, "not issued by the CA") }) {
 			return fmt.Errorf("%s", said(lines))
 		}

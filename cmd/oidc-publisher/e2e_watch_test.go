@@ -36,7 +36,7 @@ func TestWatchRotations(t *testing.T) {
 	rotate := func(what string, keys testserver.KubeKeys, want ...string) {
 		t.Helper()
 		cluster.Servers[0].RestartWith(t, keys)
-		took := eventually(t, 12*time.Second, what, l.shows(labIssuer, want...))
+		took := eventually(t, 30*time.Second, what, l.shows(labIssuer, want...))
 		t.Logf("%s: public %v after the API server was ready", what, took.Round(time.Millisecond))
 	}
 	rotate("official: published beside the old one", testserver.KubeKeys{Signing: first, Published: []*testserver.KubeKey{first, second}}, first.ID, second.ID)
@@ -46,7 +46,7 @@ func TestWatchRotations(t *testing.T) {
 	rotate("blunt", testserver.KubeKeys{Signing: third}, first.ID, second.ID, third.ID)
 	l.accepts(labIssuer, oldest, middle, l.mint(cluster))
 
-	eventually(t, 12*time.Second, "rotations that were seen", func() error {
+	eventually(t, 30*time.Second, "rotations that were seen", func() error {
 		if got := w.metric("oidc_publisher_rotations_total"); got != 3 {
 			return fmt.Errorf("%v, want 3", got)
 		}
@@ -82,8 +82,8 @@ func TestWatchIsQuiet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "rotation", func() error { return holds(dir, api.KeyIDs()...)() })
-	eventually(t, 20*time.Second, "look at the public side", func() error {
+	eventually(t, 30*time.Second, "rotation", func() error { return holds(dir, api.KeyIDs()...)() })
+	eventually(t, 30*time.Second, "look at the public side", func() error {
 		if n := w.metric("oidc_publisher_public_checks_total", "verdict=pass"); n < 2 {
 			return fmt.Errorf("%v", n)
 		}
@@ -171,7 +171,7 @@ func TestWatchIsNudged(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.signal(syscall.SIGHUP)
-	eventually(t, 10*time.Second, "after SIGHUP", holds(dir, api.KeyIDs()...))
+	eventually(t, 30*time.Second, "after SIGHUP", holds(dir, api.KeyIDs()...))
 
 	if _, err := api.Rotate("ES384"); err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func TestWatchIsNudged(t *testing.T) {
 	if err := api.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "after the connection ended", holds(dir, api.KeyIDs()...))
+	eventually(t, 30*time.Second, "after the connection ended", holds(dir, api.KeyIDs()...))
 }
 
 // TestWatchTerminates: SIGTERM ends it in an orderly way, with exit code 0 and
