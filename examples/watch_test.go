@@ -212,7 +212,7 @@ func (p *plane) serves(t *testing.T, q *pod) {
 	if holders := p.holders(t); len(holders) != 0 {
 		t.Errorf("the Lease is still held by %q", holders)
 	}
-	if log := q.process.Output(); strings.Contains(log, "forbidden") {
+	if log := q.process.Output(); strings.Contains(log, "not allowed") || strings.Contains(log, "may not") {
 		t.Errorf("something was forbidden:\n%s", log)
 	}
 }

@@ -44,7 +44,7 @@ func (s *Source) Explain(ctx context.Context, asked Asked, err error) error {
 	case code == http.StatusForbidden && genuine && !strings.Contains(status.Message, `: User "`): // admission
 		return err
 	case code == http.StatusForbidden && genuine:
-		return at.explainForbidden(asked.What, asked.Allow, status.Message)
+		return at.explainForbidden(refused(asked.What, status.Message), asked.Allow, status.Message)
 	case code == http.StatusForbidden:
 		return fmt.Errorf("API server %s: %w to %s (HTTP 403) by something that is no API server: a proxy or firewall on the way?", at.address(), ErrForbidden, asked.What)
 	case code >= 300 && code < 400:
@@ -56,6 +56,18 @@ func (s *Source) Explain(ctx context.Context, asked Asked, err error) error {
 	default:
 		return err
 	}
+}
+
+// refused is what was asked, by the verb that the API server names: who applies
+// an object that is absent needs the right to create it too.
+func refused(what, message string) string {
+	_, says, found := strings.Cut(message, `" cannot `)
+	verb, _, isVerb := strings.Cut(says, " ")
+	_, object, isObject := strings.Cut(what, " ")
+	if !found || !isVerb || !isObject {
+		return what
+	}
+	return verb + " " + object
 }
 
 // pathOf is the path of the URL that was asked for.
