@@ -51,6 +51,8 @@ func (s *Source) Explain(ctx context.Context, asked Asked, err error) error {
 		return fmt.Errorf("API server %s: redirects (HTTP %d), and credentials are not sent there: set the kubeconfig's server to the API server itself", at.address(), code)
 	case code == http.StatusUnauthorized, code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable:
 		return at.explainStatus(request{}, answerOf(status))
+	case !genuine && code != http.StatusNotFound: // a stranger's text, which may repeat what was sent
+		return fmt.Errorf("API server %s: failed to %s (HTTP %d), and the answer is no API server's: look at its log, and at a proxy or firewall on the way", at.address(), asked.What, code)
 	case code >= 500:
 		return fmt.Errorf("API server %s: %w", at.address(), err)
 	default:

@@ -28,6 +28,8 @@ func TestErrorsOfTheAPIServer(t *testing.T) {
 			k.CA = testserver.StartEmbedded(t, testserver.EmbeddedOptions{}).CA()
 		}, []string{"not issued by the CA", "certificate-authority-data"}},
 		{"firewall", breaking(testserver.FaultBody(403, "text/html", "secret-of-the-page")), []string{"not allowed to", "namespace a", "HTTP 403", "no API server", "firewall"}},
+		{"proxy", breaking(testserver.FaultBody(502, "text/html", "secret-of-the-page")), []string{"HTTP 502", "no API server", "proxy"}},
+		{"web server", breaking(testserver.FaultBody(405, "text/html", "secret-of-the-page")), []string{"HTTP 405", "no API server", "proxy"}},
 		{"redirect", breaking(testserver.FaultRedirect("https://login.example.com/")), []string{"redirects", "HTTP 302", "kubeconfig's server"}},
 		{"no answer", breaking(testserver.FaultHang()), []string{"no answer before the deadline"}},
 		{"admission", breaking(testserver.FaultBody(403, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"admission webhook \"w\" denied the request"}`)),
