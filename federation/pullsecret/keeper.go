@@ -112,6 +112,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if k.Elector == nil {
 		return k.lead(ctx)
 	}
+	k.health.Elects()
 	return k.Elector.Run(ctx, lease.Candidate{
 		Lead: func(ctx context.Context) error {
 			k.Log.Info("leading")
@@ -121,7 +122,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.health.StandBy()
 			k.Log.Info("standing by", "leader", leader)
 		},
-		Told: func(err error) { k.said.outcome("leader election", err) },
+		Told: func(err error) {
+			k.health.Elects()
+			k.said.outcome("leader election", err)
+		},
 	})
 }
 

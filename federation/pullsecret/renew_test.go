@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/lease"
+	"oidc-publisher/internal/lease/leasetest"
 	"oidc-publisher/internal/logtest"
 )
 
@@ -272,6 +275,41 @@ func TestPatience(t *testing.T) {
 	if tries != patience.Steps || waited > 10*time.Second {
 		t.Errorf("%d tries in %v, want %d", tries, waited, patience.Steps)
 	}
+}
+
+// TestAnElectionThatHangs, as a credential plugin can, whatever the deadline of
+// its request: who stands by then would never lead, and a restart helps.
+func TestAnElectionThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		config := new(leasetest.Server).Connect().Config()
+		config.Transport = deaf{ctx.Done()}
+		elector, err := lease.New(config, "default", "lease", "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := NewKeeper(KeeperConfig{Timeout: 30 * time.Second, Elector: elector, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		running.Go(func() { _ = k.Run(ctx) })
+		pass(4 * time.Minute)
+		if text := k.health.Dead(); text != "" {
+			t.Error(text)
+		}
+		pass(2 * time.Minute)
+		if text := k.health.Dead(); !strings.Contains(text, "election") {
+			t.Errorf("it says %q", text)
+		}
+	})
+}
+
+// deaf never answers before it is told to.
+type deaf struct{ end <-chan struct{} }
+
+func (d deaf) RoundTrip(*http.Request) (*http.Response, error) {
+	<-d.end
+	return nil, errors.New("it has ended")
 }
 
 // TestHealth: a loop that stands still is dead, but not while an exchange may
