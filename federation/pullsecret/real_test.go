@@ -374,6 +374,15 @@ func TestMissingRights(t *testing.T) {
 	obey(err, "list namespaces", []string{"list"}, object{"resource": "namespaces"})
 	w.job.Namespaces.Except = []string{"kube-*", "default", "oidc*"}
 	w.run(Updated)
+
+	// The role for more stands beside the one for less.
+	opaque := object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": "a"}, "type": "Opaque"}
+	w.Delete(t, opaque)
+	w.Apply(t, opaque)
+	w.job.TakeOver = true
+	obey(w.run(Failed).Results[0].Err, "delete secret regcred in namespace a", []string{"get", "create", "patch", "delete"},
+		object{"namespace": "a", "resource": "secrets", "name": "regcred"})
+	w.run(Replaced)
 }
 
 // role is the least that a namespace has to give: every verb for one name.

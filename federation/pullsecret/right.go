@@ -51,7 +51,8 @@ func (r right) to(verb string) Asked {
 }
 
 func (r right) allow(subject string) string {
-	role := "oidc-publisher-pull-" + r.resource
+	// A role by the same name for less may be there already.
+	role := "oidc-publisher-" + strings.Join(r.verbs, "-") + "-" + r.resource
 	kind, scope := "clusterrole", ""
 	if r.namespace != "" {
 		kind, scope = "role", " --namespace="+r.namespace
