@@ -42,6 +42,46 @@ func TestAllServersAgree(t *testing.T) {
 	}
 }
 
+// TestAllServersClocks: the earliest counts, and none of an answer that was kept
+// on the way.
+func TestAllServersClocks(t *testing.T) {
+	const (
+		early = "Sat, 03 Jan 2026 04:05:06 GMT"
+		late  = "Sun, 04 Jan 2026 04:05:06 GMT"
+	)
+	kept := []string{early, "30"} // Date and Age
+	for name, tc := range map[string]struct {
+		servers [][]string
+		want    string // "" for none
+	}{
+		"the first is early":  {[][]string{{early}, {late}}, early},
+		"the second is early": {[][]string{{late}, {early}}, early},
+		"the first was kept":  {[][]string{kept, {late}}, late},
+		"the second was kept": {[][]string{{late}, kept}, late},
+		"no date":             {[][]string{{"soon"}, {late}}, late},
+		"none":                {[][]string{kept, kept}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			plane := controlPlane(t, make([]testserver.EmbeddedOptions, len(tc.servers))...)
+			for i, headers := range tc.servers {
+				plane[i].Break("/openid/v1/jwks", func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("Date", headers[0])
+						if len(headers) > 1 {
+							w.Header().Set("Age", headers[1])
+						}
+						next.ServeHTTP(w, r)
+					})
+				})
+			}
+			got := fetch(t, allServers(t, plane[0].Kubeconfig("publisher"))).Time
+			if said := got.Format(http.TimeFormat); tc.want == "" && !got.IsZero() || tc.want != "" && said != tc.want {
+				t.Errorf("time %v, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestAllServersHalfRolled(t *testing.T) {
 	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 2)...)
 	old := plane[0].SigningKeyID()
