@@ -148,9 +148,8 @@ func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.R
 // process itself began, and a clock that was wrong when it started, or stood
 // while the machine slept, is made up for one grace after it was set right.
 // What other processes stamped is judged by this one's clock and the cluster's:
-// a grace is over where both say so. If this one's is behind at the start, or
-// stays behind for a whole grace, or if both are wrong, their graces end too
-// soon or too late by as much.
+// a grace begins at the later of the two, and is over where both say so. If
+// both are wrong, their graces end too soon or too late by as much.
 func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
 	return newPlan(held, fetched, policy, moment{now, now})
 }
@@ -215,16 +214,22 @@ func (p *planner) judgeIssuer() {
 // included, before one of them must be wrong.
 const apart = time.Minute
 
-// judgeClock lets nothing be over before it is by the cluster's clock, which
-// stamps the tokens: this machine's may have started wrong. Without a grace
-// there is nothing to protect.
+// judgeClock stamps nothing earlier, and lets nothing be over earlier, than it
+// is by the cluster's clock, which stamps the tokens: this machine's may have
+// started wrong. Without a grace there is nothing to protect.
 func (p *planner) judgeClock() {
 	cluster := p.fetched.Time
-	if p.policy.Grace == 0 || cluster.IsZero() || p.surely.Sub(cluster) <= apart {
+	if p.policy.Grace == 0 || cluster.IsZero() {
 		return
 	}
-	p.surely = cluster
-	p.warn("this machine's clock is ahead of the API server's, by more than a minute: a retired key is dropped only when its grace is over by both. Set the one that is wrong")
+	if p.surely.Sub(cluster) > apart {
+		p.surely = cluster
+		p.warn("this machine's clock is ahead of the API server's, by more than a minute: a retired key is dropped only when its grace is over by both. Set the one that is wrong")
+	}
+	if cluster.Sub(p.now) > apart {
+		p.now = cluster.UTC()
+		p.warn("this machine's clock is behind the API server's, by more than a minute: the grace of a key that is retired now begins by the API server's. Set the one that is wrong")
+	}
 }
 
 func (p *planner) readHeld() {

@@ -336,6 +336,43 @@ func TestAClockThatIsAhead(t *testing.T) {
 	}
 }
 
+// TestAClockThatIsBehind the cluster's, as a machine's that has none while it is
+// off, takes nothing from a grace: whoever comes next with the right one would
+// else find it over.
+func TestAClockThatIsBehind(t *testing.T) {
+	for name, tc := range map[string]struct {
+		behind time.Duration
+		warns  bool
+	}{
+		"a moment": {behind: 30 * time.Second},
+		"a day":    {behind: 24 * time.Hour, warns: true},
+		"a year":   {behind: 365 * 24 * time.Hour, warns: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, s := keyring{}, newStore(t)
+			s.apply(s.plan(r.snapshot("a"), day, -time.Hour))
+			at := func(passed time.Duration) discovery.Snapshot {
+				snapshot := r.snapshot("b")
+				snapshot.Time = start.Add(passed)
+				return snapshot
+			}
+			plan := s.apply(s.plan(at(0), day, -tc.behind))
+			if warns := strings.Contains(strings.Join(plan.Warnings, "\n"), "clock is behind"); warns != tc.warns {
+				t.Errorf("warnings: %q", plan.Warnings)
+			}
+			for _, next := range []struct {
+				passed  time.Duration
+				dropped bool
+			}{{0, false}, {23 * time.Hour, false}, {25 * time.Hour, true}} {
+				plan := s.plan(at(next.passed), day, next.passed)
+				if dropped := slices.Contains(plan.Changes.Dropped, "a"); dropped != next.dropped {
+					t.Errorf("after %v, by the right clock, dropped: %t", next.passed, dropped)
+				}
+			}
+		})
+	}
+}
+
 func TestDiff(t *testing.T) {
 	r, s := keyring{}, newStore(t)
 	s.apply(s.plan(r.snapshot("a", "b"), day, 0))
