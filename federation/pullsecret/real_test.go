@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -422,15 +421,21 @@ func TestAttach(t *testing.T) {
 	}
 	w.job.DryRun = false
 
-	var over atomic.Bool
-	var busy sync.WaitGroup
-	edits := 0
+	over, busy, edits := make(chan struct{}), sync.WaitGroup{}, 0
 	busy.Go(func() {
-		for pace := time.NewTicker(5 * time.Millisecond); !over.Load(); edits++ {
-			<-pace.C
-			w.Patch(t, path, "application/merge-patch+json", object{"metadata": map[string]any{"annotations": map[string]any{"edit": fmt.Sprint(edits)}}})
+		pace := time.NewTicker(5 * time.Millisecond)
+		defer pace.Stop()
+		for ; ; edits++ {
+			select {
+			case <-over:
+				return
+			case <-pace.C:
+				w.Patch(t, path, "application/merge-patch+json", object{"metadata": map[string]any{"annotations": map[string]any{"edit": fmt.Sprint(edits)}}})
+			}
 		}
 	})
+	settle := sync.OnceFunc(func() { close(over); busy.Wait() })
+	defer settle() // whatever fails before: the editor must not outlive the test
 	for range 5 {
 		report := w.run(Outcome(map[bool]string{true: "created", false: "updated"}[len(references()) == 2]))
 		if got := references(); !slices.Equal(got, []string{"theirs", "another", "regcred"}) {
@@ -446,8 +451,7 @@ func TestAttach(t *testing.T) {
 		}
 		w.Delete(t, object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": "default"}})
 	}
-	over.Store(true)
-	busy.Wait()
+	settle()
 	if edits < 5 {
 		t.Errorf("the other editor wrote only %d times", edits)
 	}
