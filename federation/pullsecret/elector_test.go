@@ -1,0 +1,144 @@
+package pullsecret
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/lease"
+	"oidc-publisher/internal/lease/leasetest"
+	"oidc-publisher/internal/logtest"
+)
+
+// TestAnElectionThatHangsWhileItLeads: it lived as long as each try was told,
+// and lives again when the plugin returns.
+func TestAnElectionThatHangsWhileItLeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := new(leasetest.Server).Connect().Config()
+		plugin := &plugin{next: config.Transport, returns: make(chan struct{}), from: time.Now().Add(time.Hour)}
+		config.Transport = plugin
+		c := candidacy(t, config)
+		pass(time.Hour - time.Minute)
+		c.lives(http.StatusOK, "after an hour")
+		c.leads(true)
+		pass(5 * time.Minute)
+		c.lives(http.StatusOK, "4 minutes after it began to hang")
+		c.leads(false)
+		pass(2 * time.Minute)
+		c.lives(http.StatusServiceUnavailable, "6 minutes after it began to hang")
+		close(plugin.returns)
+		pass(time.Minute)
+		c.lives(http.StatusOK, "once the plugin returned")
+		c.leads(true)
+	})
+}
+
+// TestNobodyCanBeElected is no reason for a restart: each try is answered.
+func TestNobodyCanBeElected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := new(leasetest.Server)
+		server.Fail(errors.New("leases.coordination.k8s.io is forbidden"))
+		c := candidacy(t, server.Connect().Config())
+		pass(time.Hour)
+		c.lives(http.StatusOK, "after an hour of refusals")
+		c.leads(false)
+		if n := strings.Count(c.log.String(), `msg=fault of="leader election"`); n != 1 {
+			t.Errorf("one lasting fault is told %d times:\n%s", n, &c.log)
+		}
+	})
+}
+
+// candidate is a keeper that runs in a bubble of time and has nothing to keep.
+type candidate struct {
+	t      *testing.T
+	keeper *Keeper
+	log    logtest.Log
+}
+
+func candidacy(t *testing.T, leases *rest.Config) *candidate {
+	t.Helper()
+	elector, err := lease.New(leases, "default", "lease", "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := Connect(&rest.Config{Host: "https://kubernetes.example.com", Transport: emptyCluster{}},
+		func(_ context.Context, _ Asked, err error) error { return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &candidate{t: t}
+	c.keeper = NewKeeper(KeeperConfig{
+		Cluster: cluster, Secret: Secret{Name: "regcred"}, Timeout: 30 * time.Second,
+		Elector: elector, Log: slog.New(slog.NewTextHandler(&c.log, nil)),
+		Exchange: func(context.Context) (exchange.Credential, error) {
+			return exchange.Credential{Username: "token", Password: discovery.NewToken(password), Expiry: time.Now().Add(time.Hour)}, nil
+		},
+	}, prometheus.NewRegistry())
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := c.keeper.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return c
+}
+
+func (c *candidate) lives(want int, when string) {
+	c.t.Helper()
+	got := httptest.NewRecorder()
+	c.keeper.Handler(http.NotFoundHandler()).ServeHTTP(got, httptest.NewRequest(http.MethodGet, "/livez", nil))
+	if got.Code != want {
+		c.t.Errorf("%s /livez answers %d %q, want %d", when, got.Code, got.Body, want)
+	}
+}
+
+func (c *candidate) leads(want bool) {
+	c.t.Helper()
+	c.keeper.mu.Lock()
+	defer c.keeper.mu.Unlock()
+	if got := c.keeper.queue != nil; got != want {
+		c.t.Errorf("that it leads is %t:\n%s", got, &c.log)
+	}
+}
+
+// emptyCluster has no namespace, and never will.
+type emptyCluster struct{}
+
+func (emptyCluster) RoundTrip(r *http.Request) (*http.Response, error) {
+	body := io.NopCloser(strings.NewReader(`{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadataList","metadata":{"resourceVersion":"1"}}`))
+	if r.URL.Query().Has("watch") {
+		events, end := io.Pipe()
+		context.AfterFunc(r.Context(), func() { _ = end.Close() })
+		body = events
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: body, Request: r}, nil
+}
+
+// plugin is deaf from some time on until it returns.
+type plugin struct {
+	next    http.RoundTripper
+	from    time.Time
+	returns chan struct{}
+}
+
+func (p *plugin) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !time.Now().Before(p.from) {
+		<-p.returns
+	}
+	return p.next.RoundTrip(r)
+}
