@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -82,8 +83,6 @@ type Report struct {
 	Targets  []TargetReport
 	// Snapshot is what the source said.
 	Snapshot discovery.Snapshot
-	// Unknown are keys to revoke that no target and no API server knows.
-	Unknown []string
 	// Proof is what reading the public issuer back said.
 	Proof Proof
 }
@@ -133,6 +132,9 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 	first := look{snapshot, time.Now()}
 	var all sync.WaitGroup
 	wrong := p.checkIssuer(report.Issuer)
+	if err := p.checkRevoke(ctx, snapshot); err != nil {
+		wrong = slices.Repeat([]error{err}, len(p.Targets))
+	}
 	for i, target := range p.Targets {
 		report.Targets[i] = TargetReport{Target: target, Err: wrong[i]}
 		if wrong[i] == nil {
@@ -140,7 +142,6 @@ func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 		}
 	}
 	all.Wait()
-	report.Unknown = unknownEverywhere(p.Policy.Revoke, report.Targets)
 	report.Proof = p.prove(ctx, report)
 	return report, nil
 }
@@ -233,12 +234,27 @@ func (m *memories) of(target string) *Object {
 	return nil
 }
 
-// unknownEverywhere finds the mistyped among the keys to revoke: one target may
-// never have had a key that another has.
-func unknownEverywhere(revoke []string, targets []TargetReport) []string {
-	return slices.DeleteFunc(slices.Clone(revoke), func(id string) bool {
-		return slices.ContainsFunc(targets, func(t TargetReport) bool { return !slices.Contains(t.Plan.Unknown, id) })
-	})
+// checkRevoke returns a refusal of every target if a key to revoke is known
+// neither to the cluster nor to any of them: it is mistyped, and a revocation
+// can't be taken back. One target may have had a key that the others never had,
+// and one that can't be read may know them all.
+func (p *Publisher) checkRevoke(ctx context.Context, snapshot discovery.Snapshot) error {
+	unknown := slices.Clone(p.Policy.Revoke)
+	for _, target := range p.Targets {
+		if len(unknown) == 0 {
+			return nil
+		}
+		held, err := p.read(ctx, target.Backend)
+		if err != nil {
+			return nil //nolint:nilerr // publishTo finds and tells it
+		}
+		plan := newPlan(held, snapshot, p.Policy, p.clock.read(p.now(), p.Policy.Grace))
+		unknown = slices.DeleteFunc(unknown, func(id string) bool { return !slices.Contains(plan.Unknown, id) })
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	return &RefusedError{Reasons: []error{fmt.Errorf("can't revoke what neither a target nor the cluster knows: %s", strings.Join(unknown, ", "))}}
 }
 
 // Fetch asks the source once. Documents that must not be published (rule 1) are

@@ -524,14 +524,31 @@ func TestAnotherPublisherComesBetweenTwoReads(t *testing.T) {
 	}
 }
 
+// TestRevokingWhatNobodyKnows is a slip of the pen, and changes nothing.
 func TestRevokingWhatNobodyKnows(t *testing.T) {
 	r, knows, fresh := keyring{}, new(backendtest.Memory), new(backendtest.Memory)
 	mustPublish(t, publisher(fixed(r.snapshot("a", "b")), knows))
 	p := publisher(fixed(r.snapshot("b")), knows, fresh)
 	p.Policy.Revoke = []string{"a", "typo"}
-	report := mustPublish(t, p)
-	wantIDs(t, "unknown", report.Unknown, "typo")
+	before := len(knows.Writes())
+	report, err := p.Publish(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range report.Targets {
+		if !errors.Is(target.Err, publish.ErrRefused) || !strings.HasSuffix(target.Err.Error(), "knows: typo") {
+			t.Errorf("%v", target.Err)
+		}
+	}
+	if n := len(knows.Writes()) - before + len(fresh.Writes()); n != 0 {
+		t.Errorf("%d writes all the same", n)
+	}
+
+	// What one target knows is revoked in all of them.
+	p.Policy.Revoke = []string{"a"}
+	mustPublish(t, p)
 	wantIDs(t, "public", publicIn(t, knows), "b")
+	wantIDs(t, "public", publicIn(t, fresh), "b")
 }
 
 // mute is a store that answers reads and never a write.

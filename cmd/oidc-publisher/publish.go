@@ -270,15 +270,12 @@ func outcome(stderr io.Writer, report publish.Report) error {
 			say(stderr, "error", prefixed(t))
 		}
 	}
-	if len(report.Unknown) > 0 {
-		say(stderr, "refused", "can't revoke what neither a target nor the cluster knows: "+strings.Join(report.Unknown, ", "))
-	}
 	switch {
 	case failed+refused > 0 && failed+refused < len(report.Targets):
 		return &exitError{exitPartly}
 	case failed > 0:
 		return &exitError{exitFailed}
-	case refused > 0, len(report.Unknown) > 0:
+	case refused > 0:
 		return &exitError{exitRefused}
 	case report.Proof.Failed():
 		return fmt.Errorf("published, but the public issuer does not answer with it: %w", report.Proof.Err)
