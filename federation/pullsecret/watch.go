@@ -2,16 +2,23 @@ package pullsecret
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
+
+// again is when a list and its watch are tried again. client-go's own pauses
+// grow to a minute, and through outages that follow each other.
+var again = wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: 3 * time.Second}
 
 // watch follows the namespaces, unless they are named, and the one secret in
 // each, by their metadata.
@@ -23,7 +30,7 @@ func (k *Keeper) watch(ctx context.Context, busy *sync.WaitGroup) {
 		k.mu.Unlock()
 		source := &source{cluster: k.Cluster, resource: resource, namespace: namespace, options: options,
 			told: func(err error) { k.said.outcome(what, err) }}
-		reflector := cache.NewReflectorWithOptions(source, &metav1.PartialObjectMetadata{}, store, cache.ReflectorOptions{Name: what})
+		reflector := cache.NewReflectorWithOptions(source, &metav1.PartialObjectMetadata{}, store, cache.ReflectorOptions{Name: what, Backoff: &again})
 		busy.Go(func() { reflector.RunWithContext(ctx) })
 	}
 	if len(k.Namespaces.Names) == 0 {
@@ -118,14 +125,22 @@ func (s *source) ListWithContext(ctx context.Context, options metav1.ListOptions
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	list, err := s.cluster.metadata.Resource(s.resource).Namespace(s.namespace).List(limited, s.selected(options))
-	s.tell(ctx, limited, "list", err)
+	if err != nil { // of a list alone nothing works yet
+		s.tell(ctx, limited, "list", err)
+	}
 	return list, err
 }
 
 func (s *source) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	w, err := s.cluster.metadata.Resource(s.resource).Namespace(s.namespace).Watch(ctx, s.selected(options))
 	s.tell(ctx, ctx, "watch", err)
-	return w, err
+	if err != nil {
+		// An error that client-go knows makes it watch again from where it
+		// was, which an API server that restarted may accept only to refuse
+		// it in the stream. Any other leads to a list first.
+		return nil, errors.New(err.Error())
+	}
+	return w, nil
 }
 
 func (s *source) List(options metav1.ListOptions) (runtime.Object, error) {
