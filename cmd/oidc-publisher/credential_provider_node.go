@@ -70,15 +70,15 @@ func nodeOf(c *cli.Context, provider string, settings *credentialprovider.Settin
 		return nodeconfig.Node{}, usagef("--kubernetes-version: %v", err)
 	}
 	node := nodeconfig.Node{Version: version, Provider: provider, Name: c.String("name"), Audience: c.String("audience"), Settings: settings, Args: given(c, settings, provider)}
+	name, err := identityProvider(settings)
+	if err != nil {
+		return node, usagef("%v", err)
+	}
 	if node.Audience == "" {
-		name := settings.Provider.Pinned
-		if name == "" {
-			name = settings.Provider.Default
-		}
 		if name == "" && c.String("check") == "" {
 			return node, usagef("--audience is missing: it is what the workload identity provider allows, or give --provider")
 		}
-		node.Audience = "https://iam.googleapis.com/" + strings.TrimPrefix(name, "//iam.googleapis.com/")
+		node.Audience = "https://iam.googleapis.com/" + name
 	}
 	if strings.ContainsAny(node.Name, "/ ") || strings.HasPrefix(node.Name, ".") {
 		return node, usagef("--name is %q, and must be the name of a file", node.Name)
@@ -91,6 +91,20 @@ func nodeOf(c *cli.Context, provider string, settings *credentialprovider.Settin
 		node.Env = append(node.Env, kubelet.ExecEnvVar{Name: key, Value: value})
 	}
 	return node, nil
+}
+
+// identityProvider returns the name that stands in the audience, "" if there is
+// none, and refuses what Google would.
+func identityProvider(settings *credentialprovider.Settings) (name string, err error) {
+	for _, given := range []string{settings.Provider.Default, settings.Provider.Pinned} {
+		if given == "" {
+			continue
+		}
+		if name, err = exchange.ParseProvider(given); err != nil {
+			return "", err
+		}
+	}
+	return name, nil
 }
 
 // printNode prints both, and the flags, for scripts.
