@@ -36,7 +36,7 @@ func nodeFlags(provider string) []cli.Flag {
 }
 
 func nodeAsked(c *cli.Context) bool {
-	return c.Bool("print-config") || c.Bool("print-rbac") || c.String("check") != ""
+	return c.Bool("print-config") || c.Bool("print-rbac") || c.IsSet("check")
 }
 
 func nodeAction(c *cli.Context, provider string, settings *credentialprovider.Settings) error {
@@ -49,6 +49,8 @@ func nodeAction(c *cli.Context, provider string, settings *credentialprovider.Se
 		return err
 	}
 	switch {
+	case c.IsSet("check") && c.String("check") == "":
+		return usagef("--check needs an image")
 	case c.String("check") != "" && (c.Bool("print-config") || c.Bool("print-rbac")), c.Bool("print-config") && c.Bool("print-rbac"):
 		return usagef("--print-config, --print-rbac and --check are three answers: ask for one")
 	case c.String("check") != "":
@@ -75,7 +77,7 @@ func nodeOf(c *cli.Context, provider string, settings *credentialprovider.Settin
 		return node, usagef("%v", err)
 	}
 	if node.Audience == "" {
-		if name == "" && c.String("check") == "" {
+		if name == "" && !c.IsSet("check") {
 			return node, usagef("--audience is missing: it is what the workload identity provider allows, or give --provider")
 		}
 		node.Audience = "https://iam.googleapis.com/" + name
