@@ -119,6 +119,9 @@ func printNode(c *cli.Context, node nodeconfig.Node) error {
 
 func checkImage(c *cli.Context, node nodeconfig.Node, format string) error {
 	image, config := c.String("check"), node.Config()
+	if err := nodeconfig.CheckImage(image); err != nil {
+		return usagef("--check: %v", err)
+	}
 	if file := c.String("config"); file != "" {
 		var err error
 		if config, err = readNodeConfig(file); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"unicode"
 
 	kubelet "k8s.io/kubelet/config/v1"
 
@@ -18,6 +19,20 @@ type Match struct {
 	Matches  bool   `json:"matches"`
 	// Why says what is in the way; empty for a match.
 	Why string `json:"why,omitempty"`
+}
+
+// CheckImage refuses what can be no reference to an image.
+func CheckImage(image string) error {
+	switch {
+	case strings.Contains(image, "://"):
+		return fmt.Errorf("%q is no reference to an image: leave the scheme out", image)
+	case strings.ContainsFunc(image, unicode.IsSpace):
+		return fmt.Errorf("%q is no reference to an image: there are no spaces in one", image)
+	}
+	if _, err := url.Parse("https://" + image); err != nil {
+		return fmt.Errorf("%q is no reference to an image", image)
+	}
+	return nil
 }
 
 // Check compares an image with every pattern of a configuration, by kubelet's

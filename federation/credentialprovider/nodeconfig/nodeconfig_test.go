@@ -107,6 +107,24 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestCheckImage(t *testing.T) {
+	for image, want := range map[string]string{
+		"docker.cloudsmith.io/acme/app:1@sha256:00": "",
+		"[::1]:5000/a":   "",
+		"ubuntu":         "",
+		"https://host/x": "leave the scheme out",
+		"Not An Image":   "no spaces",
+		"host/x\n":       "no spaces",
+		"host:port/x":    "no reference to an image",
+		"[host/x":        "no reference to an image",
+	} {
+		err := nodeconfig.CheckImage(image)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", image, err, want)
+		}
+	}
+}
+
 func TestAuthKey(t *testing.T) {
 	for image, want := range map[string]string{
 		"docker.cloudsmith.io/acme/app:1": "docker.cloudsmith.io/acme/",
