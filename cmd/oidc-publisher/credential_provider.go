@@ -73,10 +73,12 @@ func serviceName(provider string) string {
 
 func credentialProviderExamples(provider string) string {
 	example := name + " credential-provider " + provider
+	which := map[string]string{credentialprovider.ProviderGCP: ` \
+    --provider projects/123456789/locations/global/workloadIdentityPools/clusters/providers/cluster-a`}[provider]
 	return `Examples:
   # what goes on each node, and what is applied to the cluster
-  ` + example + ` --print-config > credential-provider.yaml
-  ` + example + ` --print-rbac | kubectl apply -f -
+  ` + example + ` --print-config` + which + ` > credential-provider.yaml
+  ` + example + ` --print-rbac` + which + ` | kubectl apply -f -
 
   # would kubelet call it for this image?
   ` + example + ` --check ` + map[string]string{
