@@ -266,6 +266,10 @@ func TestPullSecretOutput(t *testing.T) {
 	if gone.Exchanged {
 		t.Error("a token was exchanged to detach")
 	}
+	got = p.must(exitDone, p.cloudsmithArgs("--namespace", "a", "--detach", "nobody")...)
+	if !strings.Contains(got.stdout, "unchanged") || !strings.HasSuffix(got.stdout, "nobody (does not exist)\n") || got.stderr != "" {
+		t.Errorf("detached from nobody: %+v", got)
+	}
 
 	// What the service refuses is explained, and the old secret stays.
 	old := p.secretIn("a").Metadata.ResourceVersion

@@ -172,6 +172,7 @@ func (j *Job) writer() *writer {
 }
 
 // Detach takes the secret off service accounts, and leaves the secrets alone.
+// From an account that does not exist there is nothing to take.
 func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 	names, _, err := j.Namespaces.find(ctx, j.Cluster)
 	if err != nil {
@@ -181,8 +182,12 @@ func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 	return report, each(ctx, len(names), func(i int) {
 		r := Result{Namespace: names[i], Outcome: Unchanged}
 		changed, failed := j.Cluster.detachAll(ctx, names[i], accounts, j.Secret.Name, j.DryRun)
-		if r.Accounts, r.Err = changed, joined(failed); len(changed) > 0 {
+		present := slices.DeleteFunc(slices.Clone(failed), func(f *AccountError) bool { return f.Absent })
+		if r.Accounts, r.Err = changed, joined(present); len(changed) > 0 {
 			r.Outcome = Detached
+		}
+		if r.Err == nil {
+			r.Unattached = failed
 		}
 		report.Results[i] = r.judged()
 	})

@@ -473,7 +473,10 @@ func TestAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.wants(gone, Failed)
+	w.wants(gone, Unchanged)
+	if r := gone.Results[0]; r.Err != nil || r.Partly() || len(r.Unattached) != 1 || !r.Unattached[0].Absent {
+		t.Errorf("detached from nobody: %+v", r)
+	}
 }
 
 // TestTheOnlySecretOfAnAccount is its list.
