@@ -49,17 +49,15 @@ func publishJSON(report publish.Report, dryRun bool) reportJSON {
 		out.Error = report.Proof.Err.Error()
 	}
 	for _, t := range report.Targets {
-		changes := t.Plan.Changes
-		target := targetJSON{
-			Target:    t.Target.Name,
-			Written:   orEmpty(t.Written),
-			Keys:      keysJSON{orEmpty(changes.Published), orEmpty(changes.Added), orEmpty(changes.Retired), orEmpty(changes.Dropped)},
-			GraceEnds: t.Plan.GraceEnds,
-			Refused:   t.Plan.Refused() != nil,
+		plan := t.Plan
+		target := targetJSON{Target: t.Target.Name, Written: orEmpty(t.Written)}
+		if t.Err != nil { // what was planned did not come about, or not all of it
+			plan = publish.Plan{}
+			target.Refused, target.Error = errors.Is(t.Err, publish.ErrRefused), t.Err.Error()
 		}
-		if t.Err != nil {
-			target.Error = t.Err.Error()
-		}
+		changes := plan.Changes
+		target.Keys = keysJSON{orEmpty(changes.Published), orEmpty(changes.Added), orEmpty(changes.Retired), orEmpty(changes.Dropped)}
+		target.GraceEnds = plan.GraceEnds
 		out.Targets = append(out.Targets, target)
 	}
 	return out
