@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -45,6 +46,10 @@ func TestServeEndsWithItsTerminal(t *testing.T) {
 	cmd.Env, cmd.Dir = slices.Clone(l.env), l.dir
 	cmd.Stdin, cmd.Stderr = program, said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	// A run of tests under nohup would hand its ignorance of SIGHUP down.
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP)
+	defer signal.Stop(heard)
 	must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
