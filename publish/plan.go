@@ -106,8 +106,9 @@ type Plan struct {
 	Refusals []error
 	// Warnings are for people and stop nothing.
 	Warnings []string
-	// Unknown are keys to revoke that are neither public here nor listed by
-	// the cluster. They will not be published should they appear.
+	// Unknown are keys to revoke that this target never had and the cluster
+	// does not list. A Publisher refuses those that no target had; the others
+	// will not be published here should they appear.
 	Unknown []string
 
 	// unproved says that the store must first show that it honours
