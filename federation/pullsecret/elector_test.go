@@ -28,7 +28,7 @@ import (
 func TestAnElectionThatHangsWhileItLeads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := new(leasetest.Server).Connect().Config()
-		plugin := &plugin{next: config.Transport, returns: make(chan struct{}), from: time.Now().Add(time.Hour)}
+		plugin := &leasetest.Plugin{Next: config.Transport, Returns: make(chan struct{}), From: time.Now().Add(time.Hour)}
 		config.Transport = plugin
 		c := candidacy(t, config)
 		pass(time.Hour - time.Minute)
@@ -39,7 +39,7 @@ func TestAnElectionThatHangsWhileItLeads(t *testing.T) {
 		c.leads(false)
 		pass(2 * time.Minute)
 		c.lives(http.StatusServiceUnavailable, "6 minutes after it began to hang")
-		close(plugin.returns)
+		close(plugin.Returns)
 		pass(time.Minute)
 		c.lives(http.StatusOK, "once the plugin returned")
 		c.leads(true)
@@ -127,18 +127,4 @@ func (emptyCluster) RoundTrip(r *http.Request) (*http.Response, error) {
 		body = events
 	}
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: body, Request: r}, nil
-}
-
-// plugin is deaf from some time on until it returns.
-type plugin struct {
-	next    http.RoundTripper
-	from    time.Time
-	returns chan struct{}
-}
-
-func (p *plugin) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !time.Now().Before(p.from) {
-		<-p.returns
-	}
-	return p.next.RoundTrip(r)
 }

@@ -3,7 +3,6 @@ package watch
 import (
 	"context"
 	"errors"
-	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -221,7 +220,7 @@ func TestAnElectionThatHangs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				config := new(leasetest.Server).Connect().Config()
-				plugin := &plugin{next: config.Transport, returns: make(chan struct{}), from: time.Now().Add(beforehand)}
+				plugin := &leasetest.Plugin{Next: config.Transport, Returns: make(chan struct{}), From: time.Now().Add(beforehand)}
 				config.Transport = plugin
 				elector, err := lease.New(config, "default", "lease", "a")
 				if err != nil {
@@ -238,7 +237,7 @@ func TestAnElectionThatHangs(t *testing.T) {
 					t.Errorf("/livez answers %d", got)
 				}
 				w.leads(false)
-				close(plugin.returns)
+				close(plugin.Returns)
 				after(10 * time.Second)
 				w.wantHealth(200, 200)
 				w.leads(true)
@@ -246,20 +245,6 @@ func TestAnElectionThatHangs(t *testing.T) {
 			})
 		})
 	}
-}
-
-// plugin is deaf from some time on until it returns.
-type plugin struct {
-	next    http.RoundTripper
-	from    time.Time
-	returns chan struct{}
-}
-
-func (p *plugin) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !time.Now().Before(p.from) {
-		<-p.returns
-	}
-	return p.next.RoundTrip(r)
 }
 
 // TestSomebodyElsesTargetEndsTheCandidacy and gives the lease up.

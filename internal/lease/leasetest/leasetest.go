@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	coordination "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -115,4 +116,20 @@ func (s *Server) answer(method string, sent *coordination.Lease) (code int, body
 	sent.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
 	s.lease = sent
 	return http.StatusOK, sent
+}
+
+// Plugin is a credential plugin before a transport: from some time on requests
+// wait for it, heedless of their deadlines, until Returns is closed.
+type Plugin struct {
+	Next    http.RoundTripper
+	From    time.Time
+	Returns chan struct{}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *Plugin) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !time.Now().Before(p.From) {
+		<-p.Returns
+	}
+	return p.Next.RoundTrip(r)
 }
