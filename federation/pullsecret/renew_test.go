@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -283,7 +282,8 @@ func TestAnElectionThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		config := new(leasetest.Server).Connect().Config()
-		config.Transport = deaf{ctx.Done()}
+		plugin := &leasetest.Plugin{Next: config.Transport, Returns: make(chan struct{})}
+		config.Transport = plugin
 		elector, err := lease.New(config, "default", "lease", "a")
 		if err != nil {
 			t.Fatal(err)
@@ -291,6 +291,7 @@ func TestAnElectionThatHangs(t *testing.T) {
 		k := NewKeeper(KeeperConfig{Timeout: 30 * time.Second, Elector: elector, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
 		var running sync.WaitGroup
 		defer running.Wait()
+		defer close(plugin.Returns)
 		defer cancel()
 		running.Go(func() { _ = k.Run(ctx) })
 		pass(4 * time.Minute)
@@ -302,14 +303,6 @@ func TestAnElectionThatHangs(t *testing.T) {
 			t.Errorf("it says %q", text)
 		}
 	})
-}
-
-// deaf never answers before it is told to.
-type deaf struct{ end <-chan struct{} }
-
-func (d deaf) RoundTrip(*http.Request) (*http.Response, error) {
-	<-d.end
-	return nil, errors.New("it has ended")
 }
 
 // TestHealth: a loop that stands still is dead, but not while an exchange may
