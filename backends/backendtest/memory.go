@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"sync"
 
-	"oidc-publisher/backends/internal/gate"
+	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 

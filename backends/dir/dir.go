@@ -24,7 +24,7 @@ import (
 	"syscall"
 	"time"
 
-	"oidc-publisher/backends/internal/gate"
+	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 

@@ -34,7 +34,7 @@ import (
 	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
 
-	"oidc-publisher/backends/internal/gate"
+	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 

@@ -31,7 +31,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"oidc-publisher/backends/internal/gate"
+	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 

@@ -15,8 +15,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"oidc-publisher/backends/web"
-	"oidc-publisher/backends/web/acme"
+	"oidc-publisher/internal/acme"
+	"oidc-publisher/internal/serve"
 )
 
 const categoryServer = "Server"
@@ -102,8 +102,8 @@ func serveAction(c *cli.Context) error {
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	registry := newRegistry()
-	metrics := web.NewMetrics(registry)
-	site := web.NewSite(progress.log, metrics)
+	metrics := serve.NewMetrics(registry)
+	site := serve.NewSite(progress.log, metrics)
 	// The world is let in before the cluster is looked for: until there is
 	// something to serve it gets 503.
 	fronts, url, err := openFronts(ctx, c, progress, metrics)
@@ -126,7 +126,7 @@ func serveAction(c *cli.Context) error {
 	defer stop()
 	parts := []part{feed.run}
 	for _, f := range fronts {
-		parts = append(parts, f.parts(&web.Server{Handler: site, Log: progress.log, Metrics: metrics})...)
+		parts = append(parts, f.parts(&serve.Server{Handler: site, Log: progress.log, Metrics: metrics})...)
 	}
 	return together(ctx, parts...)
 }
@@ -198,7 +198,7 @@ func together(ctx context.Context, parts ...part) error {
 
 // adminHandler is the private side. It lives while the loop turns, and is ready
 // while there is something to serve and the world gets in.
-func adminHandler(site *web.Site, fronts []front, live, metrics http.Handler) http.Handler {
+func adminHandler(site *serve.Site, fronts []front, live, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /livez", live)
 	mux.Handle("GET /metrics", metrics)

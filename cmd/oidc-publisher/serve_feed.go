@@ -18,9 +18,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"oidc-publisher/backends"
-	"oidc-publisher/backends/web"
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/serve"
 	"oidc-publisher/publish"
 	"oidc-publisher/publish/watch"
 )
@@ -40,7 +40,7 @@ type feed struct {
 
 // newFeed makes it of the flags. url is the public URL where a front learned
 // one.
-func newFeed(c *cli.Context, url string, site *web.Site, p *progress, registry prometheus.Registerer) (feed, error) {
+func newFeed(c *cli.Context, url string, site *serve.Site, p *progress, registry prometheus.Registerer) (feed, error) {
 	if url != "" && c.String("issuer") == "" {
 		if err := c.Set("issuer", url); err != nil {
 			return feed{}, err
@@ -60,7 +60,7 @@ func newFeed(c *cli.Context, url string, site *web.Site, p *progress, registry p
 }
 
 // newDirFeed serves a directory that somebody else publishes into.
-func newDirFeed(path string, issuer discovery.Issuer, site *web.Site, p *progress, registry prometheus.Registerer) (feed, error) {
+func newDirFeed(path string, issuer discovery.Issuer, site *serve.Site, p *progress, registry prometheus.Registerer) (feed, error) {
 	store, err := openDir(path)
 	if err != nil {
 		return feed{}, err
@@ -98,7 +98,7 @@ func openDir(path string) (publish.Backend, error) {
 
 // mirror shows a directory on a site.
 type mirror struct {
-	site     *web.Site
+	site     *serve.Site
 	store    publish.Backend
 	issuer   discovery.Issuer
 	progress *progress
@@ -171,7 +171,7 @@ func resultOf(err error) string {
 
 // newSourceFeed publishes a source's documents to the site: directly or, so
 // that a restart forgets nothing, by way of a directory.
-func newSourceFeed(c *cli.Context, policy publish.Policy, site *web.Site, p *progress, registry prometheus.Registerer) (feed, error) {
+func newSourceFeed(c *cli.Context, policy publish.Policy, site *serve.Site, p *progress, registry prometheus.Registerer) (feed, error) {
 	nudge := make(chan struct{}, 1)
 	source, err := patientSource(c, policy.Issuer, func() { look(nudge) })
 	if err != nil {

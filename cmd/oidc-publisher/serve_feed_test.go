@@ -15,8 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"oidc-publisher/backends/web"
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/serve"
 	"oidc-publisher/publish"
 )
 
@@ -54,8 +54,8 @@ func newShelf(t *testing.T) *shelf {
 	return &shelf{Backend: store}
 }
 
-func newTestSite() *web.Site {
-	return web.NewSite(slog.New(slog.DiscardHandler), web.NewMetrics(prometheus.NewRegistry()))
+func newTestSite() *serve.Site {
+	return serve.NewSite(slog.New(slog.DiscardHandler), serve.NewMetrics(prometheus.NewRegistry()))
 }
 
 func newTestProgress(out io.Writer) *progress {

@@ -13,9 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
-	"oidc-publisher/backends/web"
-	"oidc-publisher/backends/web/acme"
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/acme"
+	"oidc-publisher/internal/serve"
 )
 
 // front is one way in from the world.
@@ -33,7 +33,7 @@ type front struct {
 // openFronts turns flags into ways in. The public URL is what one of them
 // learned of its own, "" where none did; it becomes the issuer unless --issuer
 // is given.
-func openFronts(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics) (fronts []front, publicURL string, err error) {
+func openFronts(ctx context.Context, c *cli.Context, p *progress, m *serve.Metrics) (fronts []front, publicURL string, err error) {
 	local := front{}
 	var keep part
 	scheme := "https"
@@ -71,8 +71,8 @@ func openFronts(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics
 	return append(fronts, local), publicURL, nil
 }
 
-func certificateFiles(c *cli.Context, p *progress, m *web.Metrics) (*tls.Config, part, error) {
-	certificate, err := web.OpenCertificate(c.String("tls-cert"), c.String("tls-key"), p.log, m)
+func certificateFiles(c *cli.Context, p *progress, m *serve.Metrics) (*tls.Config, part, error) {
+	certificate, err := serve.OpenCertificate(c.String("tls-cert"), c.String("tls-key"), p.log, m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -80,7 +80,7 @@ func certificateFiles(c *cli.Context, p *progress, m *web.Metrics) (*tls.Config,
 }
 
 // acmeCertificate also listens for HTTP-01 where it was told to.
-func acmeCertificate(ctx context.Context, c *cli.Context, p *progress, m *web.Metrics) (*tls.Config, part, error) {
+func acmeCertificate(ctx context.Context, c *cli.Context, p *progress, m *serve.Metrics) (*tls.Config, part, error) {
 	issuer, err := discovery.ParseIssuer(c.String("issuer"))
 	if err != nil {
 		return nil, nil, usagef("--issuer: %v", err)
@@ -104,7 +104,7 @@ func acmeCertificate(ctx context.Context, c *cli.Context, p *progress, m *web.Me
 		return nil, nil, err
 	}
 	// Its numbers are of no interest: strangers are only sent elsewhere there.
-	server := &web.Server{Handler: certificate.HTTPHandler(), Log: p.log, Metrics: web.NewMetrics(prometheus.NewRegistry())}
+	server := &serve.Server{Handler: certificate.HTTPHandler(), Log: p.log, Metrics: serve.NewMetrics(prometheus.NewRegistry())}
 	return certificate.TLSConfig(), func(ctx context.Context) error {
 		return together(ctx, certificate.Keep, func(ctx context.Context) error { return server.Serve(ctx, listener, nil) })
 	}, nil
@@ -136,7 +136,7 @@ func closeFronts(fronts []front) {
 	}
 }
 
-func (f front) parts(server *web.Server) []part {
+func (f front) parts(server *serve.Server) []part {
 	return []part{func(ctx context.Context) error {
 		ctx, fail := context.WithCancelCause(ctx)
 		defer fail(nil)

@@ -15,7 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"oidc-publisher/backends/web/tunnel"
+	"oidc-publisher/internal/tunnel"
 )
 
 const categoryTunnel = "Tunnel"

@@ -11,8 +11,8 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"oidc-publisher/federation/exchange"
-	"oidc-publisher/internal/health"
 	"oidc-publisher/internal/lease"
+	"oidc-publisher/internal/service"
 )
 
 // KeeperConfig says what to keep, and how. All but Attach, TakeOver and Elector
@@ -38,7 +38,7 @@ type Keeper struct {
 	KeeperConfig
 	writer  *writer
 	metrics *metrics
-	health  *health.Loop
+	health  *service.Loop
 	said    *teller
 
 	mu  sync.Mutex
@@ -84,7 +84,7 @@ func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
 		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver, yields: true},
-		health:       health.New(2*c.Timeout+turn+slack, "not every namespace was served yet"),
+		health:       service.New(2*c.Timeout+turn+slack, "not every namespace was served yet"),
 		said:         newTeller(c.Log),
 	}
 	k.metrics = newMetrics(registry, k)

@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/discovery"
-	"oidc-publisher/internal/health"
 	"oidc-publisher/internal/lease"
+	"oidc-publisher/internal/service"
 	"oidc-publisher/publish"
 )
 
@@ -51,7 +51,7 @@ type Follower interface {
 type Watcher struct {
 	Config
 	metrics *metrics
-	health  *health.Loop
+	health  *service.Loop
 	said    *teller
 	rotated rotation
 	public  public
@@ -71,7 +71,7 @@ func New(c Config, registry prometheus.Registerer) *Watcher {
 	return &Watcher{
 		Config:  c,
 		metrics: newMetrics(registry, c.Publisher.Targets),
-		health:  health.New(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
+		health:  service.New(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
 		said:    newTeller(c.Log),
 		public:  public{wrote: make(chan struct{}, 1)},
 		wanted:  map[string]publish.Plan{},

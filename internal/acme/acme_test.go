@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"oidc-publisher/backends/web/acme"
+	"oidc-publisher/internal/acme"
 )
 
 // TestNames: an authority certifies public DNS names.

@@ -1,4 +1,4 @@
-package web
+package serve
 
 import (
 	"bytes"
@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"oidc-publisher/backends/internal/gate"
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 

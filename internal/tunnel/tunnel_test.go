@@ -19,9 +19,9 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
-	"oidc-publisher/backends/web/tunnel"
 	"oidc-publisher/internal/logtest"
 	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/tunnel"
 )
 
 // patience is more than a connection attempt may take on a busy machine.

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"oidc-publisher/backends/web/tunnel"
+	"oidc-publisher/internal/tunnel"
 )
 
 func TestParseServer(t *testing.T) {

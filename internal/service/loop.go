@@ -1,6 +1,6 @@
-// Package health answers the kubelet for a program whose work is a loop, which
+// Package service answers the kubelet for a program whose work is a loop, which
 // one of several replicas may run.
-package health
+package service
 
 import (
 	"fmt"

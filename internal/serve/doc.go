@@ -1,4 +1,4 @@
-// Package web serves the two documents from memory.
+// Package serve serves the two documents from memory.
 //
 // A Site is a store (publish.Backend) and the http.Handler of what is in it.
 // Only the two documents exist for a reader, at their own paths below the
@@ -11,4 +11,4 @@
 //
 // Server is the HTTP server around it: HTTP/1.1, and HTTP/2 over TLS. HTTP/2
 // without TLS is left out, as no relying party speaks it.
-package web
+package serve

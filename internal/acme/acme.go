@@ -1,4 +1,4 @@
-// Package acme gets the certificate of a web.Server from an ACME authority
+// Package acme gets the certificate of a serve.Server from an ACME authority
 // (RFC 8555) and renews it.
 //
 // It is golang.org/x/crypto/acme/autocert with two things added: the

@@ -1,4 +1,4 @@
-package health_test
+package service_test
 
 import (
 	"net/http"
@@ -8,13 +8,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"oidc-publisher/internal/health"
+	"oidc-publisher/internal/service"
 )
 
 const notYet = "nothing was done yet"
 
 // wants asks as the kubelet does; "" is well.
-func wants(t *testing.T, l *health.Loop, when, dead, unready string) {
+func wants(t *testing.T, l *service.Loop, when, dead, unready string) {
 	t.Helper()
 	handler := l.Handler(http.NotFoundHandler())
 	for path, want := range map[string]string{"/livez": dead, "/readyz": unready} {
@@ -33,7 +33,7 @@ func wants(t *testing.T, l *health.Loop, when, dead, unready string) {
 // TestLoop: alive while it turns, ready once it did all it should.
 func TestLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := health.New(10*time.Minute, notYet)
+		l := service.New(10*time.Minute, notYet)
 		time.Sleep(time.Hour)
 		wants(t, l, "before it begins", "", notYet)
 		l.Begin()
@@ -59,7 +59,7 @@ func TestLoop(t *testing.T) {
 // Lease any more.
 func TestElection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := health.New(time.Hour, notYet)
+		l := service.New(time.Hour, notYet)
 		l.Elects()
 		wants(t, l, "before anybody is elected", "", notYet)
 		l.StandBy()

@@ -1,4 +1,4 @@
-package web_test
+package serve_test
 
 import (
 	"bytes"
@@ -18,8 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
 
-	"oidc-publisher/backends/web"
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/serve"
 	"oidc-publisher/publish"
 )
 
@@ -131,7 +131,7 @@ func FuzzHandler(f *testing.F) {
 // TestEntityTags: other bytes have another tag, in each encoding, and the same
 // bytes have the same one wherever they are served.
 func TestEntityTags(t *testing.T) {
-	ask := func(site *web.Site, encoding string) string {
+	ask := func(site *serve.Site, encoding string) string {
 		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/a/openid/v1/jwks", nil)
 		r.Header.Set("Accept-Encoding", encoding)
 		site.ServeHTTP(w, r)
@@ -161,7 +161,7 @@ func TestAccesses(t *testing.T) {
 	for level, want := range map[slog.Level]int{slog.LevelInfo: 0, slog.LevelDebug: 4} {
 		var said strings.Builder
 		registry := prometheus.NewRegistry()
-		site := web.NewSite(slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: level})), web.NewMetrics(registry))
+		site := serve.NewSite(slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: level})), serve.NewMetrics(registry))
 		document, keys := pair(pathIssuer, keyA)
 		place(t, site, document, keys)
 		for _, request := range [][2]string{{"GET", "/a/openid/v1/jwks?secret"}, {"HEAD", "/a/openid/v1/jwks"}, {"POST", "/a/.well-known/openid-configuration"}, {"GET", "/x\n"}} {

@@ -1,4 +1,4 @@
-package web_test
+package serve_test
 
 import (
 	"bufio"
@@ -24,8 +24,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/backends/backendtest"
-	"oidc-publisher/backends/web"
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/serve"
 	"oidc-publisher/publish"
 )
 
@@ -44,13 +44,13 @@ func pair(issuer discovery.Issuer, keys ...string) (document, set publish.Object
 		publish.Object{Name: discovery.JWKSPath, Body: []byte(`{"keys":[` + strings.Join(keys, ",") + `]}`), ContentType: "application/jwk-set+json", CacheControl: "public, max-age=60"}
 }
 
-func newSite() *web.Site {
-	return web.NewSite(slog.New(slog.DiscardHandler), newMetrics())
+func newSite() *serve.Site {
+	return serve.NewSite(slog.New(slog.DiscardHandler), newMetrics())
 }
 
-func newMetrics() *web.Metrics { return web.NewMetrics(prometheus.NewRegistry()) }
+func newMetrics() *serve.Metrics { return serve.NewMetrics(prometheus.NewRegistry()) }
 
-func place(t testing.TB, site *web.Site, document, keys publish.Object) {
+func place(t testing.TB, site *serve.Site, document, keys publish.Object) {
 	t.Helper()
 	if _, err := site.Place(document, keys); err != nil {
 		t.Fatal(err)
@@ -71,17 +71,17 @@ func TestSuite(t *testing.T) {
 }
 
 // run serves a site on loopback until the test ends, and returns the address.
-func run(t testing.TB, site *web.Site, config *tls.Config) (address string) {
+func run(t testing.TB, site *serve.Site, config *tls.Config) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, listener, &web.Server{Handler: site, Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, config)
+	serveOn(t, listener, &serve.Server{Handler: site, Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, config)
 	return listener.Addr().String()
 }
 
-func serveOn(t testing.TB, listener net.Listener, server *web.Server, config *tls.Config) {
+func serveOn(t testing.TB, listener net.Listener, server *serve.Server, config *tls.Config) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

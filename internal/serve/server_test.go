@@ -1,4 +1,4 @@
-package web_test
+package serve_test
 
 import (
 	"bufio"
@@ -28,11 +28,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"oidc-publisher/backends/web"
 	"oidc-publisher/internal/logtest"
+	"oidc-publisher/internal/serve"
 )
 
-func fullSite(t testing.TB) *web.Site {
+func fullSite(t testing.TB) *serve.Site {
 	t.Helper()
 	site := newSite()
 	document, keys := pair(pathIssuer, keyA, keyB)
@@ -113,7 +113,7 @@ func crowd(t *testing.T, dial func(says string), ask func() error) {
 func TestSlowlorisTakesNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		listener := make(pipes)
-		serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, nil)
+		serveOn(t, listener, &serve.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, nil)
 		connect := func(says string) net.Conn {
 			near, far := net.Pipe()
 			t.Cleanup(func() { near.Close() })
@@ -154,7 +154,7 @@ func needFiles(t *testing.T, n uint64) {
 // that waited longest loses it.
 func TestRoom(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	server := &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: web.NewMetrics(registry), Room: 2}
+	server := &serve.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: serve.NewMetrics(registry), Room: 2}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestFilesRunOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
-	serveOn(t, broken, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: web.NewMetrics(registry)}, nil)
+	serveOn(t, broken, &serve.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: serve.NewMetrics(registry)}, nil)
 	waiting, err := net.Dial("tcp", broken.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -274,7 +274,7 @@ func TestBodiesThatNeverCome(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics(), Room: 2}, nil)
+	serveOn(t, listener, &serve.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics(), Room: 2}, nil)
 	for _, c := range []struct {
 		request string
 		status  int
@@ -352,7 +352,7 @@ func TestTimeouts(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				listener := make(pipes)
-				serveOn(t, listener, &web.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, nil)
+				serveOn(t, listener, &serve.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, nil)
 				near, far := net.Pipe()
 				defer near.Close()
 				listener <- far
@@ -418,7 +418,7 @@ func TestDrain(t *testing.T) {
 	defer cancel()
 	var all sync.WaitGroup
 	all.Go(func() {
-		server := &web.Server{Handler: slow, Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}
+		server := &serve.Server{Handler: slow, Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}
 		if err := server.Serve(ctx, listener, nil); err != nil {
 			t.Error(err)
 		}
@@ -503,9 +503,9 @@ func TestCertificateChanges(t *testing.T) {
 	write(keyFile, firstKey)
 	var said logtest.Log
 	registry := prometheus.NewRegistry()
-	metrics := web.NewMetrics(registry)
+	metrics := serve.NewMetrics(registry)
 	log := slog.New(slog.NewTextHandler(&said, nil))
-	certificate, err := web.OpenCertificate(certFile, keyFile, log, metrics)
+	certificate, err := serve.OpenCertificate(certFile, keyFile, log, metrics)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -598,7 +598,7 @@ func TestOldTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	opened, err := web.OpenCertificate(filepath.Join(dir, "c"), filepath.Join(dir, "k"), slog.New(slog.DiscardHandler), newMetrics())
+	opened, err := serve.OpenCertificate(filepath.Join(dir, "c"), filepath.Join(dir, "k"), slog.New(slog.DiscardHandler), newMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
