@@ -25,6 +25,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 const (
@@ -64,7 +66,7 @@ func TestServeFigures(t *testing.T) {
 	l := newLab(t)
 	b := &bench{t: t, docs: filepath.Join(l.dir, "docs"), dir: l.dir}
 	_, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: "https://issuer.example.com", Algorithm: "RS256"})
-	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", b.docs, "--no-verify")
+	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", b.docs, "--no-verify")
 	cert, certKey := b.certificate()
 	for _, kind := range []struct{ name, scheme, cert, key string }{
 		{"plain HTTP", "http", "", ""},

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/federation/credentialprovider"
 )
@@ -19,7 +19,7 @@ func credentialProviderCommand() *cli.Command {
 		Usage:       "answer kubelet, which asks for the credential of an image",
 		ArgsUsage:   strings.Join(credentialprovider.Providers(), "|"),
 		Description: credentialProviderDescription,
-		Action:      noSubcommand,
+		Action:      cli.NoSubcommand,
 	}
 	for _, provider := range credentialprovider.Providers() {
 		command.Subcommands = append(command.Subcommands, credentialProviderFor(provider))
@@ -42,7 +42,7 @@ func credentialProviderFor(provider string) *cli.Command {
 	settings := credentialprovider.NewSettings().Flags(provider)
 	flags := nodeFlags(provider)
 	for _, f := range settings {
-		flags = append(flags, providerFlag(f))
+		flags = append(flags, cli.Setting(f.Name, f.Usage, f.Env, f.Many))
 	}
 	return &cli.Command{
 		Name:        provider,
@@ -50,13 +50,13 @@ func credentialProviderFor(provider string) *cli.Command {
 		Description: credentialProviderExamples(provider),
 		Flags:       flags,
 		Action: func(c *cli.Context) error {
-			if err := checkArgs(c); err != nil {
+			if err := cli.CheckArgs(c); err != nil {
 				return err
 			}
 			settings := credentialprovider.NewSettings()
 			for _, f := range settings.Flags(provider) {
 				if err := setFrom(c, f); err != nil {
-					return usagef("%v", err)
+					return cli.Usagef("%v", err)
 				}
 			}
 			if nodeAsked(c) {
@@ -72,7 +72,7 @@ func serviceName(provider string) string {
 }
 
 func credentialProviderExamples(provider string) string {
-	example := name + " credential-provider " + provider
+	example := cli.Name + " credential-provider " + provider
 	which := map[string]string{credentialprovider.ProviderGCP: ` \
     --provider projects/123456789/locations/global/workloadIdentityPools/clusters/providers/cluster-a`}[provider]
 	return `Examples:
@@ -85,14 +85,6 @@ func credentialProviderExamples(provider string) string {
 		credentialprovider.ProviderCloudsmith: "docker.cloudsmith.io/acme/team/app:1",
 		credentialprovider.ProviderGCP:        "europe-docker.pkg.dev/project/repository/app:1",
 	}[provider]
-}
-
-// providerFlag is a setting as urfave has it.
-func providerFlag(f credentialprovider.Flag) cli.Flag {
-	if f.Many {
-		return &cli.StringSliceFlag{Name: f.Name, Usage: f.Usage, EnvVars: f.Env}
-	}
-	return &cli.StringFlag{Name: f.Name, Usage: f.Usage, EnvVars: f.Env}
 }
 
 // setFrom gives a setting what the command line or the environment has for it.
@@ -109,7 +101,7 @@ func valuesOf(c *cli.Context, f credentialprovider.Flag) []string {
 	case !c.IsSet(f.Name):
 		return nil
 	case f.Many:
-		return list(c, f.Name)
+		return cli.Values(c, f.Name)
 	case c.String(f.Name) == "":
 		return nil
 	default:
@@ -121,7 +113,7 @@ func valuesOf(c *cli.Context, f credentialprovider.Flag) []string {
 func answerKubelet(c *cli.Context, provider string, settings *credentialprovider.Settings) error {
 	plugin, err := settings.Plugin(provider)
 	if err != nil {
-		return usagef("%v", err)
+		return cli.Usagef("%v", err)
 	}
 	if err := plugin.Answer(c.Context, c.App.Reader, c.App.Writer); err != nil {
 		return errors.New(err.Error())

@@ -5,8 +5,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/urfave/cli/v2"
 	kubelet "k8s.io/kubelet/config/v1"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/federation/credentialprovider"
 	"oidc-publisher/federation/credentialprovider/nodeconfig"
@@ -17,22 +17,22 @@ import (
 const cloudsmithAudience = exchange.CloudsmithURL
 
 func nodeFlags(provider string) []cli.Flag {
-	audience := stringFlag("audience", "", "the `AUDIENCE` of the tokens, as the service expects it")
+	audience := cli.String("audience", "", "the `AUDIENCE` of the tokens, as the service expects it")
 	if provider == credentialprovider.ProviderCloudsmith {
 		audience.Value = cloudsmithAudience
 	} else {
 		audience.DefaultText = "https://iam.googleapis.com/ and the provider's name"
 	}
 	return append(inCategory(categoryNode,
-		boolFlag("print-config", "print kubelet's CredentialProviderConfig"),
-		boolFlag("print-rbac", "print the right of nodes to ask for tokens of the audience, for kubectl apply"),
-		stringFlag("check", "", "say which pattern of matchImages would match this `IMAGE`, and which key its credential would have"),
-		stringFlag("config", "", "let --check read the patterns from this `FILE`, a node's CredentialProviderConfig, instead of the printed one"),
-		stringFlag("kubernetes-version", "1.34+", "the `VERSION` of the kubelets: 1.33, 1.34+"),
+		cli.Bool("print-config", "print kubelet's CredentialProviderConfig"),
+		cli.Bool("print-rbac", "print the right of nodes to ask for tokens of the audience, for kubectl apply"),
+		cli.String("check", "", "say which pattern of matchImages would match this `IMAGE`, and which key its credential would have"),
+		cli.String("config", "", "let --check read the patterns from this `FILE`, a node's CredentialProviderConfig, instead of the printed one"),
+		cli.String("kubernetes-version", "1.34+", "the `VERSION` of the kubelets: 1.33, 1.34+"),
 		audience,
-		stringFlag("name", "", "the plugin's file on the node is called `NAME` (default: "+credentialprovider.ProgramName+"-"+provider+"); each audience needs its own"),
-		listFlag("env", "print `NAME=VALUE` into the plugin's environment, like HTTPS_PROXY and SSL_CERT_FILE; repeatable"),
-	), outputFlag("text", "json"))
+		cli.String("name", "", "the plugin's file on the node is called `NAME` (default: "+credentialprovider.ProgramName+"-"+provider+"); each audience needs its own"),
+		cli.List("env", "print `NAME=VALUE` into the plugin's environment, like HTTPS_PROXY and SSL_CERT_FILE; repeatable"),
+	), cli.Output("text", "json"))
 }
 
 func nodeAsked(c *cli.Context) bool {
@@ -40,7 +40,7 @@ func nodeAsked(c *cli.Context) bool {
 }
 
 func nodeAction(c *cli.Context, provider string, settings *credentialprovider.Settings) error {
-	format, err := outputFormat(c, "text", "json")
+	format, err := cli.OutputFormat(c, "text", "json")
 	if err != nil {
 		return err
 	}
@@ -50,9 +50,9 @@ func nodeAction(c *cli.Context, provider string, settings *credentialprovider.Se
 	}
 	switch {
 	case c.IsSet("check") && c.String("check") == "":
-		return usagef("--check needs an image")
+		return cli.Usagef("--check needs an image")
 	case c.String("check") != "" && (c.Bool("print-config") || c.Bool("print-rbac")), c.Bool("print-config") && c.Bool("print-rbac"):
-		return usagef("--print-config, --print-rbac and --check are three answers: ask for one")
+		return cli.Usagef("--print-config, --print-rbac and --check are three answers: ask for one")
 	case c.String("check") != "":
 		return checkImage(c, node, format)
 	case format == "json":
@@ -69,26 +69,26 @@ func nodeAction(c *cli.Context, provider string, settings *credentialprovider.Se
 func nodeOf(c *cli.Context, provider string, settings *credentialprovider.Settings) (nodeconfig.Node, error) {
 	version, err := nodeconfig.ParseVersion(c.String("kubernetes-version"))
 	if err != nil {
-		return nodeconfig.Node{}, usagef("--kubernetes-version: %v", err)
+		return nodeconfig.Node{}, cli.Usagef("--kubernetes-version: %v", err)
 	}
 	node := nodeconfig.Node{Version: version, Provider: provider, Name: c.String("name"), Audience: c.String("audience"), Settings: settings, Args: given(c, settings, provider)}
 	name, err := identityProvider(settings)
 	if err != nil {
-		return node, usagef("%v", err)
+		return node, cli.Usagef("%v", err)
 	}
 	if node.Audience == "" {
 		if name == "" && !c.IsSet("check") {
-			return node, usagef("--audience is missing: it is what the workload identity provider allows, or give --provider")
+			return node, cli.Usagef("--audience is missing: it is what the workload identity provider allows, or give --provider")
 		}
 		node.Audience = "https://iam.googleapis.com/" + name
 	}
 	if strings.ContainsAny(node.Name, "/ ") || strings.HasPrefix(node.Name, ".") {
-		return node, usagef("--name is %q, and must be the name of a file", node.Name)
+		return node, cli.Usagef("--name is %q, and must be the name of a file", node.Name)
 	}
-	for _, pair := range list(c, "env") {
+	for _, pair := range cli.Values(c, "env") {
 		key, value, found := strings.Cut(pair, "=")
 		if !found || key == "" {
-			return node, usagef("--env is %q, and must be NAME=VALUE", pair)
+			return node, cli.Usagef("--env is %q, and must be NAME=VALUE", pair)
 		}
 		node.Env = append(node.Env, kubelet.ExecEnvVar{Name: key, Value: value})
 	}
@@ -112,7 +112,7 @@ func identityProvider(settings *credentialprovider.Settings) (name string, err e
 // printNode prints both, and the flags, for scripts.
 func printNode(c *cli.Context, node nodeconfig.Node) error {
 	role, binding := node.Rights()
-	return printJSON(c.App.Writer, map[string]any{
+	return cli.PrintJSON(c.App.Writer, map[string]any{
 		"config": node.Config(), "rbac": []any{role, binding}, "kubeletFlags": node.KubeletFlags(),
 	})
 }
@@ -120,12 +120,12 @@ func printNode(c *cli.Context, node nodeconfig.Node) error {
 func checkImage(c *cli.Context, node nodeconfig.Node, format string) error {
 	image, config := c.String("check"), node.Config()
 	if err := nodeconfig.CheckImage(image); err != nil {
-		return usagef("--check: %v", err)
+		return cli.Usagef("--check: %v", err)
 	}
 	if file := c.String("config"); file != "" {
 		var err error
 		if config, err = readNodeConfig(file); err != nil {
-			return usagef("--config %s: %v", file, err)
+			return cli.Usagef("--config %s: %v", file, err)
 		}
 	}
 	matches := nodeconfig.Check(config, image)
@@ -139,12 +139,12 @@ func checkImage(c *cli.Context, node nodeconfig.Node, format string) error {
 		called = called || m.Matches
 	}
 	if format == "json" {
-		err = printJSON(c.App.Writer, map[string]any{"image": image, "called": called, "patterns": matches, "authKey": key, "why": why})
+		err = cli.PrintJSON(c.App.Writer, map[string]any{"image": image, "called": called, "patterns": matches, "authKey": key, "why": why})
 	} else {
 		err = printCheck(c.App.Writer, matches, key, why)
 	}
 	if err == nil && (!called || key == "") {
-		err = &exitError{exitRefused}
+		err = &cli.ExitError{Code: cli.ExitRefused}
 	}
 	return err
 }
@@ -159,7 +159,7 @@ func printCheck(w io.Writer, matches []nodeconfig.Match, key, why string) error 
 		fmt.Fprintf(&out, "%s: %s %s\n", m.Provider, m.Pattern, verdict)
 	}
 	if why != "" {
-		fmt.Fprintf(&out, "auth key: none; %s\n", printable(why))
+		fmt.Fprintf(&out, "auth key: none; %s\n", cli.Printable(why))
 	} else if key == "" {
 		fmt.Fprintln(&out, "auth key: none; the plugin takes the image for somebody else's (--registry)")
 	} else {

@@ -18,6 +18,8 @@ import (
 	"oidc-publisher/federation/credentialprovider/nodeconfig"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 // builtProvider is the small program as nodes run it.
@@ -126,13 +128,13 @@ func (c *chain) install(config, bin, provider string, args ...string) {
 	for _, pair := range append(c.internet.Env(), "GORACE=halt_on_error=1 atexit_sleep_ms=0") {
 		args = append(args, "--env", pair)
 	}
-	text := c.must(exitDone, args...).stdout
+	text := c.must(cli.ExitDone, args...).stdout
 	parsed, err := nodeconfig.ParseConfig([]byte(text))
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	name := parsed.Providers[0].Name
-	if err := os.Symlink(program, filepath.Join(bin, name)); err != nil {
+	if err := os.Symlink(program, filepath.Join(bin, cli.Name)); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(config, name+".yaml"), []byte(text), 0o600); err != nil {
@@ -143,7 +145,7 @@ func (c *chain) install(config, bin, provider string, args ...string) {
 // allow gives nodes the right that the program prints.
 func (c *chain) allow(provider string, args ...string) {
 	c.t.Helper()
-	text := c.must(exitDone, append([]string{"credential-provider", provider, "--print-rbac"}, args...)...).stdout
+	text := c.must(cli.ExitDone, append([]string{"credential-provider", provider, "--print-rbac"}, args...)...).stdout
 	for document := range strings.SplitSeq(text, "---\n") {
 		var object testserver.Object
 		if err := yaml.UnmarshalStrict([]byte(document), &object); err != nil {
@@ -258,15 +260,15 @@ func (c *chain) testPullSecret(t *testing.T) {
 		return l.must(code, append([]string{"pull-secret", provider, "--kubeconfig", admin, "--mint", "team/" + account, "--audience", audience,
 			"--secret-name", name, "--namespace", "consumers"}, args...)...)
 	}
-	write(exitDone, "cloudsmith", "cloudsmith", exchange.CloudsmithURL, "cloudsmith", "--org", "acme", "--service-slug", "puller")
-	write(exitDone, "gcp", "gcp", chainAudience, "gcp", "--provider", chainProvider, "--service-account", chainGoogleSA, "--registry", "europe-docker.pkg.dev")
+	write(cli.ExitDone, "cloudsmith", "cloudsmith", exchange.CloudsmithURL, "cloudsmith", "--org", "acme", "--service-slug", "puller")
+	write(cli.ExitDone, "gcp", "gcp", chainAudience, "gcp", "--provider", chainProvider, "--service-account", chainGoogleSA, "--registry", "europe-docker.pkg.dev")
 	for secret, image := range map[string]string{"cloudsmith": cloudsmithsApp, "gcp": googlesApp} {
 		began := time.Now()
 		c.kubelet.AwaitRunning(t, c.pod(t, "consumers", "", image, secret))
 		t.Logf("%s: running after %v", secret, time.Since(began).Round(time.Millisecond))
 	}
 	// A refused exchange writes nothing, and says why; the pod's event, too.
-	got := write(exitRefused, "cloudsmith", "cloudsmith", "elsewhere", "refused", "--org", "acme", "--service-slug", "puller")
+	got := write(cli.ExitRefused, "cloudsmith", "cloudsmith", "elsewhere", "refused", "--org", "acme", "--service-slug", "puller")
 	if !strings.Contains(got.stderr, `the token is for the audience "elsewhere"`) {
 		t.Errorf("the cause is not named: %s", got.stderr)
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 const (
@@ -144,7 +146,7 @@ func TestExchangeChain(t *testing.T) {
 	// Nothing is published yet.
 	for _, args := range [][]string{atCloudsmith("--token-file", cloud), atGoogle("--token-file", google)} {
 		got := f.exchange(args...)
-		if got.code != exitRefused || got.stdout != "" || !strings.Contains(got.stderr, "likely cause: the issuer "+labIssuer+": nothing is published at this address") {
+		if got.code != cli.ExitRefused || got.stdout != "" || !strings.Contains(got.stderr, "likely cause: the issuer "+labIssuer+": nothing is published at this address") {
 			t.Errorf("%v: exit code %d: %s%s", args, got.code, got.stdout, got.stderr)
 		}
 	}
@@ -158,7 +160,7 @@ func TestExchangeChain(t *testing.T) {
 		"Google, the federated itself": {"gcp", "--provider", scriptProvider, "--token-file", google},
 	} {
 		got := f.exchange(append(args, "--output", "docker-config", "--registry", f.registry.Host)...)
-		if got.code != exitDone || got.stderr != "" {
+		if got.code != cli.ExitDone || got.stderr != "" {
 			t.Errorf("%s: exit code %d: %s", name, got.code, got.stderr)
 			continue
 		}
@@ -211,7 +213,7 @@ func TestRefusedExchanges(t *testing.T) {
 		{"the API server's own", atCloudsmith("--token-file", f.token("puller", labIssuer)), "the token is for the API server itself"},
 	} {
 		got := f.exchange(c.args...)
-		if got.code != exitRefused || got.stdout != "" || !strings.Contains(got.stderr, c.want) {
+		if got.code != cli.ExitRefused || got.stdout != "" || !strings.Contains(got.stderr, c.want) {
 			t.Errorf("%s: exit code %d, want %q: %s%s", c.name, got.code, c.want, got.stdout, got.stderr)
 		}
 	}

@@ -16,6 +16,8 @@ import (
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
+
+	"oidc-publisher/internal/cli"
 )
 
 // TestAPIServerFaults: whatever the API server does, nothing public changes by
@@ -26,7 +28,7 @@ func TestAPIServerFaults(t *testing.T) {
 	dir, public := l.local("public")
 	l.internet.Route("issuer.example.com", routed(public))
 	args := []string{"publish", "--kubeconfig", kubeconfig, "--to", dir, "--log-level", "debug"}
-	l.must(exitDone, args...)
+	l.must(cli.ExitDone, args...)
 	before, touched := l.documents(public), times(t, dir)
 	if _, err := api.Rotate("ES384"); err != nil { // there is something to publish
 		t.Fatal(err)
@@ -43,26 +45,26 @@ func TestAPIServerFaults(t *testing.T) {
 		args  []string
 		want  []string
 	}{
-		"down":              {exitFailed, api.Stop, nil, []string{at, "can't connect", "is down, or the kubeconfig names a wrong address"}},
-		"silent":            {exitFailed, breaks(everywhere, testserver.FaultHang()), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
-		"slow":              {exitFailed, breaks(everywhere, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
-		"slow keys":         {exitFailed, breaks(keys, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
-		"login page":        {exitFailed, breaks(everywhere, testserver.FaultHTML()), nil, []string{at, "text/html", "login page or gateway", "set the kubeconfig's server"}},
-		"login page, later": {exitFailed, breaks(keys, testserver.FaultHTML()), nil, []string{at, keys, "login page or gateway"}},
-		"broken connection": {exitFailed, breaks(everywhere, testserver.FaultTruncated()), nil, []string{at, "/.well-known/openid-configuration", "try again"}},
-		"half a document":   {exitFailed, breaks(everywhere, testserver.FaultBody(http.StatusOK, "application/json", `{"issuer":`)), nil, []string{at, "not valid JSON"}},
-		"huge":              {exitFailed, breaks(everywhere, testserver.FaultHuge()), nil, []string{at, "larger than", "not the document of an API server"}},
-		"redirect":          {exitFailed, breaks(everywhere, testserver.FaultRedirect("https://elsewhere.example.com/")), nil, []string{at, `redirects`, `"elsewhere.example.com"`, "set the kubeconfig's server"}},
-		"401":               {exitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusUnauthorized)), nil, []string{at, "HTTP 401", "renew the kubeconfig"}},
-		"403":               {exitFailed, breaks(everywhere, testserver.FaultBody(http.StatusForbidden, "text/plain", "")), nil, []string{at, "HTTP 403", "a proxy or firewall on the way?"}},
-		"429":               {exitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusTooManyRequests)), nil, []string{at, "HTTP 429", "7 s of patience", "try again later"}},
-		"500":               {exitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500", "its log says why"}},
-		"500 for the keys":  {exitFailed, breaks(keys, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, keys, "HTTP 500"}},
-		"500 for the UID":   {exitFailed, breaks("/api/v1/namespaces/kube-system", testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500"}},
-		"no keys":           {exitRefused, keySet(`{"keys":[]}`), nil, []string{at, "no usable key"}},
-		"a private key":     {exitRefused, keySet(`{"keys":[{"kty":"EC","kid":"x","crv":"P-256","d":"AAAA","x":"AAAA","y":"AAAA"}]}`), nil, []string{at, `key "x"`, "private"}},
-		"another issuer":    {exitRefused, func() { api.SetIssuer("https://other.example.com") }, nil, []string{labIssuer, "https://other.example.com", "--take-over"}},
-		"not --issuer": {exitRefused, func() {}, []string{"--issuer", "https://other.example.com"}, []string{labIssuer, "https://other.example.com",
+		"down":              {cli.ExitFailed, api.Stop, nil, []string{at, "can't connect", "is down, or the kubeconfig names a wrong address"}},
+		"silent":            {cli.ExitFailed, breaks(everywhere, testserver.FaultHang()), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"slow":              {cli.ExitFailed, breaks(everywhere, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"slow keys":         {cli.ExitFailed, breaks(keys, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"login page":        {cli.ExitFailed, breaks(everywhere, testserver.FaultHTML()), nil, []string{at, "text/html", "login page or gateway", "set the kubeconfig's server"}},
+		"login page, later": {cli.ExitFailed, breaks(keys, testserver.FaultHTML()), nil, []string{at, keys, "login page or gateway"}},
+		"broken connection": {cli.ExitFailed, breaks(everywhere, testserver.FaultTruncated()), nil, []string{at, "/.well-known/openid-configuration", "try again"}},
+		"half a document":   {cli.ExitFailed, breaks(everywhere, testserver.FaultBody(http.StatusOK, "application/json", `{"issuer":`)), nil, []string{at, "not valid JSON"}},
+		"huge":              {cli.ExitFailed, breaks(everywhere, testserver.FaultHuge()), nil, []string{at, "larger than", "not the document of an API server"}},
+		"redirect":          {cli.ExitFailed, breaks(everywhere, testserver.FaultRedirect("https://elsewhere.example.com/")), nil, []string{at, `redirects`, `"elsewhere.example.com"`, "set the kubeconfig's server"}},
+		"401":               {cli.ExitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusUnauthorized)), nil, []string{at, "HTTP 401", "renew the kubeconfig"}},
+		"403":               {cli.ExitFailed, breaks(everywhere, testserver.FaultBody(http.StatusForbidden, "text/plain", "")), nil, []string{at, "HTTP 403", "a proxy or firewall on the way?"}},
+		"429":               {cli.ExitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusTooManyRequests)), nil, []string{at, "HTTP 429", "7 s of patience", "try again later"}},
+		"500":               {cli.ExitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500", "its log says why"}},
+		"500 for the keys":  {cli.ExitFailed, breaks(keys, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, keys, "HTTP 500"}},
+		"500 for the UID":   {cli.ExitFailed, breaks("/api/v1/namespaces/kube-system", testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500"}},
+		"no keys":           {cli.ExitRefused, keySet(`{"keys":[]}`), nil, []string{at, "no usable key"}},
+		"a private key":     {cli.ExitRefused, keySet(`{"keys":[{"kty":"EC","kid":"x","crv":"P-256","d":"AAAA","x":"AAAA","y":"AAAA"}]}`), nil, []string{at, `key "x"`, "private"}},
+		"another issuer":    {cli.ExitRefused, func() { api.SetIssuer("https://other.example.com") }, nil, []string{labIssuer, "https://other.example.com", "--take-over"}},
+		"not --issuer": {cli.ExitRefused, func() {}, []string{"--issuer", "https://other.example.com"}, []string{labIssuer, "https://other.example.com",
 			"--service-account-issuer=https://other.example.com"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -98,7 +100,7 @@ func TestAPIServerFaults(t *testing.T) {
 			}
 		})
 	}
-	l.must(exitDone, args...)
+	l.must(cli.ExitDone, args...)
 	l.wantWhole(public, labIssuer, api.KeyIDs()...)
 }
 
@@ -131,7 +133,7 @@ func TestFullDisk(t *testing.T) {
 	l.internet.Route("issuer.example.com", routed(public))
 	wantFull := func() {
 		t.Helper()
-		got := l.must(exitFailed, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+		got := l.must(cli.ExitFailed, "publish", "--kubeconfig", kubeconfig, "--to", dir)
 		for _, want := range []string{dir, syscall.ENOSPC.Error(), "make room"} {
 			if !strings.Contains(got.stderr, want) {
 				t.Errorf("the error does not say %q:\n%s", want, got.stderr)
@@ -302,7 +304,7 @@ func TestNoCredentialOnTheCommandLine(t *testing.T) {
 		{"verify", "--token", secret, labIssuer},
 		{"verify", "https://user:" + secret + "@issuer.example.com", "--mint", "default/default"},
 	} {
-		l.must(exitUsage, args...)
+		l.must(cli.ExitUsage, args...)
 	}
 	const token = jwtHeader + "JSUzI1NiJ9.eyJpc3MiOiJpIn0.c2VhbC1vZi1hLXRva2Vu" // lab looks for its beginning
 	l.secrets = append(l.secrets, token, "c2VhbC1vZi1hLXRva2Vu")
@@ -325,12 +327,12 @@ func TestNoCredentialOnTheCommandLine(t *testing.T) {
 		{"verify", labIssuer, "--mint", token, "--audience", "a"},
 		{"credential-provider", "cloudsmith", token},
 	} {
-		if got := l.run(args...); got.code == exitDone || !strings.Contains(got.stdout+got.stderr, "[masked]") {
+		if got := l.run(args...); got.code == cli.ExitDone || !strings.Contains(got.stdout+got.stderr, "[cli.Masked]") {
 			t.Errorf("%v: exit code %d: %s", args[:2], got.code, got.stderr)
 		}
 	}
 	r := l.start([]string{"OIDC_PUBLISHER_TOKEN_FILE=" + token}, slices.Concat([]string{"exchange", "cloudsmith"}, atCloudsmith)...)
-	if got := r.wait(); got.code == exitDone || !strings.Contains(got.stdout+got.stderr, "[masked]") {
+	if got := r.wait(); got.code == cli.ExitDone || !strings.Contains(got.stdout+got.stderr, "[cli.Masked]") {
 		t.Errorf("by the environment: exit code %d: %s", got.code, got.stderr)
 	}
 }

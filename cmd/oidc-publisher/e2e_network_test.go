@@ -18,7 +18,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	urfave "github.com/urfave/cli/v2"
+
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/internal/testserver"
 )
@@ -43,7 +45,7 @@ func TestSecondCluster(t *testing.T) {
 	ownerOf := func(cluster *testserver.KubeCluster) string { return `"uid:` + cluster.UID(t) + `"` }
 	wantRefusal := func(kubeconfig, owner, other string) {
 		t.Helper()
-		got := l.must(exitRefused, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+		got := l.must(cli.ExitRefused, "publish", "--kubeconfig", kubeconfig, "--to", dir)
 		for _, want := range []string{"belongs to " + owner, "this is " + other, "kubeconfig context", "--take-over"} {
 			if !strings.Contains(got.stderr, want) {
 				t.Errorf("the refusal does not say %s:\n%s", want, got.stderr)
@@ -100,12 +102,12 @@ func TestProxy(t *testing.T) {
 		proxied             bool
 		want                []string
 	}{
-		"by name through the proxy":      {exitDone, byName, "", true, nil},
-		"by name past the proxy":         {exitFailed, byName, "api.cluster.example.com", false, []string{"API server api.cluster.example.com:443", "can't be resolved"}},
-		"by address through the proxy":   {exitFailed, byAddress, "", true, []string{"API server 0.0.0.0:" + port + " (through proxy 127.0.0.1:"}},
-		"by address past the proxy":      {exitDone, byAddress, "0.0.0.0", false, nil},
-		"by network past the proxy":      {exitDone, byAddress, "0.0.0.0/8", false, nil},
-		"by another name past the proxy": {exitDone, byName, "cluster.example.org,0.0.0.0", true, nil},
+		"by name through the proxy":      {cli.ExitDone, byName, "", true, nil},
+		"by name past the proxy":         {cli.ExitFailed, byName, "api.cluster.example.com", false, []string{"API server api.cluster.example.com:443", "can't be resolved"}},
+		"by address through the proxy":   {cli.ExitFailed, byAddress, "", true, []string{"API server 0.0.0.0:" + port + " (through proxy 127.0.0.1:"}},
+		"by address past the proxy":      {cli.ExitDone, byAddress, "0.0.0.0", false, nil},
+		"by network past the proxy":      {cli.ExitDone, byAddress, "0.0.0.0/8", false, nil},
+		"by another name past the proxy": {cli.ExitDone, byName, "cluster.example.org,0.0.0.0", true, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := l.in(t)
@@ -161,13 +163,13 @@ func TestPrivateCA(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"issuer, unknown":      {exitFailed, []string{unknown}, []string{"publish", "--kubeconfig", kubeconfig, "--to", target}, []string{labIssuer, "its authority is a private one", "SSL_CERT_FILE"}},
-		"issuer, known":        {exitDone, nil, []string{"publish", "--kubeconfig", kubeconfig, "--to", target}, nil},
-		"verify, unknown":      {exitRefused, []string{unknown}, []string{"verify", labIssuer}, []string{"its authority is a private one", "SSL_CERT_FILE"}},
-		"verify, known":        {exitDone, nil, []string{"verify", labIssuer}, nil},
-		"store, unknown":       {exitFailed, []string{unknown, "AWS_MAX_ATTEMPTS=1"}, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS, "--no-verify"}, []string{overTLS, "unknown authority", "SSL_CERT_FILE", "SSL_CERT_DIR"}},
-		"store, AWS_CA_BUNDLE": {exitDone, []string{unknown, known}, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS, "--no-verify"}, nil},
-		"store, SSL_CERT_FILE": {exitDone, nil, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS}, nil},
+		"issuer, unknown":      {cli.ExitFailed, []string{unknown}, []string{"publish", "--kubeconfig", kubeconfig, "--to", target}, []string{labIssuer, "its authority is a private one", "SSL_CERT_FILE"}},
+		"issuer, known":        {cli.ExitDone, nil, []string{"publish", "--kubeconfig", kubeconfig, "--to", target}, nil},
+		"verify, unknown":      {cli.ExitRefused, []string{unknown}, []string{"verify", labIssuer}, []string{"its authority is a private one", "SSL_CERT_FILE"}},
+		"verify, known":        {cli.ExitDone, nil, []string{"verify", labIssuer}, nil},
+		"store, unknown":       {cli.ExitFailed, []string{unknown, "AWS_MAX_ATTEMPTS=1"}, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS, "--no-verify"}, []string{overTLS, "unknown authority", "SSL_CERT_FILE", "SSL_CERT_DIR"}},
+		"store, AWS_CA_BUNDLE": {cli.ExitDone, []string{unknown, known}, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS, "--no-verify"}, nil},
+		"store, SSL_CERT_FILE": {cli.ExitDone, nil, []string{"publish", "--kubeconfig", kubeconfig, "--to", overTLS}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := l.in(t)
@@ -220,7 +222,7 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 		for _, flag := range command.Flags {
 			name := flag.Names()[0]
 			want := "OIDC_PUBLISHER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-			documented, ok := flag.(cli.DocGenerationFlag)
+			documented, ok := flag.(urfave.DocGenerationFlag)
 			if !ok || !slices.Equal(documented.GetEnvVars(), []string{want}) {
 				t.Errorf("%s --%s has not exactly the variable %s", command.Name, name, want)
 				continue
@@ -228,11 +230,11 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 			t.Run(command.Name+" "+name, func(t *testing.T) {
 				value := "some-value"
 				switch flag.(type) {
-				case *cli.BoolFlag:
+				case *urfave.BoolFlag:
 					value = "true"
-				case *cli.DurationFlag:
+				case *urfave.DurationFlag:
 					value = "7s"
-				case *cli.StringSliceFlag:
+				case *urfave.StringSliceFlag:
 					value = "one,two"
 				}
 				t.Setenv(want, value)
@@ -240,8 +242,8 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 				app.Command(command.Name).Action = func(c *cli.Context) error {
 					ran = true
 					got := fmt.Sprint(c.Value(name))
-					if _, ok := flag.(*cli.StringSliceFlag); ok {
-						wantList(t, "--"+name, list(c, name), "one", "two")
+					if _, ok := flag.(*urfave.StringSliceFlag); ok {
+						wantList(t, "--"+name, cli.Values(c, name), "one", "two")
 						got = value
 					}
 					if !c.IsSet(name) || got != value {
@@ -275,12 +277,12 @@ func TestVerifyGate(t *testing.T) {
 	}
 
 	l.publish("--kubeconfig", kubeconfig, "--to", dir)
-	l.must(exitDone, verify()...)
-	got := l.must(exitRefused, verify("--all-api-servers")...)
+	l.must(cli.ExitDone, verify()...)
+	got := l.must(cli.ExitRefused, verify("--all-api-servers")...)
 	if !strings.Contains(got.stdout, next.ID) {
 		t.Errorf("verify does not name the key that is missing:\n%s", got.stdout)
 	}
-	got = l.must(exitRefused, verify("--wait-for-kid", next.ID, "--timeout", "1s")...)
+	got = l.must(cli.ExitRefused, verify("--wait-for-kid", next.ID, "--timeout", "1s")...)
 	if !strings.Contains(got.stderr, "do not sign with it yet") || !strings.Contains(got.stderr, next.ID) {
 		t.Errorf("it says %s", got.stderr)
 	}
@@ -290,16 +292,16 @@ func TestVerifyGate(t *testing.T) {
 	<-site.asked
 	// Without a look of its own, so that the gate is the first to see the key.
 	l.publish("--kubeconfig", kubeconfig, "--all-api-servers", "--to", dir, "--no-verify")
-	if got = gate.wait(); got.code != exitDone {
+	if got = gate.wait(); got.code != cli.ExitDone {
 		t.Fatalf("exit code %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	if since := site.publicSince(); since.IsZero() || time.Since(since) <= lifetime {
 		t.Errorf("the gate opened %v after the key was public", time.Since(since))
 	}
-	l.must(exitDone, verify("--all-api-servers")...)
+	l.must(cli.ExitDone, verify("--all-api-servers")...)
 
 	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: next, Published: []*testserver.KubeKey{old, next}})
-	l.must(exitDone, verify("--all-api-servers")...)
+	l.must(cli.ExitDone, verify("--all-api-servers")...)
 	l.accepts(labIssuer, l.mint(cluster))
 }
 

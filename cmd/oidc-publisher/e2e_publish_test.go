@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 const labIssuer = "https://issuer.example.com/cluster-a"
@@ -42,7 +44,7 @@ func TestPublishEverywhere(t *testing.T) {
 			l.t = t
 			l.internet.Route("issuer.example.com", routed(public))
 			l.accepts(labIssuer, token)
-			l.must(exitDone, "verify", labIssuer, "--kubeconfig", kubeconfig, "--mint", "default/default", "--audience", "relying-party", "--for", "gcp,aws,vault,cloudsmith")
+			l.must(cli.ExitDone, "verify", labIssuer, "--kubeconfig", kubeconfig, "--mint", "default/default", "--audience", "relying-party", "--for", "gcp,aws,vault,cloudsmith")
 			if again := l.publish("--kubeconfig", kubeconfig, "--to", s3, "--to", gcs, "--to", dir); again.Changed {
 				t.Errorf("the second run wrote: %+v", again.Targets)
 			}
@@ -76,12 +78,12 @@ func TestSecondRunTouchesNothing(t *testing.T) {
 	_, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer})
 	dir, public := l.local("public")
 	l.internet.Route("issuer.example.com", routed(public))
-	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir)
 	before := times(t, dir)
 	if len(before) < 3 {
 		t.Errorf("files %v", before)
 	}
-	got := l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+	got := l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir)
 	if !strings.Contains(got.stdout, "up to date, nothing to write") {
 		t.Errorf("it says %q", got.stdout)
 	}
@@ -122,7 +124,7 @@ func TestIssuerNamesTheBucket(t *testing.T) {
 	server, _, _ := l.gcs()
 	l.internet.Route("storage.googleapis.com", testserver.Upstream(server.Endpoint))
 
-	got := l.must(exitRefused, "publish", "--kubeconfig", kubeconfig, "--to", "gs://issuers/cluster-b")
+	got := l.must(cli.ExitRefused, "publish", "--kubeconfig", kubeconfig, "--to", "gs://issuers/cluster-b")
 	if !strings.Contains(got.stderr, "gs://issuers/cluster-a") {
 		t.Errorf("the refusal does not name the right target: %s", got.stderr)
 	}
@@ -142,7 +144,7 @@ func TestReadOnlyUser(t *testing.T) {
 	l.internet.Route("issuer.example.com", routed(public))
 	kubeconfig := cluster.WriteKubeconfig(t, "reader")
 
-	got := l.must(exitFailed, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+	got := l.must(cli.ExitFailed, "publish", "--kubeconfig", kubeconfig, "--to", dir)
 	const cure = "kubectl create clusterrolebinding oidc-publisher-discovery --clusterrole=system:service-account-issuer-discovery --user=reader"
 	if !strings.Contains(got.stderr, cure) {
 		t.Errorf("the error does not say %q:\n%s", cure, got.stderr)
@@ -173,7 +175,7 @@ func TestBucketIsNotPublic(t *testing.T) {
 	target := strings.Replace(s3Target(server.Endpoint), "issuers", "private", 1)
 	l.internet.Route("issuer.example.com", routed(testserver.Upstream(server.Endpoint+"/private/cluster-a")))
 
-	got := l.must(exitFailed, "publish", "--kubeconfig", kubeconfig, "--to", target, "--timeout", "5s")
+	got := l.must(cli.ExitFailed, "publish", "--kubeconfig", kubeconfig, "--to", target, "--timeout", "5s")
 	if !strings.Contains(got.stdout, "wrote") || !strings.Contains(got.stderr, "answers 403") {
 		t.Errorf("it says %s%s", got.stdout, got.stderr)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 // TestPullSecretFigures measures what a pull secret in a namespace costs, with
@@ -34,7 +36,7 @@ func TestPullSecretFigures(t *testing.T) {
 			what = "created"
 		}
 		began := time.Now()
-		result := p.pull(exitDone, args...)
+		result := p.pull(cli.ExitDone, args...)
 		ours[what] = append(ours[what], time.Since(began)/total)
 		if n := len(result.Namespaces); n != total || result.Namespaces[0].Outcome != what {
 			t.Fatalf("%d namespaces, %s", n, result.Namespaces[0].Outcome)
@@ -49,7 +51,7 @@ func TestPullSecretFigures(t *testing.T) {
 			a.Round(time.Microsecond), total, len(ours[what]), b.Round(time.Millisecond), len(loop[what]), b.Seconds()/a.Seconds())
 	}
 	began := time.Now()
-	p.pull(exitDone, append(args, "--min-remaining", "1h")...)
+	p.pull(cli.ExitDone, append(args, "--min-remaining", "1h")...)
 	t.Logf("ours, nothing to do: %v for %d namespaces", time.Since(began).Round(time.Millisecond), total)
 
 	w := p.refresh(args...)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 type object = testserver.Object
@@ -38,7 +40,7 @@ func newPuller(t *testing.T) *puller {
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer})
 	public, handler := l.local("public")
 	l.internet.Route("issuer.example.com", routed(handler))
-	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", public)
+	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", public)
 	p := &puller{
 		lab: l, cluster: cluster, admin: cluster.WriteKubeconfig(t, "admin"), tokens: map[string]string{},
 		cloudsmith: testserver.StartCloudsmith(t, l.internet), google: testserver.StartGoogle(t, l.internet),
@@ -166,7 +168,7 @@ func TestPullSecret(t *testing.T) {
 			p.t = t
 			args = append(args, "--registry", registry.Host, "--take-over")
 			before := p.cloudsmith.Requests() + p.google.Requests()
-			result := p.pull(exitDone, append(args, "--namespace-selector", "images=private")...)
+			result := p.pull(cli.ExitDone, append(args, "--namespace-selector", "images=private")...)
 			if !result.Exchanged || result.Expiry == nil || len(result.Namespaces) != 2 {
 				t.Errorf("%+v", result)
 			}
@@ -201,7 +203,7 @@ func TestPullSecretOutput(t *testing.T) {
 		p.cluster.CreateServiceAccount(t, namespace, "default")
 	}
 	const each = "--namespace=a,b"
-	got := p.must(exitDone, p.cloudsmithArgs(each, "--namespace", "c", "--attach", "default", "--exclude-namespace", "c")...)
+	got := p.must(cli.ExitDone, p.cloudsmithArgs(each, "--namespace", "c", "--attach", "default", "--exclude-namespace", "c")...)
 	expires := time.Now().UTC().Format("2006-01-02T")[:8]
 	wantLines(t, got.stdout,
 		`NAMESPACE  SECRET   OUTCOME  EXPIRES               SERVICE ACCOUNTS`,
@@ -209,14 +211,14 @@ func TestPullSecretOutput(t *testing.T) {
 	if !strings.HasSuffix(got.stdout, "Z  default\n") || got.stderr != "" {
 		t.Errorf("%+v", got)
 	}
-	if got := p.must(exitDone, p.cloudsmithArgs(each, "--dry-run")...); !strings.Contains(got.stdout, "updated (dry run)") {
+	if got := p.must(cli.ExitDone, p.cloudsmithArgs(each, "--dry-run")...); !strings.Contains(got.stdout, "updated (dry run)") {
 		t.Errorf("%+v", got)
 	}
 	before := p.cloudsmith.Requests()
-	if r := p.pull(exitDone, p.cloudsmithArgs(each, "--min-remaining", "1h")...); r.Exchanged || r.Expiry != nil || r.Namespaces[0].Expiry == nil || p.cloudsmith.Requests() != before {
+	if r := p.pull(cli.ExitDone, p.cloudsmithArgs(each, "--min-remaining", "1h")...); r.Exchanged || r.Expiry != nil || r.Namespaces[0].Expiry == nil || p.cloudsmith.Requests() != before {
 		t.Errorf("all is fresh: %+v", r)
 	}
-	if r := p.pull(exitDone, p.cloudsmithArgs(each, "--min-remaining", "3h")...); !r.Exchanged || r.Namespaces[1].Outcome != "updated" {
+	if r := p.pull(cli.ExitDone, p.cloudsmithArgs(each, "--min-remaining", "3h")...); !r.Exchanged || r.Namespaces[1].Outcome != "updated" {
 		t.Errorf("not fresh for so long: %+v", r)
 	}
 	// It is told once that no secret is ever fresh for so long.
@@ -224,30 +226,30 @@ func TestPullSecretOutput(t *testing.T) {
 		`give a little more than the time between two runs life=(2h0m0s|1h59m\S+) min_remaining=2h0m0s\n$`)
 	for least, want := range map[string]*regexp.Regexp{"119m": regexp.MustCompile(`^$`), "2h": always} {
 		p.cloudsmith.SetLifetime(time.Hour)
-		p.must(exitDone, p.cloudsmithArgs(each)...) // what is there serves for less long
+		p.must(cli.ExitDone, p.cloudsmithArgs(each)...) // what is there serves for less long
 		p.cloudsmith.SetLifetime(2 * time.Hour)
-		if got := p.must(exitDone, p.cloudsmithArgs(each, "--min-remaining", least)...); !strings.Contains(got.stdout, "updated") || !want.MatchString(got.stderr) {
+		if got := p.must(cli.ExitDone, p.cloudsmithArgs(each, "--min-remaining", least)...); !strings.Contains(got.stdout, "updated") || !want.MatchString(got.stderr) {
 			t.Errorf("%s of two hours: %+v", least, got)
 		}
 	}
 
 	p.cluster.Apply(t, object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": "c"}, "type": "Opaque"})
-	some := p.pull(exitPartly, p.cloudsmithArgs(each, "--namespace", "c")...)
+	some := p.pull(cli.ExitPartly, p.cloudsmithArgs(each, "--namespace", "c")...)
 	wantList(t, "some", some.outcomes(), "a updated", "b updated", "c refused")
-	got = p.must(exitPartly, p.cloudsmithArgs(each, "--namespace", "c", "--namespace", "nowhere")...)
+	got = p.must(cli.ExitPartly, p.cloudsmithArgs(each, "--namespace", "c", "--namespace", "nowhere")...)
 	wantLines(t, got.stderr,
 		`oidc-publisher: refused: secret c/regcred is of type "Opaque", which can't be changed: choose another --secret-name, or --take-over if you mean it`,
 		`oidc-publisher: error: secret nowhere/regcred: the namespace does not exist: namespaces "nowhere" not found`)
 	before = p.cloudsmith.Requests()
-	if r := p.pull(exitRefused, p.cloudsmithArgs("--namespace", "c")...); r.Exchanged || p.cloudsmith.Requests() != before {
+	if r := p.pull(cli.ExitRefused, p.cloudsmithArgs("--namespace", "c")...); r.Exchanged || p.cloudsmith.Requests() != before {
 		t.Errorf("all are refused: %+v", r)
 	}
-	p.pull(exitFailed, p.cloudsmithArgs("--namespace", "c,nowhere")...)
-	got = p.must(exitDone, p.cloudsmithArgs("--namespace", "c", "--take-over")...)
+	p.pull(cli.ExitFailed, p.cloudsmithArgs("--namespace", "c,nowhere")...)
+	got = p.must(cli.ExitDone, p.cloudsmithArgs("--namespace", "c", "--take-over")...)
 	wantLines(t, got.stderr, `oidc-publisher: warning: took over the secret of somebody else namespace=c secret=regcred outcome=replaced`)
 
 	// A service account that does not exist: the secret is written for all that.
-	got = p.must(exitPartly, p.cloudsmithArgs(each, "--attach", "default,nobody", "--attach", "nowhere")...)
+	got = p.must(cli.ExitPartly, p.cloudsmithArgs(each, "--attach", "default,nobody", "--attach", "nowhere")...)
 	wantLines(t, got.stdout, `a          regcred  updated  `+expires)
 	wantLines(t, got.stderr,
 		`oidc-publisher: error: secret a/regcred is updated, but service account a/nobody does not exist: create it with kubectl create serviceaccount nobody --namespace=a, or leave it out`,
@@ -255,18 +257,18 @@ func TestPullSecretOutput(t *testing.T) {
 	if !strings.HasSuffix(got.stdout, "Z  nobody (does not exist),nowhere (does not exist)\n") {
 		t.Errorf("%+v", got)
 	}
-	missing := p.pull(exitPartly, p.cloudsmithArgs("--namespace", "b", "--attach", "nobody")...)
+	missing := p.pull(cli.ExitPartly, p.cloudsmithArgs("--namespace", "b", "--attach", "nobody")...)
 	if n := missing.Namespaces[0]; n.Outcome != "updated" || n.Expiry == nil || !strings.Contains(n.Error, "service account b/nobody does not exist") {
 		t.Errorf("%+v", missing)
 	}
 
-	gone := p.pull(exitDone, p.cloudsmithArgs(each, "--detach", "default")...)
+	gone := p.pull(cli.ExitDone, p.cloudsmithArgs(each, "--detach", "default")...)
 	wantList(t, "detached", gone.outcomes(), "a detached", "b detached")
 	wantList(t, "detached", gone.Namespaces[0].Accounts, "default")
 	if gone.Exchanged {
 		t.Error("a token was exchanged to detach")
 	}
-	got = p.must(exitDone, p.cloudsmithArgs("--namespace", "a", "--detach", "nobody")...)
+	got = p.must(cli.ExitDone, p.cloudsmithArgs("--namespace", "a", "--detach", "nobody")...)
 	if !strings.Contains(got.stdout, "unchanged") || !strings.HasSuffix(got.stdout, "nobody (does not exist)\n") || got.stderr != "" {
 		t.Errorf("detached from nobody: %+v", got)
 	}
@@ -274,7 +276,7 @@ func TestPullSecretOutput(t *testing.T) {
 	// What the service refuses is explained, and the old secret stays.
 	old := p.secretIn("a").Metadata.ResourceVersion
 	p.cloudsmith.Next(testserver.AnswerWith(401, `{"detail": "OIDC token cannot be authenticated."}`))
-	refused := p.pull(exitRefused, p.cloudsmithArgs(each)...)
+	refused := p.pull(cli.ExitRefused, p.cloudsmithArgs(each)...)
 	if refused.Exchanged || len(refused.Namespaces) == 0 || refused.Error == "" || p.secretIn("a").Metadata.ResourceVersion != old {
 		t.Errorf("%+v", refused)
 	}

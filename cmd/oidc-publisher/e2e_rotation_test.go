@@ -8,6 +8,8 @@ import (
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
+
+	"oidc-publisher/internal/cli"
 )
 
 // TestOfficialRotation: the new key is added, then signs, then the old one is
@@ -140,7 +142,7 @@ func TestSigningKeyIsNotPublished(t *testing.T) {
 	token := l.mint(cluster)
 
 	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: signing, Published: []*testserver.KubeKey{listed}})
-	got := l.must(exitRefused, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+	got := l.must(cli.ExitRefused, "publish", "--kubeconfig", kubeconfig, "--to", dir)
 	for _, want := range []string{signing.ID, "--service-account-key-file"} {
 		if !strings.Contains(got.stderr, want) {
 			t.Errorf("the error does not say %q:\n%s", want, got.stderr)
@@ -148,7 +150,7 @@ func TestSigningKeyIsNotPublished(t *testing.T) {
 	}
 	l.accepts(labIssuer, token)
 	l.refuses(labIssuer, l.mint(cluster))
-	l.must(exitRefused, "verify", labIssuer, "--kubeconfig", kubeconfig, "--mint", "default/default", "--audience", "relying-party")
+	l.must(cli.ExitRefused, "verify", labIssuer, "--kubeconfig", kubeconfig, "--mint", "default/default", "--audience", "relying-party")
 }
 
 // TestTwoAPIServers on one etcd have different key lists, as in the middle of
@@ -196,7 +198,7 @@ func TestTwoAPIServers(t *testing.T) {
 		l.t = t
 		cluster.Servers[1].Kill()
 		dir, _ := l.local("one-down")
-		got := l.must(exitFailed, "publish", "--kubeconfig", configs[0], "--all-api-servers", "--to", dir)
+		got := l.must(cli.ExitFailed, "publish", "--kubeconfig", configs[0], "--all-api-servers", "--to", dir)
 		if !strings.Contains(got.stderr, cluster.Servers[1].Address()) {
 			t.Errorf("the error does not name the server: %s", got.stderr)
 		}

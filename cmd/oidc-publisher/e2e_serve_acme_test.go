@@ -14,6 +14,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 const acmeIssuer = "https://issuer.example.com"
@@ -187,7 +189,7 @@ func TestServeACMERefuses(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := l.run(append([]string{"serve", "--listen", "127.0.0.1:0", "--acme"}, tc.args...)...)
-			if got.code != exitUsage || !strings.Contains(got.stderr, tc.says) {
+			if got.code != cli.ExitUsage || !strings.Contains(got.stderr, tc.says) {
 				t.Errorf("exit code %d: %s", got.code, got.stderr)
 			}
 		})

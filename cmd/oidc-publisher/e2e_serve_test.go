@@ -12,6 +12,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 const (
@@ -103,7 +105,7 @@ func TestServeDir(t *testing.T) {
 	s := l.serve("--dir", dir)
 	s.tells("waiting", 1)
 	s.answers(labKeys, http.StatusServiceUnavailable)
-	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
+	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
 	wantList(t, "served", s.tells("serving", 1).Keys, api.KeyIDs()...)
 	resp, _ := s.get(labConfiguration)
 	if got := resp.Header.Get("Cache-Control"); got != "public, max-age=300" {
@@ -114,7 +116,7 @@ func TestServeDir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
+	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
 	wantList(t, "added", s.tells("keys_changed", 1).Added, id)
 
 	// What can't be served is said once, and changes nothing.
@@ -198,15 +200,15 @@ func TestServeEnds(t *testing.T) {
 	}
 	defer busy.Close()
 	l.ends("serve", []ending{
-		{"busy port", exitFailed, []string{"--listen", busy.Addr().String()}, "--listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
-		{"busy admin port", exitFailed, []string{"--admin-listen", busy.Addr().String()}, "--admin-listen: listen tcp " + busy.Addr().String()},
-		{"half a certificate", exitUsage, []string{"--tls-cert", "tls.crt"}, "--tls-cert and --tls-key go together"},
-		{"no certificate", exitFailed, []string{"--tls-cert", "tls.crt", "--tls-key", "tls.key"}, "tls.crt"},
-		{"short interval", exitUsage, []string{"--interval", "1ms"}, "--interval must be at least 1s"},
-		{"dir and source", exitUsage, []string{"--dir", "public", "--from", "x"}, "--from has no meaning"},
-		{"keys without issuer", exitUsage, []string{"--public-key", "sa.pub"}, "--public-key needs --issuer"},
-		{"no issuer", exitUsage, []string{"--issuer", "http://issuer.example.com"}, "--issuer"},
-		{"a target", exitUsage, []string{"--to", "public"}, "no flag --to"},
-		{"an argument", exitUsage, []string{"public"}, "unexpected argument"},
+		{"busy port", cli.ExitFailed, []string{"--listen", busy.Addr().String()}, "--listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
+		{"busy admin port", cli.ExitFailed, []string{"--admin-listen", busy.Addr().String()}, "--admin-listen: listen tcp " + busy.Addr().String()},
+		{"half a certificate", cli.ExitUsage, []string{"--tls-cert", "tls.crt"}, "--tls-cert and --tls-key go together"},
+		{"no certificate", cli.ExitFailed, []string{"--tls-cert", "tls.crt", "--tls-key", "tls.key"}, "tls.crt"},
+		{"short interval", cli.ExitUsage, []string{"--interval", "1ms"}, "--interval must be at least 1s"},
+		{"dir and source", cli.ExitUsage, []string{"--dir", "public", "--from", "x"}, "--from has no meaning"},
+		{"keys without issuer", cli.ExitUsage, []string{"--public-key", "sa.pub"}, "--public-key needs --issuer"},
+		{"no issuer", cli.ExitUsage, []string{"--issuer", "http://issuer.example.com"}, "--issuer"},
+		{"a target", cli.ExitUsage, []string{"--to", "public"}, "no flag --to"},
+		{"an argument", cli.ExitUsage, []string{"public"}, "unexpected argument"},
 	})
 }

@@ -23,6 +23,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 const (
@@ -191,7 +193,7 @@ func TestServeTunnel(t *testing.T) {
 func TestServeTunnelOfOnesOwn(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	l.must(exitDone, "publish", "--public-key", l.publicKey(), "--issuer", laptop+"/a", "--to", filepath.Join(l.dir, "public"), "--no-verify")
+	l.must(cli.ExitDone, "publish", "--public-key", l.publicKey(), "--issuer", laptop+"/a", "--to", filepath.Join(l.dir, "public"), "--no-verify")
 	sshd, flags := l.sshServer(testserver.SSHDOptions{})
 	flags = append(flags, "--tunnel-key", sshd.KeyFile+".pub", "--tunnel-host-key", sshd.Fingerprint(t))
 	l.env = append(l.env, "SSH_AUTH_SOCK="+testserver.SSHAgent(t, sshd.KeyFile))
@@ -304,16 +306,16 @@ func TestServeTunnelFails(t *testing.T) {
 		args []string
 		says []string
 	}{
-		{"no such form", exitUsage, []string{"--tunnel", "localhost.run"}, []string{"--tunnel", "ssh://user@host"}},
-		{"a password", exitUsage, []string{"--tunnel", "ssh://me:hunter2@host"}, []string{"password", "--tunnel-key"}},
-		{"no tunnel", exitUsage, []string{"--tunnel-key", "x"}, []string{"--tunnel-key needs --tunnel"}},
-		{"no port", exitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-bind", "x"}, []string{"--tunnel-bind", "ADDRESS:PORT"}},
-		{"no fingerprint", exitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-host-key", "MD5:00"}, []string{"SHA256:"}},
-		{"an unknown server", exitFailed, append(slices.Clone(flags), "--tunnel-known-hosts", empty), []string{"not in known_hosts", "--tunnel-host-key " + sshd.Fingerprint(t)}},
-		{"another server", exitFailed, append(slices.Clone(flags), "--tunnel-host-key", "SHA256:"+strings.Repeat("A", 43)), []string{sshd.Fingerprint(t), ssh.FingerprintSHA256(sshd.HostKey(t, "ecdsa")), "in between"}},
-		{"an encrypted key", exitFailed, append(slices.Clone(flags), "--tunnel-key", encrypted), []string{"passphrase", "ssh-add"}},
-		{"a port that it may not have", exitFailed, []string{"--tunnel", sshd.URL()}, []string{"refuses to forward localhost:80", "--tunnel-bind"}},
-		{"no URL", exitFailed, append(slices.Clone(flags), "--timeout", "6s"), []string{
+		{"no such form", cli.ExitUsage, []string{"--tunnel", "localhost.run"}, []string{"--tunnel", "ssh://user@host"}},
+		{"a password", cli.ExitUsage, []string{"--tunnel", "ssh://me:hunter2@host"}, []string{"password", "--tunnel-key"}},
+		{"no tunnel", cli.ExitUsage, []string{"--tunnel-key", "x"}, []string{"--tunnel-key needs --tunnel"}},
+		{"no port", cli.ExitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-bind", "x"}, []string{"--tunnel-bind", "ADDRESS:PORT"}},
+		{"no fingerprint", cli.ExitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-host-key", "MD5:00"}, []string{"SHA256:"}},
+		{"an unknown server", cli.ExitFailed, append(slices.Clone(flags), "--tunnel-known-hosts", empty), []string{"not in known_hosts", "--tunnel-host-key " + sshd.Fingerprint(t)}},
+		{"another server", cli.ExitFailed, append(slices.Clone(flags), "--tunnel-host-key", "SHA256:"+strings.Repeat("A", 43)), []string{sshd.Fingerprint(t), ssh.FingerprintSHA256(sshd.HostKey(t, "ecdsa")), "in between"}},
+		{"an encrypted key", cli.ExitFailed, append(slices.Clone(flags), "--tunnel-key", encrypted), []string{"passphrase", "ssh-add"}},
+		{"a port that it may not have", cli.ExitFailed, []string{"--tunnel", sshd.URL()}, []string{"refuses to forward localhost:80", "--tunnel-bind"}},
+		{"no URL", cli.ExitFailed, append(slices.Clone(flags), "--timeout", "6s"), []string{
 			"says: Hello.", "waiting: " + sshd.URL() + " told no public URL yet: ", "error: --tunnel: " + sshd.URL() + " told no public URL (context deadline exceeded): say with --issuer"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -344,8 +346,8 @@ func TestServeTunnelAsks(t *testing.T) {
 		code   int
 		says   string
 	}{
-		{"no", exitFailed, "is not in known_hosts"},
-		{"yes", exitDone, laptop + "\r\n"},
+		{"no", cli.ExitFailed, "is not in known_hosts"},
+		{"yes", cli.ExitDone, laptop + "\r\n"},
 	} {
 		t.Run(c.answer, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -381,7 +383,7 @@ func TestServeTunnelAsks(t *testing.T) {
 			if !until(c.says) {
 				t.Fatalf("after %q it does not say %q:\n%s", c.answer, c.says, &seen)
 			}
-			if c.code == exitDone {
+			if c.code == cli.ExitDone {
 				fmt.Fprint(keyboard, "\x03") // ^C
 			}
 			for until("\x00") { // read on to the end
@@ -390,7 +392,7 @@ func TestServeTunnelAsks(t *testing.T) {
 			if got := cmd.ProcessState.ExitCode(); got != c.code {
 				t.Errorf("exit code %d (%v), want %d:\n%s", got, err, c.code, &seen)
 			}
-			if _, err := os.Stat(known); (err == nil) != (c.code == exitDone) {
+			if _, err := os.Stat(known); (err == nil) != (c.code == cli.ExitDone) {
 				t.Errorf("what is remembered: %v", err)
 			}
 		})

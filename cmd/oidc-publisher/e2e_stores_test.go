@@ -18,6 +18,8 @@ import (
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
+
+	"oidc-publisher/internal/cli"
 )
 
 // store is a kind of target that can be made to fail.
@@ -150,7 +152,7 @@ func TestManyPublishersAtOnce(t *testing.T) {
 					publishers = append(publishers, l.start(nil, "publish", "--kubeconfig", config, "--to", s.target(name)))
 				}
 				for i, publisher := range publishers {
-					if got := publisher.wait(); got.code != exitDone {
+					if got := publisher.wait(); got.code != cli.ExitDone {
 						t.Errorf("round %d: publisher %d: exit code %d\n%s%s", round, i, got.code, got.stdout, got.stderr)
 					}
 				}
@@ -279,16 +281,16 @@ func TestOutage(t *testing.T) {
 				got := s.runWith([]string{"AWS_MAX_ATTEMPTS=1"}, append([]string{"publish", "--timeout", "1500ms"}, s.args...)...)
 				s.proxy.Clear()
 				during := s.documents(s.public(s.name))
-				failed := got.code == exitFailed && strings.Contains(got.stderr, s.target(s.name)+": ") && strings.Contains(got.stderr, "no answer")
+				failed := got.code == cli.ExitFailed && strings.Contains(got.stderr, s.target(s.name)+": ") && strings.Contains(got.stderr, "no answer")
 				if writes >= n && !failed {
-					s.t.Errorf("exit code %d, want %d and a word on the store\n%s", got.code, exitFailed, got.stderr)
+					s.t.Errorf("exit code %d, want %d and a word on the store\n%s", got.code, cli.ExitFailed, got.stderr)
 				}
 				s.wantHealed()
 				after := s.documents(s.public(s.name))
 				if !slices.Contains([]documents{before, {after.keys, before.configuration}, after}, during) {
 					s.t.Errorf("half published: %+v\nbefore: %+v\nafter: %+v", during, before, after)
 				}
-				return got.code == exitDone
+				return got.code == cli.ExitDone
 			})
 		})
 	}
@@ -355,7 +357,7 @@ func TestStoreSaysNo(t *testing.T) {
 			test.spoil(t, &spoiled)
 
 			begun := time.Now()
-			got := spoiled.must(exitFailed, append([]string{"publish", "--timeout", test.timeout.String()}, spoiled.args...)...)
+			got := spoiled.must(cli.ExitFailed, append([]string{"publish", "--timeout", test.timeout.String()}, spoiled.args...)...)
 			if took := time.Since(begun); took > test.timeout+10*time.Second {
 				t.Errorf("--timeout %v took %v", test.timeout, took)
 			}
@@ -381,7 +383,7 @@ func TestStoreIgnoresConditions(t *testing.T) {
 	server.CreateBucket(t, "issuers")
 	l.env = append(l.env, "AWS_ACCESS_KEY_ID="+server.AccessKey, "AWS_SECRET_ACCESS_KEY="+server.SecretKey)
 	for _, run := range []string{"first", "second"} {
-		got := l.must(exitFailed, "publish", "--kubeconfig", kubeconfig, "--to", s3Target(server.Endpoint))
+		got := l.must(cli.ExitFailed, "publish", "--kubeconfig", kubeconfig, "--to", s3Target(server.Endpoint))
 		if !strings.Contains(got.stderr, publish.ErrUnconditional.Error()) || !strings.Contains(got.stderr, "Use a store with conditional writes") {
 			t.Errorf("the %s run says %s", run, got.stderr)
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 // watched are the settings of an embedded API server; its keys are quickly made.
@@ -109,24 +111,24 @@ func TestWatchEnds(t *testing.T) {
 	_, stranger := l.embedded(watched(labIssuer))
 	dir, public := l.local("public")
 	l.internet.Route("issuer.example.com", routed(public))
-	l.must(exitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir)
+	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir)
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer busy.Close()
 	l.ends("watch", []ending{
-		{"short interval", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--interval", "999ms"}, "--interval must be at least 1s"},
-		{"one look", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--dry-run"}, "no flag --dry-run"},
-		{"no target", exitUsage, []string{"--kubeconfig", kubeconfig}, "--to is missing"},
-		{"wrong target", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", "ftp://x"}, "--to"},
-		{"wrong canary", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--canary", "default"}, "NAMESPACE/SERVICEACCOUNT"},
-		{"election without a cluster", exitUsage, []string{"--from", dir, "--to", dir + "2", "--leader-elect"}, "--leader-elect needs a live cluster"},
-		{"a Lease and no election", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--lease", "a"}, "goes with --leader-elect"},
-		{"no name for a Lease", exitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--leader-elect", "--lease", "A/b"}, "must be a name"},
-		{"busy port", exitFailed, []string{"--kubeconfig", kubeconfig, "--to", dir, "--listen", busy.Addr().String()}, "--listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
-		{"no kubeconfig", exitFailed, []string{"--kubeconfig", "missing", "--to", dir}, "missing"},
-		{"somebody else's target", exitRefused, []string{"--kubeconfig", stranger, "--to", dir}, "somebody else's"},
+		{"short interval", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--interval", "999ms"}, "--interval must be at least 1s"},
+		{"one look", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--dry-run"}, "no flag --dry-run"},
+		{"no target", cli.ExitUsage, []string{"--kubeconfig", kubeconfig}, "--to is missing"},
+		{"wrong target", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", "ftp://x"}, "--to"},
+		{"wrong canary", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--canary", "default"}, "NAMESPACE/SERVICEACCOUNT"},
+		{"election without a cluster", cli.ExitUsage, []string{"--from", dir, "--to", dir + "2", "--leader-elect"}, "--leader-elect needs a live cluster"},
+		{"a Lease and no election", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--lease", "a"}, "goes with --leader-elect"},
+		{"no name for a Lease", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--leader-elect", "--lease", "A/b"}, "must be a name"},
+		{"busy port", cli.ExitFailed, []string{"--kubeconfig", kubeconfig, "--to", dir, "--listen", busy.Addr().String()}, "--listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
+		{"no kubeconfig", cli.ExitFailed, []string{"--kubeconfig", "missing", "--to", dir}, "missing"},
+		{"somebody else's target", cli.ExitRefused, []string{"--kubeconfig", stranger, "--to", dir}, "somebody else's"},
 	})
 }
 

@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/federation/exchange"
 )
@@ -16,7 +15,7 @@ func exchangeCommand() *cli.Command {
 		Usage:       "exchange a service account token for a credential of a service that trusts the issuer",
 		ArgsUsage:   "cloudsmith|gcp",
 		Description: exchangeDescription,
-		Action:      noSubcommand,
+		Action:      cli.NoSubcommand,
 		Subcommands: []*cli.Command{exchangeCloudsmithCommand(), exchangeGCPCommand()},
 	}
 }
@@ -30,36 +29,6 @@ refused the token, or this program refused to send it.`
 
 const exchangeFormats = `Output: text is the token alone; json has user name and expiry too;
 docker-config is a config.json for docker, skopeo and crane; env is for eval.`
-
-// noSubcommand runs where the name of no subcommand was given.
-func noSubcommand(c *cli.Context) error {
-	var names []string
-	for _, sub := range c.Command.Subcommands {
-		names = append(names, sub.Name)
-	}
-	hint := "see " + name + " " + c.Command.Name + " --help"
-	if !c.Args().Present() {
-		return &usageError{message: fmt.Sprintf("%s for which service? %s", c.Command.Name, joinOr(names)), hint: hint}
-	}
-	return &usageError{
-		message: fmt.Sprintf("there is no command %q", c.Command.Name+" "+c.Args().First()),
-		hint:    suggest(cli.SuggestCommand(c.Command.Subcommands, c.Args().First()), hint),
-	}
-}
-
-func joinOr(names []string) string {
-	text := ""
-	for i, name := range names {
-		switch {
-		case i > 0 && i == len(names)-1:
-			text += " or "
-		case i > 0:
-			text += ", "
-		}
-		text += name
-	}
-	return text
-}
 
 func exchangeCloudsmithCommand() *cli.Command {
 	return &cli.Command{
@@ -76,7 +45,7 @@ Examples:
     --mint team/puller --audience https://api.cloudsmith.io --output docker-config > config.json`,
 		Flags: slices.Concat(cloudsmithFlags(), subjectTokenFlags(), clusterFlags(), exchangeOutputFlags()),
 		Action: func(c *cli.Context) error {
-			if err := checkArgs(c); err != nil {
+			if err := cli.CheckArgs(c); err != nil {
 				return err
 			}
 			exchanger, err := cloudsmithExchanger(c)
@@ -93,8 +62,8 @@ Examples:
 }
 
 func exchangeGCPCommand() *cli.Command {
-	printConfig := boolFlag("print-credential-config", "exchange nothing: print the external_account file with which Google's own client libraries do it in a pod")
-	printConfig.Category = categoryOutput
+	printConfig := cli.Bool("print-credential-config", "exchange nothing: print the external_account file with which Google's own client libraries do it in a pod")
+	printConfig.Category = cli.CategoryOutput
 	return &cli.Command{
 		Name:  "gcp",
 		Usage: "exchange at Google Cloud, by workload identity federation",
@@ -109,7 +78,7 @@ Examples:
   oidc-publisher exchange gcp --print-credential-config --provider … --service-account … > credentials.json`,
 		Flags: append(slices.Concat(gcpFlags(), subjectTokenFlags(), clusterFlags(), exchangeOutputFlags()), printConfig),
 		Action: func(c *cli.Context) error {
-			if err := checkArgs(c); err != nil {
+			if err := cli.CheckArgs(c); err != nil {
 				return err
 			}
 			if c.Bool("print-credential-config") {
@@ -134,7 +103,7 @@ func printCredentialConfig(c *cli.Context) error {
 	case err != nil:
 		return err
 	case c.String("mint") != "" || c.String("token-file") == "-":
-		return usagef("--print-credential-config needs the path that the token has in the pod: --token-file FILE, or none for %s", projectedToken)
+		return cli.Usagef("--print-credential-config needs the path that the token has in the pod: --token-file FILE, or none for %s", projectedToken)
 	case c.String("token-file") != "":
 		file.Path = c.String("token-file")
 	case file.Path == "":
@@ -142,14 +111,14 @@ func printCredentialConfig(c *cli.Context) error {
 	}
 	text, err := config.CredentialConfig(file.Path)
 	if err != nil {
-		return usagef("%v", err)
+		return cli.Usagef("%v", err)
 	}
 	_, err = c.App.Writer.Write(text)
 	return err
 }
 
 func exchangeAction(c *cli.Context, s service, exchanger exchange.Exchanger, subject subjectFunc) error {
-	if err := checkTimeout(c); err != nil {
+	if err := cli.CheckTimeout(c); err != nil {
 		return err
 	}
 	render, err := credentialRenderer(c, s)
@@ -160,11 +129,11 @@ func exchangeAction(c *cli.Context, s service, exchanger exchange.Exchanger, sub
 	defer cancel()
 	token, err := subject(ctx)
 	if err != nil {
-		return overtime(err, c.Duration("timeout"))
+		return cli.Overtime(err, c.Duration("timeout"))
 	}
 	credential, err := exchanger.Exchange(ctx, token)
 	if err != nil {
-		return s.explained(c.Context, overtime(err, c.Duration("timeout")), token)
+		return s.explained(c.Context, cli.Overtime(err, c.Duration("timeout")), token)
 	}
 	return render(c.App.Writer, credential)
 }

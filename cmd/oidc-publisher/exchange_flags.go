@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/kube"
@@ -26,24 +26,24 @@ const (
 // them with subjectToken. They go together with clusterFlags.
 func subjectTokenFlags() []cli.Flag {
 	return inCategory(categorySubject,
-		stringFlag("token-file", "", "exchange the service account token in `FILE`, read at each use; - is standard input (default: "+projectedToken+" if it exists)"),
-		stringFlag("mint", "", "exchange a token newly minted for `NAMESPACE/SERVICEACCOUNT`; needs --audience"),
-		stringFlag("audience", "", "the `AUDIENCE` that a minted token is for"),
-		boolFlag("allow-api-token", "exchange even a token that the API server itself takes, and that the service could use against the cluster; known by its file and its audience only: what else --api-audiences or a second --service-account-issuer make the server take, no token tells"),
+		cli.String("token-file", "", "exchange the service account token in `FILE`, read at each use; - is standard input (default: "+projectedToken+" if it exists)"),
+		cli.String("mint", "", "exchange a token newly minted for `NAMESPACE/SERVICEACCOUNT`; needs --audience"),
+		cli.String("audience", "", "the `AUDIENCE` that a minted token is for"),
+		cli.Bool("allow-api-token", "exchange even a token that the API server itself takes, and that the service could use against the cluster; known by its file and its audience only: what else --api-audiences or a second --service-account-issuer make the server take, no token tells"),
 	)
 }
 
 // clusterFlags say which cluster is meant, where a live one is needed.
 func clusterFlags() []cli.Flag {
 	return inCategory(categorySource,
-		stringFlag("kubeconfig", "", "use the cluster of this kubeconfig `FILE` (default: $KUBECONFIG, ~/.kube/config, then the pod's own cluster)"),
-		stringFlag("context", "", "use the context `NAME` of the kubeconfig (default: its current one)"),
+		cli.String("kubeconfig", "", "use the cluster of this kubeconfig `FILE` (default: $KUBECONFIG, ~/.kube/config, then the pod's own cluster)"),
+		cli.String("context", "", "use the context `NAME` of the kubeconfig (default: its current one)"),
 	)
 }
 
 func inCategory(category string, flags ...cli.Flag) []cli.Flag {
 	for _, flag := range flags {
-		categorise(flag, category)
+		cli.Categorise(flag, category)
 	}
 	return flags
 }
@@ -92,9 +92,9 @@ func tokenFile(c *cli.Context, otherwise exchange.TokenFile) (exchange.TokenFile
 	if _, err := os.Stat(projectedToken); err == nil {
 		return exchange.TokenFile{Path: projectedToken}, nil
 	}
-	return exchange.TokenFile{}, &usageError{
-		message: "which token? " + projectedToken + " does not exist",
-		hint:    "project it into the pod there, or give --token-file FILE, --token-file - or --mint NAMESPACE/SERVICEACCOUNT --audience AUDIENCE",
+	return exchange.TokenFile{}, &cli.UsageError{
+		Message: "which token? " + projectedToken + " does not exist",
+		Hint:    "project it into the pod there, or give --token-file FILE, --token-file - or --mint NAMESPACE/SERVICEACCOUNT --audience AUDIENCE",
 	}
 }
 
@@ -131,12 +131,12 @@ func mintToken(ctx context.Context, c *cli.Context) (discovery.Token, error) {
 // cloudsmithExchanger. The environment may have the names of Cloudsmith's own
 // tools.
 func cloudsmithFlags() []cli.Flag {
-	org := stringFlag("org", "", "`SLUG` of the Cloudsmith organisation (workspace)")
+	org := cli.String("org", "", "`SLUG` of the Cloudsmith organisation (workspace)")
 	org.EnvVars = append(org.EnvVars, "CLOUDSMITH_ORG", "CLOUDSMITH_ORG_SLUG")
-	service := stringFlag("service-slug", "", "`SLUG` of the Cloudsmith service account to act as")
+	service := cli.String("service-slug", "", "`SLUG` of the Cloudsmith service account to act as")
 	service.EnvVars = append(service.EnvVars, "CLOUDSMITH_SERVICE_SLUG")
 	return inCategory(categoryService, org, service,
-		stringFlag("cloudsmith-url", exchange.CloudsmithURL, "base `URL` of Cloudsmith's API"))
+		cli.String("cloudsmith-url", exchange.CloudsmithURL, "base `URL` of Cloudsmith's API"))
 }
 
 func cloudsmithConfig(c *cli.Context) exchange.CloudsmithConfig {
@@ -146,27 +146,27 @@ func cloudsmithConfig(c *cli.Context) exchange.CloudsmithConfig {
 func cloudsmithExchanger(c *cli.Context) (exchange.Exchanger, error) {
 	for _, flag := range []string{"org", "service-slug"} {
 		if c.String(flag) == "" {
-			return nil, usagef("--%s is missing", flag)
+			return nil, cli.Usagef("--%s is missing", flag)
 		}
 	}
 	e, err := exchange.Cloudsmith(cloudsmithConfig(c))
 	if err != nil {
-		return nil, usagef("%v", err)
+		return nil, cli.Usagef("%v", err)
 	}
 	return e, nil
 }
 
 // gcpFlags name a workload identity pool provider; read them with gcpExchanger.
 func gcpFlags() []cli.Flag {
-	lifetime := durationFlag("lifetime", 0, "ask for a token of the service account that lives for `DURATION`")
+	lifetime := cli.Duration("lifetime", 0, "ask for a token of the service account that lives for `DURATION`")
 	lifetime.Category, lifetime.DefaultText = categoryService, "1h"
 	return inCategory(categoryService, lifetime,
-		stringFlag("provider", "", "`NAME` of the workload identity pool provider: projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER"),
-		stringFlag("service-account", "", "act as the Google service account with this `EMAIL`; without, the federated token itself is the credential and lives as long as the token"),
-		listFlag("scope", "ask for this OAuth `SCOPE`; repeatable (default: "+exchange.CloudPlatform+")"),
-		stringFlag("credential-config", "", "take provider, service account and token file from an external_account `FILE`, as gcloud writes it"),
-		stringFlag("sts-url", exchange.STSURL, "base `URL` of the Security Token Service"),
-		stringFlag("iam-url", exchange.IAMURL, "base `URL` of the IAM Credentials API"),
+		cli.String("provider", "", "`NAME` of the workload identity pool provider: projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER"),
+		cli.String("service-account", "", "act as the Google service account with this `EMAIL`; without, the federated token itself is the credential and lives as long as the token"),
+		cli.List("scope", "ask for this OAuth `SCOPE`; repeatable (default: "+exchange.CloudPlatform+")"),
+		cli.String("credential-config", "", "take provider, service account and token file from an external_account `FILE`, as gcloud writes it"),
+		cli.String("sts-url", exchange.STSURL, "base `URL` of the Security Token Service"),
+		cli.String("iam-url", exchange.IAMURL, "base `URL` of the IAM Credentials API"),
 	)
 }
 
@@ -179,7 +179,7 @@ func gcpExchanger(c *cli.Context) (exchange.Exchanger, exchange.GCPConfig, excha
 	}
 	e, err := exchange.GCP(config)
 	if err != nil {
-		return nil, config, file, usagef("%v", err)
+		return nil, config, file, cli.Usagef("%v", err)
 	}
 	return e, config, file, nil
 }
@@ -192,25 +192,25 @@ func gcpConfig(c *cli.Context) (exchange.GCPConfig, exchange.TokenFile, error) {
 	var file exchange.TokenFile
 	switch name := c.String("credential-config"); {
 	case name != "" && (config.Provider != "" || config.ServiceAccount != ""):
-		return config, file, usagef("--credential-config names provider and service account: leave --provider and --service-account out")
+		return config, file, cli.Usagef("--credential-config names provider and service account: leave --provider and --service-account out")
 	case name != "":
 		var err error
 		if config, file, err = readCredentialConfig(c, name); err != nil {
 			return config, file, err
 		}
 	case config.Provider == "":
-		return config, file, usagef("--provider is missing")
+		return config, file, cli.Usagef("--provider is missing")
 	}
 	if c.IsSet("lifetime") {
 		config.Lifetime = c.Duration("lifetime")
 	}
-	config.Scopes = list(c, "scope")
+	config.Scopes = cli.Values(c, "scope")
 	return config, file, nil
 }
 
 func readCredentialConfig(c *cli.Context, name string) (exchange.GCPConfig, exchange.TokenFile, error) {
 	fail := func(err error) (exchange.GCPConfig, exchange.TokenFile, error) {
-		return exchange.GCPConfig{}, exchange.TokenFile{}, usagef("--credential-config %s: %v", name, err)
+		return exchange.GCPConfig{}, exchange.TokenFile{}, cli.Usagef("--credential-config %s: %v", name, err)
 	}
 	data, err := readConfig(name, maxTokenFile)
 	if err != nil {

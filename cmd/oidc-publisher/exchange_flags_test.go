@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 )
 
 // TestSubjectTokenIsReadAgain: a projected token is replaced while a program

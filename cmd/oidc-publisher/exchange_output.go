@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
@@ -19,9 +19,9 @@ import (
 )
 
 func exchangeOutputFlags() []cli.Flag {
-	registry := listFlag("registry", "registry `HOST` of a docker-config; repeatable (default for Cloudsmith: docker.cloudsmith.io)")
-	registry.Category = categoryOutput
-	return []cli.Flag{outputFlag("text", "json", "docker-config", "env"), registry, timeoutFlag()}
+	registry := cli.List("registry", "registry `HOST` of a docker-config; repeatable (default for Cloudsmith: docker.cloudsmith.io)")
+	registry.Category = cli.CategoryOutput
+	return []cli.Flag{cli.Output("text", "json", "docker-config", "env"), registry, cli.Timeout()}
 }
 
 // service is what the output and the explanation know of where a token is
@@ -68,7 +68,7 @@ const explainTimeout = 15 * time.Second
 
 // credentialRenderer is what writes the credential in the format of --output.
 func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Credential) error, error) {
-	format, err := outputFormat(c, "text", "json", "docker-config", "env")
+	format, err := cli.OutputFormat(c, "text", "json", "docker-config", "env")
 	if err != nil {
 		return nil, err
 	}
@@ -79,18 +79,18 @@ func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Cre
 	switch format {
 	case "json":
 		return func(w io.Writer, credential exchange.Credential) error {
-			return printJSON(w, credentialJSONOf(string(s.explain.Service), credential))
+			return cli.PrintJSON(w, credentialJSONOf(string(s.explain.Service), credential))
 		}, nil
 	case "docker-config":
 		if len(registries) == 0 {
-			return nil, usagef("--output docker-config needs --registry HOST, like europe-docker.pkg.dev")
+			return nil, cli.Usagef("--output docker-config needs --registry HOST, like europe-docker.pkg.dev")
 		}
 		return func(w io.Writer, credential exchange.Credential) error {
 			config, err := pullsecret.DockerConfig(registries, credential)
 			if err != nil {
 				return err
 			}
-			return printJSON(w, json.RawMessage(config))
+			return cli.PrintJSON(w, json.RawMessage(config))
 		}, nil
 	case "env":
 		return s.printEnv, nil
@@ -104,13 +104,13 @@ func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Cre
 
 // registryHosts are the hosts of --registry, as they stand in images.
 func registryHosts(c *cli.Context, otherwise []string) ([]string, error) {
-	hosts := list(c, "registry")
+	hosts := cli.Values(c, "registry")
 	if len(hosts) == 0 {
 		return otherwise, nil
 	}
 	for _, host := range hosts {
 		if host == "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`/@?#"\`, r) }) {
-			return nil, usagef("--registry is %q, and must be a host as images begin with it, like docker.cloudsmith.io", host)
+			return nil, cli.Usagef("--registry is %q, and must be a host as images begin with it, like docker.cloudsmith.io", host)
 		}
 	}
 	return hosts, nil

@@ -21,6 +21,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
+
+	"oidc-publisher/internal/cli"
 )
 
 // built is the program as users run it, made once by TestMain.
@@ -41,7 +43,7 @@ func (b building) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	built = filepath.Join(dir, name)
+	built = filepath.Join(dir, cli.Name)
 	args := []string{"build", "-tags", "disable_grpc_modules", "-o", built}
 	env := os.Environ()
 	if raceDetector() {
@@ -236,7 +238,7 @@ type publishResult struct {
 // publish runs publish with --output json and demands success.
 func (l *lab) publish(args ...string) publishResult {
 	l.t.Helper()
-	got := l.must(exitDone, append([]string{"publish", "--output", "json"}, args...)...)
+	got := l.must(cli.ExitDone, append([]string{"publish", "--output", "json"}, args...)...)
 	var result publishResult
 	var raw json.RawMessage
 	if err := json.Unmarshal([]byte(got.stdout), &raw); err != nil {

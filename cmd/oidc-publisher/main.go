@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -11,6 +12,10 @@ import (
 	"syscall"
 
 	"k8s.io/klog/v2"
+
+	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/cli"
+	"oidc-publisher/publish"
 )
 
 func main() { os.Exit(realMain()) }
@@ -18,17 +23,20 @@ func main() { os.Exit(realMain()) }
 func realMain() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
-}
-
-// run is the whole program; tests call it in their own process.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// client-go would write to the process's stderr by itself.
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
-	app := newApp(stdin, stdout, stderr)
-	args, err := flagsFirst(app, args)
-	if err == nil {
-		err = app.RunContext(ctx, args)
-	}
-	return report(app.ErrWriter, err)
+	return cli.Run(ctx, newApp(os.Stdin, os.Stdout, os.Stderr), os.Args, isRefusal)
+}
+
+func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
+	return cli.New(stdin, stdout, stderr,
+		publishCommand(), watchCommand(), serveCommand(), verifyCommand(),
+		exchangeCommand(), pullSecretCommand(), credentialProviderCommand())
+}
+
+// isRefusal reports whether a rule or a service said no, which is exit code 3.
+func isRefusal(err error) bool {
+	var refused *exchange.RefusedError
+	var forAPI *exchange.APITokenError
+	return errors.Is(err, publish.ErrRefused) || errors.As(err, &refused) || errors.As(err, &forAPI) || errors.Is(err, exchange.ErrNoSubject)
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/backends"
 	"oidc-publisher/discovery"
@@ -50,27 +50,27 @@ Examples:
 
 func publishFlags() []cli.Flag {
 	flags := []cli.Flag{
-		listFlag("to", "publish to `TARGET`; repeatable (default: the bucket that the issuer names)"),
-		stringFlag("issuer", "", "the public issuer `URL`, which must be the cluster's own, byte for byte (default: the cluster's own)"),
-		stringFlag("owner", "", "`NAME` of who publishes here, for the guard against overwriting others (default: the cluster itself)"),
-		durationFlag("grace", publish.DefaultGrace, "keep a key public for `DURATION` after the cluster stopped listing it; 0 drops it at once"),
-		listFlag("revoke", "drop this key `ID` now and do not publish it again; repeatable"),
-		boolFlag("take-over", "replace what another owner published"),
-		boolFlag("ahead-of-issuer-change", "publish for an --issuer that the cluster does not have yet"),
-		boolFlag("no-verify", "do not read the public issuer back"),
-		boolFlag("dry-run", "show what would be written, and write nothing"),
-		timeoutFlag(),
+		cli.List("to", "publish to `TARGET`; repeatable (default: the bucket that the issuer names)"),
+		cli.String("issuer", "", "the public issuer `URL`, which must be the cluster's own, byte for byte (default: the cluster's own)"),
+		cli.String("owner", "", "`NAME` of who publishes here, for the guard against overwriting others (default: the cluster itself)"),
+		cli.Duration("grace", publish.DefaultGrace, "keep a key public for `DURATION` after the cluster stopped listing it; 0 drops it at once"),
+		cli.List("revoke", "drop this key `ID` now and do not publish it again; repeatable"),
+		cli.Bool("take-over", "replace what another owner published"),
+		cli.Bool("ahead-of-issuer-change", "publish for an --issuer that the cluster does not have yet"),
+		cli.Bool("no-verify", "do not read the public issuer back"),
+		cli.Bool("dry-run", "show what would be written, and write nothing"),
+		cli.Timeout(),
 	}
 	flags = append(flags, sourceFlags()...)
-	return append(append(flags, outputFlag("text", "json")), logFlags(logText)...)
+	return append(append(flags, cli.Output("text", "json")), cli.LogFlags(cli.LogText)...)
 }
 
 func publishAction(c *cli.Context) error {
-	format, err := outputFormat(c, "text", "json")
+	format, err := cli.OutputFormat(c, "text", "json")
 	if err != nil {
 		return err
 	}
-	log, err := logger(c)
+	log, err := cli.Logger(c)
 	if err != nil {
 		return err
 	}
@@ -87,19 +87,19 @@ func publishAction(c *cli.Context) error {
 	publisher.Timeout -= time.Since(began) // it bounds all steps together
 	report, err := publisher.Publish(c.Context)
 	if err != nil {
-		return tellFailure(c.App.Writer, format, publisher.DryRun, overtime(err, c.Duration("timeout")))
+		return tellFailure(c.App.Writer, format, publisher.DryRun, cli.Overtime(err, c.Duration("timeout")))
 	}
 	if c.Err() != nil {
 		report.Proof = publish.Proof{} // cut short, it says nothing
 	}
 	for i, target := range report.Targets {
-		report.Targets[i].Err = overtime(target.Err, c.Duration("timeout"))
+		report.Targets[i].Err = cli.Overtime(target.Err, c.Duration("timeout"))
 	}
 	for _, warning := range warnings(report) {
 		log.Warn(warning)
 	}
 	if format == "json" {
-		err = printJSON(c.App.Writer, publishJSON(report, publisher.DryRun))
+		err = cli.PrintJSON(c.App.Writer, publishJSON(report, publisher.DryRun))
 	} else {
 		err = printReport(c.App.Writer, report, publisher.DryRun)
 	}
@@ -112,14 +112,14 @@ func publishAction(c *cli.Context) error {
 // newPublisher turns the flags into a Publisher without targets yet, and with a
 // cluster that says when it goes away. A source of files has no cluster.
 func newPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, *kube.Source, error) {
-	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c)); err != nil {
+	if err := errors.Join(cli.CheckArgs(c), checkSource(c), cli.CheckTimeout(c)); err != nil {
 		return nil, nil, err
 	}
 	policy, err := policy(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := parseTargets(list(c, "to")); err != nil {
+	if _, err := parseTargets(cli.Values(c, "to")); err != nil {
 		return nil, nil, err
 	}
 	p := &publish.Publisher{Policy: policy, Timeout: c.Duration("timeout")}
@@ -130,7 +130,7 @@ func newPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, *kub
 	config := clusterConfig(c)
 	config.Canary, config.Disconnected = c.String("canary"), disconnected
 	if namespace, account, ok := strings.Cut(config.Canary, "/"); config.Canary != "" && (!ok || namespace == "" || account == "") {
-		return nil, nil, usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
+		return nil, nil, cli.Usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
 	}
 	cluster, err := kube.New(config)
 	if err != nil {
@@ -144,26 +144,26 @@ func policy(c *cli.Context) (publish.Policy, error) {
 	policy := publish.Policy{
 		Owner:               c.String("owner"),
 		Grace:               c.Duration("grace"),
-		Revoke:              list(c, "revoke"),
+		Revoke:              cli.Values(c, "revoke"),
 		TakeOver:            c.Bool("take-over"),
 		AheadOfIssuerChange: c.Bool("ahead-of-issuer-change"),
 	}
 	if policy.Grace < 0 {
-		return policy, usagef("--grace must not be negative")
+		return policy, cli.Usagef("--grace must not be negative")
 	}
 	given := c.String("issuer")
 	if given == "" {
-		if len(list(c, "public-key")) > 0 {
-			return policy, usagef("--public-key needs --issuer: a key file does not say whose it is")
+		if len(cli.Values(c, "public-key")) > 0 {
+			return policy, cli.Usagef("--public-key needs --issuer: a key file does not say whose it is")
 		}
 		if policy.AheadOfIssuerChange {
-			return policy, usagef("--ahead-of-issuer-change needs --issuer: the issuer that the cluster will have")
+			return policy, cli.Usagef("--ahead-of-issuer-change needs --issuer: the issuer that the cluster will have")
 		}
 		return policy, nil
 	}
 	issuer, err := discovery.ParseIssuer(given)
 	if err != nil {
-		return policy, usagef("--issuer: %v", err)
+		return policy, cli.Usagef("--issuer: %v", err)
 	}
 	policy.Issuer = issuer
 	return policy, nil
@@ -172,7 +172,7 @@ func policy(c *cli.Context) (publish.Policy, error) {
 // openTargets opens what --to names or, without it, the bucket that the issuer
 // names; for that the cluster may have to be asked first.
 func openTargets(c *cli.Context, p *publish.Publisher) error {
-	given := list(c, "to")
+	given := cli.Values(c, "to")
 	targets, err := parseTargets(given)
 	if err != nil {
 		return err
@@ -206,10 +206,10 @@ func parseTargets(given []string) ([]backends.Target, error) {
 	for _, raw := range given {
 		target, err := backends.Parse(raw)
 		if err != nil {
-			return nil, usagef("--to: %v", err)
+			return nil, cli.Usagef("--to: %v", err)
 		}
 		if seen[target.String()] {
-			return nil, usagef("--to names %s twice", target)
+			return nil, cli.Usagef("--to names %s twice", target)
 		}
 		seen[target.String()] = true
 		targets = append(targets, target)
@@ -231,7 +231,7 @@ func targetOfIssuer(ctx context.Context, p *publish.Publisher) (backends.Target,
 	}
 	target, ok := backends.ForIssuer(string(issuer))
 	if !ok {
-		return target, usagef("--to is missing: the issuer %q is not a bucket's URL, so say where to publish", issuer)
+		return target, cli.Usagef("--to is missing: the issuer %q is not a bucket's URL, so say where to publish", issuer)
 	}
 	return target, nil
 }
@@ -264,19 +264,19 @@ func outcome(stderr io.Writer, report publish.Report) error {
 		switch {
 		case errors.Is(t.Err, publish.ErrRefused):
 			refused++
-			say(stderr, "refused", prefixed(t))
+			cli.Say(stderr, "refused", prefixed(t))
 		case t.Err != nil:
 			failed++
-			say(stderr, "error", prefixed(t))
+			cli.Say(stderr, "error", prefixed(t))
 		}
 	}
 	switch {
 	case failed+refused > 0 && failed+refused < len(report.Targets):
-		return &exitError{exitPartly}
+		return &cli.ExitError{Code: cli.ExitPartly}
 	case failed > 0:
-		return &exitError{exitFailed}
+		return &cli.ExitError{Code: cli.ExitFailed}
 	case refused > 0:
-		return &exitError{exitRefused}
+		return &cli.ExitError{Code: cli.ExitRefused}
 	case report.Proof.Failed():
 		return fmt.Errorf("published, but the public issuer does not answer with it: %w", report.Proof.Err)
 	}

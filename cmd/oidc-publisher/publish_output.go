@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"oidc-publisher/publish"
+
+	"oidc-publisher/internal/cli"
 )
 
 // The JSON form of a report: a contract with scripts.
@@ -68,7 +70,7 @@ func tellFailure(w io.Writer, format string, dryRun bool, err error) error {
 	if format != "json" {
 		return err
 	}
-	return errors.Join(err, printJSON(w, reportJSON{DryRun: dryRun, Targets: []targetJSON{}, Warnings: []string{}, Error: err.Error()}))
+	return errors.Join(err, cli.PrintJSON(w, reportJSON{DryRun: dryRun, Targets: []targetJSON{}, Warnings: []string{}, Error: err.Error()}))
 }
 
 // orEmpty makes an empty list print as [] and not as null.
@@ -77,7 +79,7 @@ func orEmpty(values []string) []string { return append([]string{}, values...) }
 // printReport shows each target's keys as a diff, and what was written.
 func printReport(w io.Writer, report publish.Report, dryRun bool) error {
 	var out strings.Builder
-	fmt.Fprintf(&out, "issuer %s\n", printable(string(report.Issuer)))
+	fmt.Fprintf(&out, "issuer %s\n", cli.Printable(string(report.Issuer)))
 	for _, t := range report.Targets {
 		if t.Err != nil {
 			fmt.Fprintf(&out, "%s: not published\n", t.Target.Name)
@@ -113,9 +115,9 @@ func printKeys(out *strings.Builder, plan publish.Plan) {
 		if ends, retired := plan.GraceEnds[id]; retired {
 			mark, note = "~", "  retired, public until "+ends.Format(time.RFC3339)
 		}
-		fmt.Fprintf(out, "  %s %s%s\n", mark, printable(id), note)
+		fmt.Fprintf(out, "  %s %s%s\n", mark, cli.Printable(id), note)
 	}
 	for _, id := range plan.Changes.Dropped {
-		fmt.Fprintf(out, "  - %s  dropped\n", printable(id))
+		fmt.Fprintf(out, "  - %s  dropped\n", cli.Printable(id))
 	}
 }

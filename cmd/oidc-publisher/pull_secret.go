@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/federation/exchange"
@@ -26,7 +26,7 @@ func pullSecretCommand() *cli.Command {
 		Usage:       "keep a registry's credential in image pull secrets, in many namespaces",
 		ArgsUsage:   "cloudsmith|gcp",
 		Description: pullDescription,
-		Action:      noSubcommand,
+		Action:      cli.NoSubcommand,
 		Subcommands: []*cli.Command{
 			{
 				Name:        "cloudsmith",
@@ -80,32 +80,32 @@ const (
 )
 
 func pullSecretFlags() []cli.Flag {
-	minRemaining := durationFlag("min-remaining", 0, "do nothing if every secret serves for longer than `DURATION`")
+	minRemaining := cli.Duration("min-remaining", 0, "do nothing if every secret serves for longer than `DURATION`")
 	minRemaining.Category = categorySecret
-	leaderElect, listen := boolFlag("leader-elect", "let one of several replicas write, by a Lease"), stringFlag("listen", ":8080", "serve /livez, /readyz and /metrics at `ADDRESS`; empty serves nothing")
-	timeout := durationFlag("timeout", 5*time.Minute, "give up after `DURATION`, all steps together; with --refresh one exchange after at most 30s")
+	leaderElect, listen := cli.Bool("leader-elect", "let one of several replicas write, by a Lease"), cli.String("listen", ":8080", "serve /livez, /readyz and /metrics at `ADDRESS`; empty serves nothing")
+	timeout := cli.Duration("timeout", 5*time.Minute, "give up after `DURATION`, all steps together; with --refresh one exchange after at most 30s")
 	return slices.Concat(
 		inCategory(categorySecret,
-			stringFlag("secret-name", "", "`NAME` of the secret"),
-			listFlag("registry", "`HOST` of images that the credential is for, or HOST/PATH to give it for those below a path only; repeatable (default for Cloudsmith: docker.cloudsmith.io)"),
-			stringFlag("owner", "", "write only secrets of this `OWNER` (default: the service and the account there)"),
-			boolFlag("take-over", "write over secrets of others; one of another type is deleted and made anew"),
-			listFlag("attach", "add the secret to the imagePullSecrets of `SERVICEACCOUNT` in each namespace; repeatable"),
-			listFlag("detach", "only take it off `SERVICEACCOUNT` again, and leave the secrets alone; repeatable"),
+			cli.String("secret-name", "", "`NAME` of the secret"),
+			cli.List("registry", "`HOST` of images that the credential is for, or HOST/PATH to give it for those below a path only; repeatable (default for Cloudsmith: docker.cloudsmith.io)"),
+			cli.String("owner", "", "write only secrets of this `OWNER` (default: the service and the account there)"),
+			cli.Bool("take-over", "write over secrets of others; one of another type is deleted and made anew"),
+			cli.List("attach", "add the secret to the imagePullSecrets of `SERVICEACCOUNT` in each namespace; repeatable"),
+			cli.List("detach", "only take it off `SERVICEACCOUNT` again, and leave the secrets alone; repeatable"),
 		),
 		[]cli.Flag{minRemaining},
 		inCategory(categoryNamespaces,
-			listFlag("namespace", "write to `NAMESPACE`; repeatable, or several with commas (default: the pod's own, or that of the kubeconfig)"),
-			stringFlag("namespace-selector", "", "write to all namespaces whose labels match `SELECTOR`"),
-			boolFlag("all-namespaces", "write to all namespaces"),
-			listFlag("exclude-namespace", "leave `NAMESPACE` out, a name or a pattern like 'kube-*'; repeatable, or several with commas"),
+			cli.List("namespace", "write to `NAMESPACE`; repeatable, or several with commas (default: the pod's own, or that of the kubeconfig)"),
+			cli.String("namespace-selector", "", "write to all namespaces whose labels match `SELECTOR`"),
+			cli.Bool("all-namespaces", "write to all namespaces"),
+			cli.List("exclude-namespace", "leave `NAMESPACE` out, a name or a pattern like 'kube-*'; repeatable, or several with commas"),
 		),
 		inCategory(categoryRefresh,
-			boolFlag("refresh", "go on until SIGTERM: a new credential when two thirds of the old one's life are over, and at once a secret that is missing or was changed"),
+			cli.Bool("refresh", "go on until SIGTERM: a new credential when two thirds of the old one's life are over, and at once a secret that is missing or was changed"),
 			leaderElect, listen,
 		),
-		logFlags(logOfPull),
-		[]cli.Flag{outputFlag("text", "json"), boolFlag("dry-run", "let the API server judge every write and keep none"), timeout},
+		cli.LogFlags(cli.LogOfService),
+		[]cli.Flag{cli.Output("text", "json"), cli.Bool("dry-run", "let the API server judge every write and keep none"), timeout},
 	)
 }
 
@@ -140,7 +140,7 @@ func pullSecretGCP(c *cli.Context) error {
 }
 
 func pullSecretAction(c *cli.Context, owner, source string, s service, exchanger exchange.Exchanger, file exchange.TokenFile) error {
-	if err := errors.Join(checkArgs(c), checkTimeout(c), checkPullSecret(c)); err != nil {
+	if err := errors.Join(cli.CheckArgs(c), cli.CheckTimeout(c), checkPullSecret(c)); err != nil {
 		return err
 	}
 	p, err := newPulling(c, owner, source, s)
@@ -185,26 +185,26 @@ func checkPullSecret(c *cli.Context) error {
 	detach := len(lists(c, "detach")) > 0
 	switch {
 	case c.String("secret-name") == "":
-		return usagef("--secret-name is missing")
+		return cli.Usagef("--secret-name is missing")
 	case len(validation.IsDNS1123Subdomain(c.String("secret-name"))) > 0:
-		return usagef("--secret-name %q is no name of a secret: it has lower-case letters, digits, - and . between them", c.String("secret-name"))
+		return cli.Usagef("--secret-name %q is no name of a secret: it has lower-case letters, digits, - and . between them", c.String("secret-name"))
 	case len(selections) > 1:
-		return usagef("%s and %s are two selections of namespaces: give one", selections[0], selections[1])
+		return cli.Usagef("%s and %s are two selections of namespaces: give one", selections[0], selections[1])
 	case c.Duration("min-remaining") < 0:
-		return usagef("--min-remaining must not be negative")
+		return cli.Usagef("--min-remaining must not be negative")
 	case c.Bool("refresh") && (c.Bool("dry-run") || c.Duration("min-remaining") > 0):
-		return usagef("--refresh goes by the credential's own life, and on: leave --dry-run and --min-remaining out")
+		return cli.Usagef("--refresh goes by the credential's own life, and on: leave --dry-run and --min-remaining out")
 	case c.Bool("refresh") && c.String("token-file") == "-":
-		return usagef("--refresh reads the token again at each exchange, and standard input can be read once: give --token-file FILE")
+		return cli.Usagef("--refresh reads the token again at each exchange, and standard input can be read once: give --token-file FILE")
 	case c.Bool("leader-elect") && !c.Bool("refresh"):
-		return usagef("--leader-elect is for --refresh")
+		return cli.Usagef("--leader-elect is for --refresh")
 	case detach && (c.Bool("refresh") || len(lists(c, "attach")) > 0 || c.Bool("take-over")):
-		return usagef("--detach does nothing else: leave --attach, --refresh and --take-over out")
+		return cli.Usagef("--detach does nothing else: leave --attach, --refresh and --take-over out")
 	}
 	for _, flag := range []string{"namespace", "attach", "detach"} {
 		for _, value := range lists(c, flag) {
 			if len(validation.IsDNS1123Subdomain(value)) > 0 {
-				return usagef("--%s %q is no name: it has lower-case letters, digits, - and . between them", flag, value)
+				return cli.Usagef("--%s %q is no name: it has lower-case letters, digits, - and . between them", flag, value)
 			}
 		}
 	}
@@ -228,7 +228,7 @@ func newPulling(c *cli.Context, owner, source string, s service) (*pulling, erro
 		Names: lists(c, "namespace"), Selector: c.String("namespace-selector"), Except: lists(c, "exclude-namespace"),
 	}}
 	if err := p.namespaces.Check(); err != nil {
-		return nil, usagef("%v", err)
+		return nil, cli.Usagef("%v", err)
 	}
 	registries, err := pullRegistries(c, s)
 	if err != nil {
@@ -260,13 +260,13 @@ func pullRegistries(c *cli.Context, s service) ([]string, error) {
 		given = s.registries
 	}
 	if len(given) == 0 {
-		return nil, usagef("--registry is missing: the host of the images, like europe-docker.pkg.dev")
+		return nil, cli.Usagef("--registry is missing: the host of the images, like europe-docker.pkg.dev")
 	}
 	var registries []string
 	for _, one := range given {
 		key, err := pullsecret.ParseRegistry(one)
 		if err != nil {
-			return nil, usagef("--registry: %v", err)
+			return nil, cli.Usagef("--registry: %v", err)
 		}
 		registries = append(registries, key)
 	}
@@ -275,11 +275,11 @@ func pullRegistries(c *cli.Context, s service) ([]string, error) {
 
 // pullSecretPass is a single pass.
 func pullSecretPass(c *cli.Context, p *pulling) error {
-	format, err := outputFormat(c, "text", "json")
+	format, err := cli.OutputFormat(c, "text", "json")
 	if err != nil {
 		return err
 	}
-	log, err := logger(c)
+	log, err := cli.Logger(c)
 	if err != nil {
 		return err
 	}
@@ -297,7 +297,7 @@ func pullSecretPass(c *cli.Context, p *pulling) error {
 		report, err = job.Run(ctx)
 	}
 	done()
-	err = overtime(err, c.Duration("timeout"))
+	err = cli.Overtime(err, c.Duration("timeout"))
 	warnOfMinRemaining(log, job.MinRemaining, report)
 	for _, r := range report.Results {
 		if r.Outcome == pullsecret.TakenOver || r.Outcome == pullsecret.Replaced {
@@ -334,29 +334,29 @@ func pullVerdict(stderr io.Writer, job *pullsecret.Job, report pullsecret.Report
 		switch {
 		case r.Partly():
 			partly++
-			say(stderr, "error", fmt.Sprintf("secret %s/%s is %s, but %v", r.Namespace, job.Secret.Name, outcomeText(r.Outcome, job.DryRun), r.Err))
+			cli.Say(stderr, "error", fmt.Sprintf("secret %s/%s is %s, but %v", r.Namespace, job.Secret.Name, outcomeText(r.Outcome, job.DryRun), r.Err))
 		case r.Outcome == pullsecret.Failed:
-			say(stderr, "error", r.Err.Error())
+			cli.Say(stderr, "error", r.Err.Error())
 		case r.Outcome == pullsecret.Refused:
-			say(stderr, "refused", strings.TrimPrefix(r.Err.Error(), pullsecret.ErrRefused.Error()+": "))
+			cli.Say(stderr, "refused", strings.TrimPrefix(r.Err.Error(), pullsecret.ErrRefused.Error()+": "))
 		}
 	}
 	switch bad := failed + refused; {
 	case bad == 0 && partly == 0:
 		return nil
 	case partly > 0 || bad < len(report.Results)-report.Count(pullsecret.Skipped):
-		return &exitError{exitPartly}
+		return &cli.ExitError{Code: cli.ExitPartly}
 	case failed == 0:
-		return &exitError{exitRefused}
+		return &cli.ExitError{Code: cli.ExitRefused}
 	default:
-		return &exitError{exitFailed}
+		return &cli.ExitError{Code: cli.ExitFailed}
 	}
 }
 
 // pullProgress shows how far it is to somebody who watches.
 func pullProgress(stderr io.Writer) (progress func(done, of int), end func()) {
 	file, ok := stderr.(*os.File)
-	if !ok || !isTerminal(file) {
+	if !ok || !cli.IsTerminal(file) {
 		return nil, func() {}
 	}
 	var mu sync.Mutex
@@ -380,7 +380,7 @@ func pullProgress(stderr io.Writer) (progress func(done, of int), end func()) {
 const exchangeLimit = 30 * time.Second
 
 func pullSecretRefresh(c *cli.Context, p *pulling) error {
-	log, err := watchLogger(c)
+	log, err := cli.ServiceLogger(c)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/pullsecret"
+
+	"oidc-publisher/internal/cli"
 )
 
 // The JSON form of a pass: a contract with scripts.
@@ -34,7 +36,7 @@ type pullNamespaceJSON struct {
 
 func printPullReport(w io.Writer, format string, job *pullsecret.Job, report pullsecret.Report, failed error) error {
 	if format == "json" {
-		return printJSON(w, pullReportJSON(job, report, failed))
+		return cli.PrintJSON(w, pullReportJSON(job, report, failed))
 	}
 	if len(report.Results) == 0 || failed != nil {
 		return nil
@@ -43,7 +45,7 @@ func printPullReport(w io.Writer, format string, job *pullsecret.Job, report pul
 	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "NAMESPACE\tSECRET\tOUTCOME\tEXPIRES\tSERVICE ACCOUNTS")
 	for _, r := range report.Results {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", printable(r.Namespace), job.Secret.Name, outcomeText(r.Outcome, job.DryRun), expiryOf(r), accountsOf(r))
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", cli.Printable(r.Namespace), job.Secret.Name, outcomeText(r.Outcome, job.DryRun), expiryOf(r), accountsOf(r))
 	}
 	if err := table.Flush(); err != nil {
 		return err

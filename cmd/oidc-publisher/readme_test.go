@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 )
 
 // TestReadme: every command line of the program in the README has flags that

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/internal/acme"
 	"oidc-publisher/internal/serve"
@@ -62,23 +62,23 @@ Examples:
 
 func serveFlags() []cli.Flag {
 	flags := []cli.Flag{
-		stringFlag("dir", "", "serve what publish --to left in `DIR` instead of a cluster's documents"),
-		stringFlag("state-dir", "", "keep the documents and the memory of every key in `DIR`, so that a restart forgets no retired key and serves the last documents at once"),
-		stringFlag("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`"),
-		stringFlag("tls-cert", "", "serve HTTPS with the certificate chain in this PEM `FILE`, read again when it changes"),
-		stringFlag("tls-key", "", "the certificate's private key, a PEM `FILE`"),
-		boolFlag("acme", "serve HTTPS with a certificate of an ACME authority (Let's Encrypt) for the host of --issuer, accepting its terms; the authority must reach --listen at port 443 of that host, or --acme-http-listen at port 80"),
-		stringFlag("acme-email", "", "let the ACME authority write to `ADDRESS`"),
-		stringFlag("acme-dir", "", "keep the account's and the certificate's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
-		stringFlag("acme-directory", acme.LetsEncrypt, "ask the ACME authority whose directory is at `URL`; a private CA of it goes into SSL_CERT_FILE"),
-		stringFlag("acme-http-listen", "", "answer the HTTP-01 challenge at `ADDRESS`, such as :80, and send everybody else there to https (default: the TLS-ALPN-01 challenge alone, at --listen)"),
-		stringFlag("admin-listen", "", "serve /livez, /readyz and /metrics at `ADDRESS` (default: nowhere)"),
-		stringFlag("ready-file", "", "write the public URL into `FILE` once documents are served"),
-		durationFlag("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
-		durationFlag("verify-interval", time.Minute, "read the public issuer every `DURATION`, as a relying party does; 0 never"),
+		cli.String("dir", "", "serve what publish --to left in `DIR` instead of a cluster's documents"),
+		cli.String("state-dir", "", "keep the documents and the memory of every key in `DIR`, so that a restart forgets no retired key and serves the last documents at once"),
+		cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`"),
+		cli.String("tls-cert", "", "serve HTTPS with the certificate chain in this PEM `FILE`, read again when it changes"),
+		cli.String("tls-key", "", "the certificate's private key, a PEM `FILE`"),
+		cli.Bool("acme", "serve HTTPS with a certificate of an ACME authority (Let's Encrypt) for the host of --issuer, accepting its terms; the authority must reach --listen at port 443 of that host, or --acme-http-listen at port 80"),
+		cli.String("acme-email", "", "let the ACME authority write to `ADDRESS`"),
+		cli.String("acme-dir", "", "keep the account's and the certificate's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
+		cli.String("acme-directory", acme.LetsEncrypt, "ask the ACME authority whose directory is at `URL`; a private CA of it goes into SSL_CERT_FILE"),
+		cli.String("acme-http-listen", "", "answer the HTTP-01 challenge at `ADDRESS`, such as :80, and send everybody else there to https (default: the TLS-ALPN-01 challenge alone, at --listen)"),
+		cli.String("admin-listen", "", "serve /livez, /readyz and /metrics at `ADDRESS` (default: nowhere)"),
+		cli.String("ready-file", "", "write the public URL into `FILE` once documents are served"),
+		cli.Duration("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
+		cli.Duration("verify-interval", time.Minute, "read the public issuer every `DURATION`, as a relying party does; 0 never"),
 	}
 	for _, flag := range flags {
-		categorise(flag, categoryServer)
+		cli.Categorise(flag, categoryServer)
 	}
 	flags = append(flags, tunnelFlags()...)
 	left := []string{"to", "dry-run", "no-verify"}
@@ -141,23 +141,23 @@ func outliveReaders() (stop func()) {
 }
 
 func checkServe(c *cli.Context) error {
-	if err := errors.Join(checkArgs(c), checkSource(c), checkTimeout(c), checkTunnel(c)); err != nil {
+	if err := errors.Join(cli.CheckArgs(c), checkSource(c), cli.CheckTimeout(c), checkTunnel(c)); err != nil {
 		return err
 	}
 	switch {
 	case c.Duration("interval") < time.Second || c.Duration("verify-interval") < 0:
-		return usagef("--interval must be at least 1s, and --verify-interval not negative")
+		return cli.Usagef("--interval must be at least 1s, and --verify-interval not negative")
 	case (c.String("tls-cert") == "") != (c.String("tls-key") == ""):
-		return usagef("--tls-cert and --tls-key go together: one is the certificate chain, the other its private key")
+		return cli.Usagef("--tls-cert and --tls-key go together: one is the certificate chain, the other its private key")
 	case c.Bool("acme") && c.String("tls-cert") != "":
-		return usagef("--acme and --tls-cert are two certificates: give one")
+		return cli.Usagef("--acme and --tls-cert are two certificates: give one")
 	case c.Bool("acme") && c.String("issuer") == "":
-		return usagef("--acme needs --issuer: its host is what the certificate is for")
+		return cli.Usagef("--acme needs --issuer: its host is what the certificate is for")
 	}
 	if !c.Bool("acme") {
 		for _, flag := range []string{"acme-email", "acme-dir", "acme-directory", "acme-http-listen"} {
 			if c.IsSet(flag) {
-				return usagef("--%s needs --acme", flag)
+				return cli.Usagef("--%s needs --acme", flag)
 			}
 		}
 	}
@@ -171,7 +171,7 @@ func checkDir(c *cli.Context) error {
 	}
 	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change", "interval", "verify-interval"} {
 		if c.IsSet(flag) {
-			return usagef("--dir serves what was published there, so --%s has no meaning with it: give it to the publish that writes there", flag)
+			return cli.Usagef("--dir serves what was published there, so --%s has no meaning with it: give it to the publish that writes there", flag)
 		}
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/backends"
 	"oidc-publisher/discovery"
@@ -189,7 +189,7 @@ func newSourceFeed(c *cli.Context, policy publish.Policy, site *serve.Site, p *p
 	} else if policy.Owner == "" {
 		// Nobody else writes to this memory. A cluster that was made anew with
 		// the same issuer is followed, and the former keys have their grace.
-		policy.Owner = name + " serve"
+		policy.Owner = cli.Name + " serve"
 	}
 	watcher := watch.New(watch.Config{
 		Publisher:      &publish.Publisher{Source: source, Targets: []publish.Target{target}, Policy: policy, Timeout: c.Duration("timeout"), Log: p.log},
@@ -216,7 +216,7 @@ func newSourceFeed(c *cli.Context, policy publish.Policy, site *serve.Site, p *p
 // somebody closes the window, and makes any other look. One that was told to
 // ignore it, as by nohup, is not ended.
 func heedHangups(ctx context.Context, c *cli.Context, nudge chan<- struct{}) (context.Context, func()) {
-	isShown := func(stream any) bool { file, ok := stream.(*os.File); return ok && isTerminal(file) }
+	isShown := func(stream any) bool { file, ok := stream.(*os.File); return ok && cli.IsTerminal(file) }
 	if (isShown(c.App.Reader) || isShown(c.App.ErrWriter)) && !signal.Ignored(syscall.SIGHUP) {
 		return signal.NotifyContext(ctx, syscall.SIGHUP)
 	}

@@ -11,7 +11,7 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/acme"
@@ -83,7 +83,7 @@ func certificateFiles(c *cli.Context, p *progress, m *serve.Metrics) (*tls.Confi
 func acmeCertificate(ctx context.Context, c *cli.Context, p *progress, m *serve.Metrics) (*tls.Config, part, error) {
 	issuer, err := discovery.ParseIssuer(c.String("issuer"))
 	if err != nil {
-		return nil, nil, usagef("--issuer: %v", err)
+		return nil, nil, cli.Usagef("--issuer: %v", err)
 	}
 	storage, err := acmeStorage(c)
 	if err != nil {
@@ -94,7 +94,7 @@ func acmeCertificate(ctx context.Context, c *cli.Context, p *progress, m *serve.
 		Storage: storage, Expiry: m.Expiry, Log: p.log,
 	})
 	if err != nil {
-		return nil, nil, usagef("%v", err)
+		return nil, nil, cli.Usagef("%v", err)
 	}
 	if c.String("acme-http-listen") == "" {
 		return certificate.TLSConfig(), certificate.Keep, nil
@@ -116,9 +116,9 @@ func acmeStorage(c *cli.Context) (string, error) {
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", usagef("--acme-dir is missing, and there is no default: %v", err)
+		return "", cli.Usagef("--acme-dir is missing, and there is no default: %v", err)
 	}
-	return filepath.Join(cache, name, "acme"), nil
+	return filepath.Join(cache, cli.Name, "acme"), nil
 }
 
 // hostOf is an issuer's host without its port: it was parsed before.

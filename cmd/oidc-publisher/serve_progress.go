@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/publish"
@@ -54,11 +54,11 @@ type progress struct {
 }
 
 func newProgress(c *cli.Context) (*progress, error) {
-	format, err := outputFormat(c, "text", "json")
+	format, err := cli.OutputFormat(c, "text", "json")
 	if err != nil {
 		return nil, err
 	}
-	log, err := logger(c)
+	log, err := cli.Logger(c)
 	if err != nil {
 		return nil, err
 	}

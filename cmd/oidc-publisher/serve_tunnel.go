@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/internal/tunnel"
 )
@@ -22,14 +22,14 @@ const categoryTunnel = "Tunnel"
 
 func tunnelFlags() []cli.Flag {
 	flags := []cli.Flag{
-		stringFlag("tunnel", "", "serve at the far side of an SSH server, `ssh://USER@HOST[:PORT]`, and not at --listen unless that is given too"),
-		stringFlag("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`, as ssh -R does; 0 lets it choose"),
-		stringFlag("tunnel-key", "", "log in with this private key `FILE`, or with the agent's key whose public half it is (default: the agent's, and those in ~/.ssh without a passphrase)"),
-		stringFlag("tunnel-host-key", "", "accept only this host key, by its `FINGERPRINT` (SHA256:…; ssh-keygen -l prints it)"),
-		stringFlag("tunnel-known-hosts", "", "look for the server's host key in `FILE` (default: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts)"),
+		cli.String("tunnel", "", "serve at the far side of an SSH server, `ssh://USER@HOST[:PORT]`, and not at --listen unless that is given too"),
+		cli.String("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`, as ssh -R does; 0 lets it choose"),
+		cli.String("tunnel-key", "", "log in with this private key `FILE`, or with the agent's key whose public half it is (default: the agent's, and those in ~/.ssh without a passphrase)"),
+		cli.String("tunnel-host-key", "", "accept only this host key, by its `FINGERPRINT` (SHA256:…; ssh-keygen -l prints it)"),
+		cli.String("tunnel-known-hosts", "", "look for the server's host key in `FILE` (default: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts)"),
 	}
 	for _, flag := range flags {
-		categorise(flag, categoryTunnel)
+		cli.Categorise(flag, categoryTunnel)
 	}
 	return flags
 }
@@ -39,7 +39,7 @@ func checkTunnel(c *cli.Context) error {
 	if c.String("tunnel") == "" {
 		for _, flag := range []string{"tunnel-bind", "tunnel-key", "tunnel-host-key", "tunnel-known-hosts"} {
 			if c.IsSet(flag) {
-				return usagef("--%s needs --tunnel", flag)
+				return cli.Usagef("--%s needs --tunnel", flag)
 			}
 		}
 		return nil
@@ -51,20 +51,20 @@ func checkTunnel(c *cli.Context) error {
 func tunnelConfig(c *cli.Context, log *slog.Logger) (tunnel.Config, error) {
 	server, err := tunnel.ParseServer(c.String("tunnel"))
 	if err != nil {
-		return tunnel.Config{}, usagef("--tunnel: %v", err)
+		return tunnel.Config{}, cli.Usagef("--tunnel: %v", err)
 	}
 	bind, err := tunnel.ParseBind(c.String("tunnel-bind"))
 	if err != nil {
-		return tunnel.Config{}, usagef("--tunnel-bind %q: %v", c.String("tunnel-bind"), err)
+		return tunnel.Config{}, cli.Usagef("--tunnel-bind %q: %v", c.String("tunnel-bind"), err)
 	}
 	hostKey := c.String("tunnel-host-key")
 	if hostKey != "" && !strings.HasPrefix(hostKey, "SHA256:") {
-		return tunnel.Config{}, usagef("--tunnel-host-key %q must be a fingerprint of the form SHA256:…, as ssh-keygen -l prints it", hostKey)
+		return tunnel.Config{}, cli.Usagef("--tunnel-host-key %q must be a fingerprint of the form SHA256:…, as ssh-keygen -l prints it", hostKey)
 	}
 	if server.User == "" {
 		me, err := user.Current()
 		if err != nil {
-			return tunnel.Config{}, usagef("--tunnel names no user, and yours is not known: write ssh://USER@…")
+			return tunnel.Config{}, cli.Usagef("--tunnel names no user, and yours is not known: write ssh://USER@…")
 		}
 		server.User = me.Username
 	}
@@ -145,7 +145,7 @@ func warnOfOtherName(ctx context.Context, t *tunnel.Tunnel, issuer string, log *
 func confirmHostKey(in io.Reader, out io.Writer) func(context.Context, *tunnel.UnknownHostError) (bool, error) {
 	stdin, isFile := in.(*os.File)
 	stderr, shown := out.(*os.File)
-	if !isFile || !shown || !isTerminal(stdin) || !isTerminal(stderr) {
+	if !isFile || !shown || !cli.IsTerminal(stdin) || !cli.IsTerminal(stderr) {
 		return nil
 	}
 	if group, err := unix.IoctlGetInt(int(stdin.Fd()), unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
@@ -153,7 +153,7 @@ func confirmHostKey(in io.Reader, out io.Writer) func(context.Context, *tunnel.U
 	}
 	return func(ctx context.Context, unknown *tunnel.UnknownHostError) (bool, error) {
 		_, _ = fmt.Fprintf(out, "%s: %s is not in known_hosts. It shows the host key\n  %s (%s)\nIs that its key? Whoever runs it can tell. It will be remembered. [yes/no] ",
-			name, unknown.Address, unknown.Fingerprint, unknown.Type)
+			cli.Name, unknown.Address, unknown.Fingerprint, unknown.Type)
 		return readYes(ctx, stdin)
 	}
 }

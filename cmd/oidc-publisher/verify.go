@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
@@ -56,15 +56,15 @@ Examples:
 
 func verifyFlags() []cli.Flag {
 	flags := []cli.Flag{
-		stringFlag("token-file", "", "check that the service account token in `FILE` verifies; - is standard input"),
-		stringFlag("mint", "", "check that a token newly minted for `NAMESPACE/SERVICEACCOUNT` verifies; needs --audience"),
-		stringFlag("audience", "", "the `AUDIENCE` that the token is for"),
-		listFlag("for", "add the limits of these `SERVICES`, separated by commas: "+strings.Join(relyingPartyNames(), ", ")),
-		stringFlag("wait-for-kid", "", "first wait until the key `ID` is safe to sign with: public for longer than any cache keeps an answer"),
-		durationFlag("timeout", 30*time.Second, "give up after `DURATION`; with --wait-for-kid it bounds the wait, 2h by default"),
+		cli.String("token-file", "", "check that the service account token in `FILE` verifies; - is standard input"),
+		cli.String("mint", "", "check that a token newly minted for `NAMESPACE/SERVICEACCOUNT` verifies; needs --audience"),
+		cli.String("audience", "", "the `AUDIENCE` that the token is for"),
+		cli.List("for", "add the limits of these `SERVICES`, separated by commas: "+strings.Join(relyingPartyNames(), ", ")),
+		cli.String("wait-for-kid", "", "first wait until the key `ID` is safe to sign with: public for longer than any cache keeps an answer"),
+		cli.Duration("timeout", 30*time.Second, "give up after `DURATION`; with --wait-for-kid it bounds the wait, 2h by default"),
 	}
 	flags = append(flags, sourceFlags()...)
-	return append(append(flags, outputFlag("text", "json", "junit")), logFlags(logText)...)
+	return append(append(flags, cli.Output("text", "json", "junit")), cli.LogFlags(cli.LogText)...)
 }
 
 func relyingPartyNames() []string {
@@ -76,11 +76,11 @@ func relyingPartyNames() []string {
 }
 
 func verifyAction(c *cli.Context) error {
-	format, err := outputFormat(c, "text", "json", "junit")
+	format, err := cli.OutputFormat(c, "text", "json", "junit")
 	if err != nil {
 		return err
 	}
-	log, err := logger(c)
+	log, err := cli.Logger(c)
 	if err != nil {
 		return err
 	}
@@ -94,20 +94,20 @@ func verifyAction(c *cli.Context) error {
 	ctx, cancel := context.WithTimeout(c.Context, checkingTime(c))
 	defer cancel()
 	if err := addCluster(ctx, c, &opts, log); err != nil {
-		return tellUnchecked(c, opts, format, "source", "cluster and token can be read", overtime(err, checkingTime(c)))
+		return tellUnchecked(c, opts, format, "source", "cluster and token can be read", cli.Overtime(err, checkingTime(c)))
 	}
 	result, err := verify.Run(ctx, opts)
 	if err != nil {
 		return err
 	}
-	if err := renderVerify(masked{c.App.Writer}, result, format, terminal(c.App.Writer), trustOf(opts)...); err != nil {
+	if err := renderVerify(cli.Masked{Writer: c.App.Writer}, result, format, cli.Colour(c.App.Writer), trustOf(opts)...); err != nil {
 		return err
 	}
 	switch result.Verdict {
 	case verify.Fail:
-		return &exitError{exitRefused}
+		return &cli.ExitError{Code: cli.ExitRefused}
 	case verify.Error:
-		return &exitError{exitFailed}
+		return &cli.ExitError{Code: cli.ExitFailed}
 	}
 	return nil
 }
@@ -137,20 +137,20 @@ func tellUnchecked(c *cli.Context, opts verify.Options, format, id, title string
 	}
 	check := verify.Check{ID: id, Title: title, Status: status, Cause: err.Error()}
 	report := verify.Report{Issuer: opts.Issuer, Verdict: status, Checks: []verify.Check{check}}
-	return errors.Join(err, renderVerify(masked{c.App.Writer}, report, format, false))
+	return errors.Join(err, renderVerify(cli.Masked{Writer: c.App.Writer}, report, format, false))
 }
 
 // verifyOptions reads the flags; nothing is asked yet.
 func verifyOptions(c *cli.Context) (verify.Options, error) {
-	if err := errors.Join(checkArgs(c, "ISSUER"), checkSource(c), checkTimeout(c), checkTokenFlags(c)); err != nil {
+	if err := errors.Join(cli.CheckArgs(c, "ISSUER"), checkSource(c), cli.CheckTimeout(c), checkTokenFlags(c)); err != nil {
 		return verify.Options{}, err
 	}
 	opts := verify.Options{Issuer: c.Args().First(), Audience: c.String("audience")}
-	for _, given := range list(c, "for") {
+	for _, given := range cli.Values(c, "for") {
 		for name := range strings.SplitSeq(given, ",") {
 			party, err := verify.ParseRelyingParty(strings.TrimSpace(name))
 			if err != nil {
-				return opts, usagef("--for: %v", err)
+				return opts, cli.Usagef("--for: %v", err)
 			}
 			opts.For = append(opts.For, party)
 		}
@@ -164,13 +164,13 @@ func checkTokenFlags(c *cli.Context) error {
 	case mint == "":
 		return nil
 	case c.String("token-file") != "":
-		return usagef("--mint and --token-file are two tokens: give one")
+		return cli.Usagef("--mint and --token-file are two tokens: give one")
 	case c.String("audience") == "":
-		return usagef("--mint needs --audience: the audience that the relying party expects")
+		return cli.Usagef("--mint needs --audience: the audience that the relying party expects")
 	case fromFiles(c):
-		return usagef("--mint needs a live cluster, not --from or --public-key")
+		return cli.Usagef("--mint needs a live cluster, not --from or --public-key")
 	case strings.Count(mint, "/") != 1 || strings.HasPrefix(mint, "/") || strings.HasSuffix(mint, "/"):
-		return usagef("--mint is %q, and must be NAMESPACE/SERVICEACCOUNT", mint)
+		return cli.Usagef("--mint is %q, and must be NAMESPACE/SERVICEACCOUNT", mint)
 	}
 	return nil
 }

@@ -4,13 +4,13 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/explain"
+
+	"oidc-publisher/internal/cli"
 )
 
 // renderVerify writes a report as text, json or junit. Remote servers wrote
@@ -23,11 +23,11 @@ func renderVerify(w io.Writer, report verify.Report, format string, colour bool,
 		_, err := io.WriteString(w, verifyText(report, colour)+trustText(trust))
 		return err
 	case "json":
-		return printJSON(w, verifyJSON(report, trust))
+		return cli.PrintJSON(w, verifyJSON(report, trust))
 	case "junit":
 		return printJUnit(w, report)
 	default:
-		return usagef("--output is %q, and must be one of text, json, junit", format)
+		return cli.Usagef("--output is %q, and must be one of text, json, junit", format)
 	}
 }
 
@@ -37,12 +37,12 @@ func verifyText(report verify.Report, colour bool) string {
 		width = max(width, utf8.RuneCountInString(c.Title))
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "issuer %s\n\n", printable(report.Issuer))
+	fmt.Fprintf(&out, "issuer %s\n\n", cli.Printable(report.Issuer))
 	for _, c := range report.Checks {
-		line := fmt.Sprintf("%s  %-*s  %s", statusWord(c.Status, colour), width, c.Title, printable(c.Evidence))
+		line := fmt.Sprintf("%s  %-*s  %s", statusWord(c.Status, colour), width, c.Title, cli.Printable(c.Evidence))
 		fmt.Fprintln(&out, strings.TrimRight(line, " "))
 		if c.Status == verify.Warn || c.Status == verify.Fail || c.Status == verify.Error {
-			fmt.Fprintf(&out, "         cause: %s\n         cure:  %s\n", printable(c.Cause), printable(c.Cure))
+			fmt.Fprintf(&out, "         cause: %s\n         cure:  %s\n", cli.Printable(c.Cause), cli.Printable(c.Cure))
 		}
 	}
 	fmt.Fprintf(&out, "\n%s  %s\n", statusWord(report.Verdict, colour), verdictSentence(report))
@@ -78,20 +78,6 @@ func countStatuses(report verify.Report) map[verify.Status]int {
 		n[c.Status]++
 	}
 	return n
-}
-
-// printable escapes what a terminal or an XML parser would act upon.
-func printable(s string) string {
-	var out strings.Builder
-	for _, r := range s {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			quoted := strconv.QuoteRune(r)
-			out.WriteString(quoted[1 : len(quoted)-1])
-			continue
-		}
-		out.WriteRune(r)
-	}
-	return out.String()
 }
 
 // The JSON form of a verification: a contract with scripts.
@@ -138,7 +124,7 @@ func trustText(trust []explain.Trust) string {
 	for _, t := range trust {
 		fmt.Fprint(&out, "\nto trust this token, ")
 		for _, line := range t.Lines() {
-			fmt.Fprintln(&out, printable(line))
+			fmt.Fprintln(&out, cli.Printable(line))
 		}
 	}
 	return out.String()
@@ -178,7 +164,7 @@ type junitDetail struct {
 func printJUnit(w io.Writer, report verify.Report) error {
 	n := countStatuses(report)
 	suite := junitSuite{
-		Name: "verify " + printable(report.Issuer), Tests: len(report.Checks),
+		Name: "verify " + cli.Printable(report.Issuer), Tests: len(report.Checks),
 		Failures: n[verify.Fail], Errors: n[verify.Error], Skipped: n[verify.Skip],
 	}
 	for _, c := range report.Checks {
@@ -197,8 +183,8 @@ func printJUnit(w io.Writer, report verify.Report) error {
 }
 
 func junitCaseOf(c verify.Check) junitCase {
-	out := junitCase{Class: name + ".verify", Name: c.ID + ": " + c.Title}
-	evidence, cause, cure := printable(c.Evidence), printable(c.Cause), printable(c.Cure)
+	out := junitCase{Class: cli.Name + ".verify", Name: c.ID + ": " + c.Title}
+	evidence, cause, cure := cli.Printable(c.Evidence), cli.Printable(c.Cause), cli.Printable(c.Cure)
 	story := fmt.Sprintf("evidence: %s\ncause: %s\ncure: %s", evidence, cause, cure)
 	switch c.Status {
 	case verify.Fail:

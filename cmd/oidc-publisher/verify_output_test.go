@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"oidc-publisher/discovery/verify"
+
+	"oidc-publisher/internal/cli"
 )
 
 var updateGolden = flag.Bool("update", false, "write the golden files anew")
@@ -116,7 +118,7 @@ func TestRenderVerifyWithoutChecks(t *testing.T) {
 }
 
 func TestRenderVerifyUnknownFormat(t *testing.T) {
-	var usage *usageError
+	var usage *cli.UsageError
 	if err := renderVerify(io.Discard, verifyReport(), "yaml", false); !errors.As(err, &usage) {
 		t.Errorf("got %v", err)
 	}

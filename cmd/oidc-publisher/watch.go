@@ -21,8 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/urfave/cli/v2"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/internal/lease"
@@ -53,12 +53,12 @@ Examples:
 
 func watchFlags() []cli.Flag {
 	flags := []cli.Flag{
-		durationFlag("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
-		durationFlag("verify-interval", time.Minute, "read the public issuer every `DURATION`, as a relying party does; 0 never"),
-		boolFlag("leader-elect", "let one of several replicas publish, by a Lease"),
-		stringFlag("lease", "", "let those compete that name the same Lease, `NAME` (default: named after owner and targets)"),
-		stringFlag("listen", ":8080", "serve /livez, /readyz and /metrics at `ADDRESS`; empty serves nothing"),
-		stringFlag("canary", "", "mint tokens for `NAMESPACE/SERVICEACCOUNT` to learn which key signs (default: this program's own, else default/default)"),
+		cli.Duration("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
+		cli.Duration("verify-interval", time.Minute, "read the public issuer every `DURATION`, as a relying party does; 0 never"),
+		cli.Bool("leader-elect", "let one of several replicas publish, by a Lease"),
+		cli.String("lease", "", "let those compete that name the same Lease, `NAME` (default: named after owner and targets)"),
+		cli.String("listen", ":8080", "serve /livez, /readyz and /metrics at `ADDRESS`; empty serves nothing"),
+		cli.String("canary", "", "mint tokens for `NAMESPACE/SERVICEACCOUNT` to learn which key signs (default: this program's own, else default/default)"),
 	}
 	for _, flag := range publishFlags() {
 		switch flag.Names()[0] {
@@ -67,19 +67,19 @@ func watchFlags() []cli.Flag {
 			flags = append(flags, flag)
 		}
 	}
-	return append(flags, logFlags(logOfWatch)...)
+	return append(flags, cli.LogFlags(cli.LogOfService)...)
 }
 
 func watchAction(c *cli.Context) error {
-	log, err := watchLogger(c)
+	log, err := cli.ServiceLogger(c)
 	if err != nil {
 		return err
 	}
 	if c.Duration("interval") < time.Second || c.Duration("verify-interval") < 0 {
-		return usagef("--interval must be at least 1s, and --verify-interval not negative")
+		return cli.Usagef("--interval must be at least 1s, and --verify-interval not negative")
 	}
 	if name := c.String("lease"); name != "" && (!c.Bool("leader-elect") || len(validation.IsDNS1123Subdomain(name)) > 0) {
-		return usagef("--lease %q must be a name such as my-issuer, and goes with --leader-elect", name)
+		return cli.Usagef("--lease %q must be a name such as my-issuer, and goes with --leader-elect", name)
 	}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
@@ -136,17 +136,6 @@ func metricsOf(registry *prometheus.Registry) http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
-// watchLogger is logger for a program that nobody looks at: JSON, unless
-// somebody does.
-func watchLogger(c *cli.Context) (*slog.Logger, error) {
-	if file, ok := c.App.ErrWriter.(*os.File); !c.IsSet("log-format") && !(ok && isTerminal(file)) {
-		if err := c.Set("log-format", "json"); err != nil {
-			return nil, err
-		}
-	}
-	return logger(c)
-}
-
 // look asks for a pass without delay.
 func look(nudge chan<- struct{}) {
 	select {
@@ -165,7 +154,7 @@ const (
 // openTargetsInTime is openTargets that waits for an API server that has to be
 // asked first and does not answer yet.
 func openTargetsInTime(ctx context.Context, c *cli.Context, p *publish.Publisher, log *slog.Logger) error {
-	if len(list(c, "to")) > 0 {
+	if len(cli.Values(c, "to")) > 0 {
 		return openTargets(c, p)
 	}
 	return inTime(ctx, log, func() error { return openTargets(c, p) })
@@ -177,7 +166,7 @@ func inTime(ctx context.Context, log *slog.Logger, open func() error) error {
 	told := ""
 	for wait := firstOpening; ; wait = min(2*wait, longestOpening) {
 		err := open()
-		if usage := new(usageError); err == nil || errors.As(err, &usage) || errors.Is(err, publish.ErrRefused) {
+		if usage := new(cli.UsageError); err == nil || errors.As(err, &usage) || errors.Is(err, publish.ErrRefused) {
 			return err
 		}
 		if face := watch.Face(err); face != told {
@@ -200,7 +189,7 @@ func elector(c *cli.Context, cluster *kube.Source, named string) (*lease.Elector
 		return nil, nil
 	}
 	if cluster == nil {
-		return nil, usagef("--leader-elect needs a live cluster for its Lease, not --from or --public-key")
+		return nil, cli.Usagef("--leader-elect needs a live cluster for its Lease, not --from or --public-key")
 	}
 	identity, err := lease.Identity()
 	if err != nil {
@@ -213,7 +202,7 @@ func elector(c *cli.Context, cluster *kube.Source, named string) (*lease.Elector
 // Deployment meet and others don't.
 func leaseName(kind string, what ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(what, " ")))
-	return name + kind + "-" + hex.EncodeToString(sum[:5])
+	return cli.Name + kind + "-" + hex.EncodeToString(sum[:5])
 }
 
 // statusHandler answers before there is a watcher: it lives, and is not ready.

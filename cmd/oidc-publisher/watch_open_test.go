@@ -13,6 +13,8 @@ import (
 
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/publish"
+
+	"oidc-publisher/internal/cli"
 )
 
 // opener fails as it is told, and knows when it was asked.
@@ -79,7 +81,7 @@ func TestTheClusterIsAwaited(t *testing.T) {
 
 // TestWhatCanNotPassIsNotAwaited ends it at once, and so does success.
 func TestWhatCanNotPassIsNotAwaited(t *testing.T) {
-	for _, want := range []error{nil, usagef("--to is missing"), fmt.Errorf("%w: no keys", publish.ErrRefused)} {
+	for _, want := range []error{nil, cli.Usagef("--to is missing"), fmt.Errorf("%w: no keys", publish.ErrRefused)} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
 			err := inTime(t.Context(), slog.New(slog.DiscardHandler), func() error { return want })

@@ -42,7 +42,7 @@ var (
 )
 
 var rooms = []room{
-	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/httpx", "internal/lease"}, light: clientset},
+	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/lease"}, light: clientset},
 
 	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
 	{name: "backends/...", may: []string{"internal/gate", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -53,6 +53,7 @@ var rooms = []room{
 	{name: "internal/serve", may: []string{"internal/gate", "publish", "discovery", "internal/httpx"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/acme", may: []string{"internal/serve", "internal/httpx"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/tunnel", light: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/cli", may: []string{"discovery"}, light: slices.Concat(clouds, cluster)},
 	{name: "internal/gate", may: []string{"publish", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -85,7 +86,7 @@ var owners = map[string][]string{
 	"cloud.google.com/":     {"backends/gcs"},
 	"google.golang.org/":    {"backends/gcs"},
 	"github.com/aws/":       {"backends/s3"},
-	"github.com/urfave/cli": {"cmd/oidc-publisher"},
+	"github.com/urfave/cli": {"internal/cli"},
 }
 
 // Names that say nothing about what is in a package.
