@@ -24,7 +24,7 @@ type told struct {
 }
 
 func (e told) Exchange(context.Context, discovery.Token) (exchange.Credential, error) {
-	return exchange.Credential{Username: e.username, Password: discovery.NewToken(e.password), Expiry: e.expiry}, nil
+	return exchange.Credential{Username: e.username, Password: discovery.NewSecret(e.password), Expiry: e.expiry}, nil
 }
 
 // telling is the plugin of a command line, and settings that are judged by the
@@ -49,7 +49,7 @@ func telling(t testing.TB, args []string, lifetime time.Duration) *Plugin {
 	as := func(username string, check func(a, b string) (exchange.Exchanger, error)) func(a, b string) (exchange.Exchanger, error) {
 		return func(a, b string) (exchange.Exchanger, error) {
 			_, err := check(a, b)
-			return told{username, "CREDENTIAL of " + a + " " + b, expiry}, err
+			return told{username, strings.TrimSpace("CREDENTIAL of " + a + " " + b), expiry}, err
 		}
 	}
 	p := &Plugin{Now: func() time.Time { return noon }}

@@ -62,7 +62,7 @@ func TestFailures(t *testing.T) {
 	for _, c := range []struct{ name, url, want string }{
 		{"silence", silent(t), "could not be asked"},
 		{"closed", "http://127.0.0.1:1", "connection refused"},
-		{"a page", answering(http.StatusOK, "<html>SECRET-OF-THEIRS</html>"), "it is not the JSON"},
+		{"a page", answering(http.StatusOK, "<html>SECRET-OF-THEIRS</html>"), "not the JSON"},
 		{"the token back", answering(http.StatusOK, fmt.Sprintf(`{"token":%q}`, token)), "the token that it was given"},
 		{"nothing", answering(http.StatusCreated, `{"token":""}`), "without a token"},
 		{"overloaded", answering(http.StatusServiceUnavailable, `{"detail":"SECRET-OF-THEIRS"}`), "HTTP 503"},

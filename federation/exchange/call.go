@@ -3,21 +3,26 @@ package exchange
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
 )
 
 const (
 	// maxAnswer bounds what is read of an answer, after decompression.
 	maxAnswer = 1 << 20
+	// maxCredential bounds a token: more than an HTTP header takes.
+	maxCredential = 64 << 10
 	// maxAttempts bounds how often one request is sent.
 	maxAttempts = 4
 	// defaultLimit bounds an exchange whose context has no deadline.
@@ -64,6 +69,40 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, defaultLimit)
+}
+
+// request posts a body and decodes the JSON of the answer.
+func (c caller) request(ctx context.Context, target string, header http.Header, body []byte, answer any, secrets ...string) error {
+	data, err := c.post(ctx, target, header, body, secrets...)
+	if err != nil {
+		return err
+	}
+	if json.Unmarshal(data, answer) != nil { // its error may quote the answer
+		return c.unusable("the answer is not the JSON of a token exchange: check the address and the proxy")
+	}
+	return nil
+}
+
+// unusable is the error for a success status without a usable credential.
+func (c caller) unusable(why string) error {
+	return fmt.Errorf("%s accepted the token, but %s", c.service, why)
+}
+
+// credential returns an issued token as a credential. It refuses what can't be
+// one, or is what was sent: it would be stored, and fail later.
+func (c caller) credential(username, issued string, expiry time.Time, sent ...string) (Credential, error) {
+	foreign := func(r rune) bool { return r <= ' ' || r > '~' }
+	switch {
+	case strings.TrimSpace(issued) == "":
+		return Credential{}, c.unusable("answered without a token")
+	case len(issued) > maxCredential || strings.ContainsFunc(issued, foreign):
+		return Credential{}, c.unusable("what it sent is no token: it is too long or has characters that no token has")
+	case slices.Contains(sent, issued):
+		return Credential{}, c.unusable("sent back the token that it was given")
+	case !expiry.IsZero() && !expiry.After(c.now()):
+		return Credential{}, c.unusable(fmt.Sprintf("the token that it sent expired at %s: check this machine's clock", expiry.UTC().Format(time.RFC3339)))
+	}
+	return Credential{Username: username, Password: discovery.NewSecret(issued), Expiry: expiry}, nil
 }
 
 // post sends a body until the answer is final, and returns that of a success.

@@ -9,7 +9,6 @@ import (
 	"math"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -76,48 +75,14 @@ func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Cre
 	if err != nil {
 		return Credential{}, err
 	}
-	answer, err := c.post(ctx, c.target, http.Header{"Content-Type": {"application/json"}}, body, subject.Reveal())
-	if err != nil {
-		return Credential{}, err
-	}
 	var issued struct {
 		Token string `json:"token"`
 	}
-	if json.Unmarshal(answer, &issued) != nil {
-		return Credential{}, c.unfit("it is not the JSON that Cloudsmith sends: check the address, and what stands in between")
+	if err := c.request(ctx, c.target, http.Header{"Content-Type": {"application/json"}}, body, &issued, subject.Reveal()); err != nil {
+		return Credential{}, err
 	}
-	credential := Credential{Username: "token", Password: discovery.NewToken(issued.Token), Expiry: expiryOf(issued.Token)}
-	if err := credential.check(issued.Token, c.now(), subject.Reveal()); err != nil {
-		return Credential{}, c.unfit(err.Error())
-	}
-	return credential, nil
+	return c.credential("token", issued.Token, expiryOf(issued.Token), subject.Reveal())
 }
-
-// unfit is the error for a success without what was asked for.
-func (c caller) unfit(what string) error {
-	return fmt.Errorf("%s answered the exchange, but %s", c.service, what)
-}
-
-// check refuses what can't be a credential: it would be stored, and fail later.
-// What was sent does not count as issued.
-func (c Credential) check(raw string, now time.Time, sent ...string) error {
-	foreign := func(r rune) bool { return r <= ' ' || r > '~' }
-	switch {
-	case strings.TrimSpace(raw) == "":
-		return errors.New("without a token in it")
-	case len(raw) > maxCredential || strings.ContainsFunc(raw, foreign):
-		return errors.New("what it sent is no token: it is too long, or has characters that no token has")
-	case slices.Contains(sent, raw):
-		return errors.New("it sent back the token that it was given")
-	case !c.Expiry.IsZero() && !c.Expiry.After(now):
-		return fmt.Errorf("the token that it sent expired at %s: compare this machine's clock", c.Expiry.UTC().Format(time.RFC3339))
-	default:
-		return nil
-	}
-}
-
-// maxCredential is far above any real token, and below what a header takes.
-const maxCredential = 64 << 10
 
 // expiryOf is the exp of a JWT, nothing of which is verified, and zero for
 // whatever has none.

@@ -28,9 +28,8 @@ type Credential struct {
 	// "oauth2accesstoken" for Google Cloud.
 	Username string
 	// Password is the access token.
-	Password discovery.Token
-	// Expiry is when the service stops to take it; zero where the service
-	// does not say.
+	Password discovery.Secret
+	// Expiry is when the password expires, zero if the service does not say.
 	Expiry time.Time
 }
 

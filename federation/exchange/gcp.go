@@ -1,20 +1,16 @@
 package exchange
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 	"unicode"
-
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/google/externalaccount"
 
 	"oidc-publisher/discovery"
 )
@@ -141,28 +137,24 @@ func emailLike(s string) bool {
 	return found && name != "" && strings.Contains(domain, ".") && !strings.ContainsFunc(name+domain, foreign) && strings.Trim(name, ".") != ""
 }
 
-// GCP exchanges at Google: RFC 8693 at the Security Token Service and, for a
-// service account, generateAccessToken. The protocol is
-// golang.org/x/oauth2/google/externalaccount's; where its requests go, how
-// often, and what is told of the answers is decided here.
+// GCP returns the exchange at Google: RFC 8693 at the Security Token Service
+// and, for a service account, generateAccessToken.
 func GCP(config GCPConfig) (Exchanger, error) {
 	config, err := config.normal()
 	if err != nil {
 		return nil, err
 	}
-	g := &gcp{Calling: config.Calling, audience: iamHost + config.Provider, scopes: config.Scopes, lifetime: config.Lifetime}
-	g.stsURL = config.STSURL + stsPath
-	if config.ServiceAccount != "" {
-		g.iamURL = config.IAMURL + iamPath + url.PathEscape(config.ServiceAccount) + iamMethod
+	g := &gcp{
+		config: config,
+		sts:    caller{Calling: config.Calling, service: GoogleSTS, reason: googleReason},
+		iam:    caller{Calling: config.Calling, service: GoogleIAM, reason: googleReason},
 	}
 	return g, nil
 }
 
 type gcp struct {
-	Calling
-	audience, stsURL, iamURL string
-	scopes                   []string
-	lifetime                 time.Duration
+	config   GCPConfig
+	sts, iam caller
 }
 
 func (g *gcp) Exchange(ctx context.Context, subject discovery.Token) (Credential, error) {
@@ -171,103 +163,68 @@ func (g *gcp) Exchange(ctx context.Context, subject discovery.Token) (Credential
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	gate := &gate{gcp: g, secrets: []string{subject.Reveal()}, service: GoogleSTS}
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: gate})
-	source, err := externalaccount.NewTokenSource(ctx, externalaccount.Config{
-		Audience: g.audience, SubjectTokenType: subjectTokenType, SubjectTokenSupplier: supplier{subject},
-		TokenURL: g.stsURL, ServiceAccountImpersonationURL: g.iamURL,
-		ServiceAccountImpersonationLifetimeSeconds: int(g.lifetime / time.Second), Scopes: g.scopes,
-	})
+	if g.config.ServiceAccount == "" {
+		return g.federate(ctx, subject.Reveal(), g.config.Scopes)
+	}
+	federated, err := g.federate(ctx, subject.Reveal(), []string{CloudPlatform})
 	if err != nil {
 		return Credential{}, err
 	}
-	token, err := source.Token()
-	switch {
-	case gate.err != nil:
-		return Credential{}, gate.err
-	case err != nil: // its text may hold the answer
-		return Credential{}, gate.caller().unfit("not in the form of a token with a lifetime: check the address, and what stands in between")
-	}
-	credential := Credential{Username: "oauth2accesstoken", Password: discovery.NewToken(token.AccessToken), Expiry: token.Expiry}
-	if err := credential.check(token.AccessToken, g.now(), subject.Reveal()); err != nil {
-		return Credential{}, gate.caller().unfit(err.Error())
-	}
-	return credential, nil
+	return g.impersonate(ctx, federated.Password.Reveal(), subject.Reveal())
 }
 
-type supplier struct{ token discovery.Token }
-
-func (s supplier) SubjectToken(context.Context, externalaccount.SupplierOptions) (string, error) {
-	return s.token.Reveal(), nil
-}
-
-// gate is the one way out for the library: to the two addresses, with retries,
-// and with what went wrong kept, which the library would flatten into text.
-type gate struct {
-	*gcp
-	// secrets grow by what the services issue on the way.
-	secrets []string
-	service string
-	err     error
-}
-
-func (g *gate) caller() caller {
-	return caller{Calling: g.Calling, service: g.service, reason: googleReason}
-}
-
-func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
-	answer, err := g.pass(req)
-	if err != nil {
-		g.err = err
-		return nil, err
+// federate exchanges the subject token for a federated token.
+func (g *gcp) federate(ctx context.Context, subject string, scopes []string) (Credential, error) {
+	form := url.Values{
+		"grant_type":           {"urn:ietf:params:oauth:grant-type:token-exchange"},
+		"audience":             {iamHost + g.config.Provider},
+		"scope":                {strings.Join(scopes, " ")},
+		"requested_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+		"subject_token_type":   {subjectTokenType},
+		"subject_token":        {subject},
 	}
-	return &http.Response{
-		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
-		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(answer)), ContentLength: int64(len(answer)),
-	}, nil
-}
-
-func (g *gate) pass(req *http.Request) ([]byte, error) {
-	var body []byte
-	if req.Body != nil {
-		defer req.Body.Close()
-		var err error
-		if body, err = io.ReadAll(io.LimitReader(req.Body, maxAnswer)); err != nil {
-			return nil, err
-		}
-	}
-	switch req.URL.String() {
-	case g.stsURL:
-		g.service = GoogleSTS
-	case g.iamURL:
-		g.service = GoogleIAM
-	default:
-		return nil, fmt.Errorf("a token goes to Google's services only, and not to %s", clean(req.URL.Host))
-	}
-	answer, err := g.caller().post(req.Context(), req.URL.String(), req.Header, body, g.secrets...)
-	if err != nil {
-		return nil, err
-	}
-	return answer, g.remember(answer)
-}
-
-// remember checks that there is a token in the answer, before the library
-// would send the next request without one.
-func (g *gate) remember(answer []byte) error {
 	var issued struct {
-		Federated string `json:"access_token"`
-		Access    string `json:"accessToken"`
+		Token     string `json:"access_token"`
+		ExpiresIn int64  `json:"expires_in"`
 	}
-	if json.Unmarshal(answer, &issued) != nil {
-		return g.caller().unfit("it is not the JSON that Google sends: check the address, and what stands in between")
+	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	asked := g.sts.now()
+	if err := g.sts.request(ctx, g.config.STSURL+stsPath, header, []byte(form.Encode()), &issued, subject); err != nil {
+		return Credential{}, err
 	}
-	token := issued.Federated
-	if g.service == GoogleIAM {
-		token = issued.Access
+	var expiry time.Time
+	const longest = int64(366 * 24 * time.Hour / time.Second)
+	if 0 < issued.ExpiresIn && issued.ExpiresIn <= longest {
+		expiry = asked.Add(time.Duration(issued.ExpiresIn) * time.Second)
 	}
-	if err := (Credential{}).check(token, g.now(), g.secrets...); err != nil {
-		return g.caller().unfit(err.Error())
+	return g.sts.googleCredential(issued.Token, expiry, subject)
+}
+
+// impersonate exchanges a federated token for one of the service account.
+func (g *gcp) impersonate(ctx context.Context, federated, subject string) (Credential, error) {
+	lifetime := cmp.Or(g.config.Lifetime, time.Hour)
+	body, err := json.Marshal(map[string]any{"scope": g.config.Scopes, "lifetime": fmt.Sprintf("%ds", lifetime/time.Second)})
+	if err != nil {
+		return Credential{}, err
 	}
-	g.secrets = append(g.secrets, token)
-	return nil
+	var issued struct {
+		Token  string `json:"accessToken"`
+		Expiry string `json:"expireTime"`
+	}
+	target := g.config.IAMURL + iamPath + url.PathEscape(g.config.ServiceAccount) + iamMethod
+	header := http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + federated}}
+	if err := g.iam.request(ctx, target, header, body, &issued, subject, federated); err != nil {
+		return Credential{}, err
+	}
+	expiry, _ := time.Parse(time.RFC3339, issued.Expiry) // the zero time is refused below
+	return g.iam.googleCredential(issued.Token, expiry, subject, federated)
+}
+
+// googleCredential refuses a token without a lifetime: Google always states one.
+func (c caller) googleCredential(token string, expiry time.Time, sent ...string) (Credential, error) {
+	credential, err := c.credential("oauth2accesstoken", token, expiry, sent...)
+	if err == nil && expiry.IsZero() {
+		return Credential{}, c.unusable("the token has no valid lifetime: check the address and the proxy")
+	}
+	return credential, err
 }

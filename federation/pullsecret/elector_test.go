@@ -84,7 +84,7 @@ func candidacy(t *testing.T, leases *rest.Config) *candidate {
 		Cluster: cluster, Secret: Secret{Name: "regcred"}, Timeout: 30 * time.Second,
 		Elector: elector, Log: slog.New(slog.NewTextHandler(&c.log, nil)),
 		Exchange: func(context.Context) (exchange.Credential, error) {
-			return exchange.Credential{Username: "token", Password: discovery.NewToken(password), Expiry: time.Now().Add(time.Hour)}, nil
+			return exchange.Credential{Username: "token", Password: discovery.NewSecret(password), Expiry: time.Now().Add(time.Hour)}, nil
 		},
 	}, prometheus.NewRegistry())
 	ctx, cancel := context.WithCancel(t.Context())

@@ -63,7 +63,7 @@ func FuzzDockerConfig(f *testing.F) {
 		if registry != strings.ToValidUTF8(registry, "") || user != strings.ToValidUTF8(user, "") || secret != strings.ToValidUTF8(secret, "") {
 			return // JSON has none
 		}
-		data, err := DockerConfig([]string{registry}, exchange.Credential{Username: user, Password: discovery.NewToken(secret)})
+		data, err := DockerConfig([]string{registry}, exchange.Credential{Username: user, Password: discovery.NewSecret(secret)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,6 @@ func FuzzDockerConfig(f *testing.F) {
 		if err := json.Unmarshal(data, &read); err != nil {
 			t.Fatal(err)
 		}
-		secret = strings.TrimSpace(secret) // as NewToken has it
 		entry := read.Auths[registry]
 		auth, err := base64.StdEncoding.DecodeString(entry.Auth)
 		if err != nil || len(read.Auths) != 1 || entry.Username != user || entry.Password != secret || string(auth) != user+":"+secret {

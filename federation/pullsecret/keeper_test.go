@@ -281,7 +281,7 @@ func TestTwoKeepers(t *testing.T) {
 	})
 	second := w.keep(all, func(c *KeeperConfig) {
 		c.Exchange = func(context.Context) (exchange.Credential, error) {
-			return exchange.Credential{Username: "token", Password: discovery.NewToken(password + "-second"), Expiry: time.Now().Add(time.Hour)}, nil
+			return exchange.Credential{Username: "token", Password: discovery.NewSecret(password + "-second"), Expiry: time.Now().Add(time.Hour)}, nil
 		}
 	})
 	within(t, 10*time.Second, second.has("default"))

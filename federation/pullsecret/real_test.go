@@ -63,7 +63,7 @@ func (w *world) connect(user string) *Cluster {
 
 func (w *world) exchange(context.Context) (exchange.Credential, error) {
 	w.passes++
-	return exchange.Credential{Username: "token", Password: discovery.NewToken(fmt.Sprintf("%s-%d", password, w.passes)), Expiry: time.Now().Add(w.life)}, nil
+	return exchange.Credential{Username: "token", Password: discovery.NewSecret(fmt.Sprintf("%s-%d", password, w.passes)), Expiry: time.Now().Add(w.life)}, nil
 }
 
 // run does the job and demands these outcomes, by the namespaces' order.

@@ -57,7 +57,7 @@ func (c *clockwork) exchange(ctx context.Context) (exchange.Credential, error) {
 		<-ctx.Done()
 		return exchange.Credential{}, ctx.Err()
 	}
-	got := exchange.Credential{Username: "token", Password: discovery.NewToken(password)}
+	got := exchange.Credential{Username: "token", Password: discovery.NewSecret(password)}
 	if life != 0 {
 		got.Expiry = time.Now().Add(life)
 	}

@@ -64,7 +64,7 @@ var rooms = []room{
 	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "discovery/kube", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
-	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/service", "internal/lease"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
