@@ -15,8 +15,8 @@ var pluginLinks = []string{
 	"oidc-publisher/discovery", "oidc-publisher/discovery/verify",
 	"oidc-publisher/federation/credentialprovider", "oidc-publisher/federation/exchange", "oidc-publisher/federation/explain",
 	"oidc-publisher/internal/httpx",
-	// tokens, and Google's exchange
-	"github.com/go-jose/go-jose/v4", "golang.org/x/oauth2",
+	// tokens
+	"github.com/go-jose/go-jose/v4",
 	// strict decoding
 	"sigs.k8s.io/json",
 }
