@@ -104,7 +104,7 @@ func pullSecretFlags() []cli.Flag {
 			cli.Bool("refresh", "go on until SIGTERM: a new credential when two thirds of the old one's life are over, and at once a secret that is missing or was changed"),
 			leaderElect, listen,
 		),
-		cli.LogFlags(cli.LogOfService),
+		cli.LogFlags("text; with --refresh json, unless stderr is a terminal"),
 		[]cli.Flag{cli.Output("text", "json"), cli.Bool("dry-run", "let the API server judge every write and keep none"), timeout},
 	)
 }
