@@ -1,11 +1,11 @@
-package backends_test
+package backends
 
 import (
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"oidc-publisher/backends"
+	"oidc-publisher/discovery"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
 )
@@ -35,7 +35,7 @@ func TestParse(t *testing.T) {
 		"with:colon":             "./with:colon",
 		"./s3:x":                 "./s3:x",
 	} {
-		target, err := backends.Parse(raw)
+		target, err := Parse(raw)
 		if err != nil {
 			t.Errorf("Parse(%q): %v", raw, err)
 			continue
@@ -43,8 +43,8 @@ func TestParse(t *testing.T) {
 		if target.String() != want {
 			t.Errorf("Parse(%q) is %q, want %q", raw, target, want)
 		}
-		if local := strings.Contains(want, "file:") || want[0] == '.'; target.Local() != local {
-			t.Errorf("Parse(%q).Local() is %v", raw, target.Local())
+		if local := strings.Contains(want, "file:") || want[0] == '.'; target.scheme.Local != local {
+			t.Errorf("Parse(%q): Local is %v", raw, target.scheme.Local)
 		}
 	}
 }
@@ -53,14 +53,14 @@ const secret = "sEcReT"
 
 func TestParseErrors(t *testing.T) {
 	for raw, want := range map[string]string{
-		"":                                    "empty target: want gs://BUCKET/PREFIX",
-		"gs://":                               "no bucket: want gs://BUCKET/PREFIX",
+		"":                                    "empty target: use gs://BUCKET/PREFIX",
+		"gs://":                               "no bucket: use gs://BUCKET/PREFIX",
 		"gs:///prefix":                        "no bucket",
-		"s3:bucket":                           "wants two slashes",
-		"gs:/bucket":                          "wants two slashes",
+		"s3:bucket":                           "two slashes are missing",
+		"gs:/bucket":                          "two slashes are missing",
 		"gcs://bucket":                        `unknown scheme "gcs": did you mean gs://BUCKET/PREFIX?`,
 		"minio://bucket":                      "did you mean s3://",
-		"ftp://host/" + secret:                `unknown scheme "ftp": want gs://`,
+		"ftp://host/" + secret:                `unknown scheme "ftp": use gs://`,
 		"https://example.com/x":               "did you mean s3://",
 		"gs://bucket/a/../b":                  `"a/../b" can't be a prefix`,
 		"gs://bucket/..":                      "can't be a prefix",
@@ -77,18 +77,18 @@ func TestParseErrors(t *testing.T) {
 		"s3://a..b":                           "can't be a bucket's name",
 		"s3://127.0.0.1":                      "can't be a bucket's name",
 		"s3://bucket:80/a":                    "can't be a bucket's name",
-		"gs://bucket?region=r":                `unknown parameter "region": want none`,
+		"gs://bucket?region=r":                `unknown parameter "region": use gs://BUCKET/PREFIX`,
 		"file:///p?region=r":                  `unknown parameter "region"`,
-		"s3://bucket?regoin=r":                `unknown parameter "regoin": want region, endpoint, path-style`,
+		"s3://bucket?regoin=r":                `unknown parameter "regoin": use s3://BUCKET/PREFIX?region=R&endpoint=URL&path-style=true`,
 		"s3://bucket?region=a;b":              "parameters are not well-formed",
 		"s3://bucket?region=":                 "parameter region is empty",
-		"s3://bucket?region=A B":              "want one such as eu-west-1",
+		"s3://bucket?region=A B":              "must be one such as eu-west-1",
 		"s3://bucket?region=a&region=b":       "parameter region is given 2 times",
-		"s3://bucket?path-style=1":            "want true or false",
-		"s3://bucket?endpoint=minio:9000":     "want the base URL",
-		"s3://bucket?endpoint=https://x/?a=b": "want the base URL",
+		"s3://bucket?path-style=1":            "must be true or false",
+		"s3://bucket?endpoint=minio:9000":     "must be the base URL",
+		"s3://bucket?endpoint=https://x/?a=b": "must be the base URL",
 		"s3://bucket?endpoint=https://key:" + secret + "@x":  "credentials don't belong into a target",
-		"s3://bucket?endpoint=https://k:" + secret + "%40x":  "want the base URL",
+		"s3://bucket?endpoint=https://k:" + secret + "%40x":  "must be the base URL",
 		"s3://bucket?secret_key=" + secret:                   `unknown parameter "secret_key"`,
 		"s3://key:" + secret + "@bucket/p":                   "credentials don't belong into a target",
 		"s3://key:" + secret + "/x@bucket/p":                 "credentials don't belong into a target",
@@ -103,14 +103,14 @@ func TestParseErrors(t *testing.T) {
 		"https://bucket.s3.eu-west-1.amazonaws.com/p":        "use s3://bucket/p?region=eu-west-1",
 		"https://" + secret + ":" + secret + "@example.com/": "did you mean",
 	} {
-		target, err := backends.Parse(raw)
+		target, err := Parse(raw)
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Parse(%q): got %q and error %v, want one that says %q", raw, target, err, want)
+			t.Errorf("Parse(%q): got %v and error %v, want one that says %q", raw, target.place, err, want)
 		}
 		if err != nil && strings.Contains(err.Error(), secret) {
 			t.Errorf("Parse(%q) repeats the secret: %v", raw, err)
 		}
-		if (target != backends.Target{}) {
+		if target.place != nil {
 			t.Errorf("Parse(%q): a target beside the error", raw)
 		}
 	}
@@ -124,12 +124,12 @@ func FuzzParse(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		target, err := backends.Parse(raw)
+		target, err := Parse(raw)
 		if err != nil {
 			return
 		}
-		again, err := backends.Parse(target.String())
-		if err != nil || again != target {
+		again, err := Parse(target.String())
+		if err != nil || again.place != target.place {
 			t.Errorf("Parse(%q) is %q, which parses to %q, %v", raw, target, again, err)
 		}
 	})
@@ -170,12 +170,12 @@ func TestForIssuer(t *testing.T) {
 		"not a URL\x7f":                                              "",
 		"":                                                           "",
 	} {
-		target, ok := backends.ForIssuer(issuer)
+		target, ok := ForIssuer(issuer)
 		if ok != (want != "") || ok && target.String() != want {
-			t.Errorf("ForIssuer(%q) is %q, %v, want %q", issuer, target, ok, want)
+			t.Errorf("ForIssuer(%q) is %v, %v, want %q", issuer, target.place, ok, want)
 		}
 		if ok {
-			if err := target.CheckIssuer(issuer); err != nil {
+			if err := target.checkIssuer(discovery.Issuer(issuer)); err != nil {
 				t.Errorf("derived target: %v", err)
 			}
 		}
@@ -207,11 +207,11 @@ func TestCheckIssuer(t *testing.T) {
 		{"./out", google, ""},
 		{"/srv/www", amazon, ""},
 	} {
-		target, err := backends.Parse(test.target)
+		target, err := Parse(test.target)
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = target.CheckIssuer(test.issuer)
+		err = target.checkIssuer(discovery.Issuer(test.issuer))
 		switch {
 		case test.want == "" && err != nil:
 			t.Errorf("%s for %s: %v", test.target, test.issuer, err)
@@ -236,21 +236,23 @@ func TestOpen(t *testing.T) {
 		filepath.Join(t.TempDir(), "out"),
 		"file://" + t.TempDir(),
 	} {
-		target, err := backends.Parse(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := target.Open(t.Context())
+		target, err := Open(t.Context(), raw)
 		if err != nil {
 			t.Errorf("%s: %v", raw, err)
 			continue
 		}
-		defer b.Close()
-		if err := b.Put(t.Context(), publish.Object{Name: "a/b", Body: []byte("x")}, publish.IfAbsent()); err != nil {
+		defer target.Backend.Close()
+		if local := !strings.HasPrefix(raw, "gs:") && !strings.HasPrefix(raw, "s3:"); target.Name != raw || target.Local != local || (target.CheckIssuer == nil) != local {
+			t.Errorf("%s: opened as %+v", raw, target)
+		}
+		if err := target.Backend.Put(t.Context(), publish.Object{Name: "a/b", Body: []byte("x")}, publish.IfAbsent()); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := (backends.Target{}).Open(t.Context()); err == nil {
-		t.Error("the zero target opened")
+	for _, raw := range []string{"", "ftp://host/p", "s3://bucket"} { // the last one has no region
+		t.Setenv("AWS_REGION", "")
+		if target, err := Open(t.Context(), raw); err == nil || target.Backend != nil {
+			t.Errorf("%q: got %v and error %v", raw, target.Backend, err)
+		}
 	}
 }

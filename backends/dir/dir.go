@@ -20,7 +20,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -49,10 +48,10 @@ var _ publish.Backend = (*Backend)(nil)
 
 // Open returns the backend of a directory. One that doesn't exist yet is
 // created, with its parents, by the first Put, and reads as empty until then.
-func Open(path string) (*Backend, error) {
-	abs, err := filepath.Abs(path)
+func (c Config) Open(context.Context) (publish.Backend, error) {
+	abs, err := filepath.Abs(c.Path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", c.Path, err)
 	}
 	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
 		return nil, fmt.Errorf("%s: not a directory: name a directory to publish into", abs)
@@ -307,47 +306,4 @@ func lock(ctx context.Context, root *os.Root) (unlock func(), err error) {
 		case <-time.After(wait):
 		}
 	}
-}
-
-// explain names the target and adds what mends the error.
-func (b *Backend) explain(name string, err error) error {
-	at := filepath.Join(b.path, filepath.FromSlash(name))
-	if errors.Is(err, publish.ErrInvalidName) || errors.Is(err, publish.ErrClosed) {
-		at = b.path
-	}
-	if cure := cure(err); cure != "" {
-		return fmt.Errorf("%s: %w: %s", at, bare(err), cure)
-	}
-	return fmt.Errorf("%s: %w", at, bare(err))
-}
-
-// bare drops the operating system's own mention of the path.
-func bare(err error) error {
-	var file *fs.PathError
-	var rename *os.LinkError
-	switch {
-	case errors.As(err, &file):
-		return file.Err
-	case errors.As(err, &rename):
-		return rename.Err
-	}
-	return err
-}
-
-func cure(err error) string {
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "the disk is full or the quota is used up: make room"
-	case errors.Is(err, syscall.EROFS):
-		return "mount it read-write or choose another directory"
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf("give user %d the right to read and write there", os.Geteuid())
-	case errors.Is(err, syscall.ENAMETOOLONG):
-		return "choose a shorter path"
-	case errors.Is(err, syscall.ENOTDIR), strings.HasSuffix(err.Error(), "not a directory"): // os.Root has its own
-		return "a file stands where a directory is needed: remove it"
-	case strings.Contains(err.Error(), "path escapes from parent"):
-		return "a symbolic link leads out of the directory: remove it"
-	}
-	return ""
 }

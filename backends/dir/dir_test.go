@@ -77,7 +77,7 @@ func newStore(t testing.TB) backendtest.Store {
 
 func open(t testing.TB, root string) publish.Backend {
 	t.Helper()
-	b, err := dir.Open(root)
+	b, err := dir.Config{Path: root}.Open(context.Background())
 	must(t, err)
 	return b
 }
@@ -275,7 +275,7 @@ func tree(t *testing.T, root string) string {
 func TestOpenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	place(t, path, nil)
-	_, err := dir.Open(path)
+	_, err := dir.Config{Path: path}.Open(context.Background())
 	wantText(t, "Open", err, "not a directory")
 }
 
@@ -402,7 +402,7 @@ func startChild(t *testing.T, role, root string) (*exec.Cmd, *bufio.Reader) {
 
 // writeForever is a child: it overwrites the object and says when it begins.
 func writeForever(root string) error {
-	b, err := dir.Open(root)
+	b, err := dir.Config{Path: root}.Open(context.Background())
 	if err != nil {
 		return err
 	}
@@ -450,7 +450,7 @@ func TestProcessesLoseNoUpdate(t *testing.T) {
 
 // count is a child: it increments and prints how often it succeeded.
 func count(root string) error {
-	b, err := dir.Open(root)
+	b, err := dir.Config{Path: root}.Open(context.Background())
 	if err != nil {
 		return err
 	}

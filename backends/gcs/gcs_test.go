@@ -84,7 +84,7 @@ func request(t testing.TB, method, url string, body []byte) []byte {
 
 func open(t testing.TB, bucket string) publish.Backend {
 	t.Helper()
-	b, err := gcs.Open(t.Context(), gcs.Config{Bucket: bucket, Prefix: prefix})
+	b, err := gcs.Config{Bucket: bucket, Prefix: prefix}.Open(t.Context())
 	must(t, err)
 	return b
 }
@@ -107,7 +107,7 @@ func TestPublicObject(t *testing.T) {
 	server.CreateBucket(t, "bucket")
 	for host, p := range map[string]string{server.Host: "", server.Endpoint: prefix} {
 		t.Setenv("STORAGE_EMULATOR_HOST", host)
-		b, err := gcs.Open(t.Context(), gcs.Config{Bucket: "bucket", Prefix: p})
+		b, err := gcs.Config{Bucket: "bucket", Prefix: p}.Open(t.Context())
 		must(t, err)
 		must(t, b.Put(t.Context(), object("keys"), publish.IfAbsent()))
 		must(t, b.Close())
@@ -307,7 +307,7 @@ func TestCredentials(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	missing := filepath.Join(t.TempDir(), "missing.json")
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", missing)
-	_, err := gcs.Open(t.Context(), gcs.Config{Bucket: "bucket"})
+	_, err := gcs.Config{Bucket: "bucket"}.Open(t.Context())
 	plain(t, "missing file", err, "gcloud auth application-default login")
 	plain(t, "missing file", err, missing)
 }

@@ -81,7 +81,7 @@ func strays(t testing.TB, server *testserver.S3Server, bucket string) []string {
 
 func open(t testing.TB, endpoint, bucket string) publish.Backend {
 	t.Helper()
-	b, err := s3.Open(t.Context(), s3.Config{Bucket: bucket, Prefix: prefix, Endpoint: endpoint, PathStyle: true})
+	b, err := s3.Config{Bucket: bucket, Prefix: prefix, Endpoint: endpoint, PathStyle: true}.Open(t.Context())
 	must(t, err)
 	return b
 }
@@ -105,7 +105,7 @@ func TestPublicObject(t *testing.T) {
 	server.MakePublic(t, "public")
 	server.Setenv(t)
 	for _, p := range []string{"", prefix} {
-		b, err := s3.Open(t.Context(), s3.Config{Bucket: "public", Prefix: p, Endpoint: server.Endpoint, PathStyle: true})
+		b, err := s3.Config{Bucket: "public", Prefix: p, Endpoint: server.Endpoint, PathStyle: true}.Open(t.Context())
 		must(t, err)
 		must(t, b.Put(t.Context(), object("keys"), publish.IfAbsent()))
 		resp, err := http.Get(strings.TrimSuffix(server.Endpoint+"/public/"+p, "/") + "/" + jwks)
@@ -309,14 +309,14 @@ func TestCredentials(t *testing.T) {
 
 func TestOpen(t *testing.T) {
 	testserver.SetenvAWS(t, "key", "secret")
-	_, err := s3.Open(t.Context(), s3.Config{Bucket: "bucket"})
+	_, err := s3.Config{Bucket: "bucket"}.Open(t.Context())
 	plain(t, "no region", err, "add ?region=REGION to the target or set AWS_REGION")
 	t.Setenv("AWS_REGION", "eu-west-1")
-	_, err = s3.Open(t.Context(), s3.Config{Bucket: "bucket"})
+	_, err = s3.Config{Bucket: "bucket"}.Open(t.Context())
 	must(t, err)
 	t.Setenv("AWS_PROFILE", "nobody")
 	t.Setenv("AWS_CONFIG_FILE", filepath.Join(t.TempDir(), "config"))
-	_, err = s3.Open(t.Context(), s3.Config{Bucket: "bucket"})
+	_, err = s3.Config{Bucket: "bucket"}.Open(t.Context())
 	plain(t, "no such profile", err, "nobody")
 }
 

@@ -27,12 +27,12 @@ func publishCommand() *cli.Command {
 	}
 }
 
-const publishDescription = `Reads both documents from the API server, checks them, points jwks_uri to the
+var publishDescription = `Reads both documents from the API server, checks them, points jwks_uri to the
 public issuer and writes what differs to each target. Keys that the cluster no
 longer lists stay public for --grace, so that no live token loses its key.
 
-Targets: gs://BUCKET/PREFIX, s3://BUCKET/PREFIX?region=R&endpoint=URL&path-style=true,
-a directory. Credentials are those of the cloud's own tools and environment.
+Targets: ` + backends.Accepted() + `.
+Credentials are those of the cloud's own tools and environment.
 Where the issuer is itself a bucket's URL, --to may be left out.
 
 Examples:
@@ -172,8 +172,7 @@ func policy(c *cli.Context) (publish.Policy, error) {
 // openTargets opens what --to names or, without it, the bucket that the issuer
 // names; for that the cluster may have to be asked first.
 func openTargets(c *cli.Context, p *publish.Publisher) error {
-	given := cli.Values(c, "to")
-	targets, err := parseTargets(given)
+	targets, err := parseTargets(cli.Values(c, "to"))
 	if err != nil {
 		return err
 	}
@@ -182,20 +181,15 @@ func openTargets(c *cli.Context, p *publish.Publisher) error {
 		if err != nil {
 			return err
 		}
-		given, targets = []string{target.String()}, []backends.Target{target}
+		targets = []backends.Target{target}
 	}
-	for i, target := range targets {
-		backend, err := target.Open(c.Context)
+	for _, target := range targets {
+		opened, err := target.Open(c.Context)
 		if err != nil {
 			closeTargets(p.Targets)
 			return err
 		}
-		p.Targets = append(p.Targets, publish.Target{
-			Name:        given[i],
-			Backend:     backend,
-			Local:       target.Local(),
-			CheckIssuer: func(i discovery.Issuer) error { return target.CheckIssuer(string(i)) },
-		})
+		p.Targets = append(p.Targets, opened)
 	}
 	return nil
 }

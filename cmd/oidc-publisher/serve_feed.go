@@ -89,11 +89,8 @@ func openDir(path string) (publish.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	target, err := backends.Parse(absolute)
-	if err != nil {
-		return nil, err
-	}
-	return target.Open(context.Background())
+	target, err := backends.Open(context.Background(), absolute)
+	return target.Backend, err
 }
 
 // mirror shows a directory on a site.

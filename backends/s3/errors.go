@@ -1,0 +1,193 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"oidc-publisher/internal/gate"
+	"oidc-publisher/publish"
+)
+
+var errNoETag = errors.New("the store returned no ETag, so writes can't be conditional: use another store")
+
+// chain marks the errors of the SDK's credential chain as such.
+type chain struct{ aws.CredentialsProvider }
+
+func (c chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	credentials, err := c.CredentialsProvider.Retrieve(ctx)
+	if err != nil {
+		return credentials, &credentialsError{err}
+	}
+	return credentials, nil
+}
+
+type credentialsError struct{ err error }
+
+func (e *credentialsError) Error() string { return e.err.Error() }
+func (e *credentialsError) Unwrap() error { return e.err }
+
+// access is a kind of request, for the advice when it is denied.
+type access string
+
+const (
+	readAccess  access = "allow s3:GetObject on %[1]s and s3:ListBucket on %[2]s (without s3:ListBucket an absent object is denied too)"
+	writeAccess access = "allow s3:PutObject and s3:GetObject on %[1]s, and look for a bucket policy that denies"
+)
+
+// explain turns the SDK's error into one that names the target and the cure.
+// The SDK's own text stays out of it wherever a server had a hand in it, and
+// its error is not wrapped: a missing token file must not pass for an absent
+// object.
+func (b *Backend) explain(ctx context.Context, name string, kind access, err error) error {
+	target := "s3://" + path.Join(b.config.Bucket, *b.key(name))
+	for _, ours := range []error{
+		fs.ErrNotExist, publish.ErrPrecondition, publish.ErrTooLarge, publish.ErrInvalidName, publish.ErrClosed, errNoETag,
+	} {
+		if isOurs(err, ours) {
+			return fmt.Errorf("%s: %w", target, err)
+		}
+	}
+	ended := gate.Ended(ctx, err)
+	if text := b.describe(kind, err, ended); text != "" {
+		target += ": " + text
+	}
+	if ended != nil {
+		return fmt.Errorf("%s: %w", target, ended)
+	}
+	return errors.New(target)
+}
+
+// isOurs reports whether the error was made here, rather than by the SDK from
+// the like of a missing file.
+func isOurs(err, ours error) bool {
+	var operation *smithy.OperationError
+	return errors.Is(err, ours) && !errors.As(err, &operation)
+}
+
+func (b *Backend) describe(kind access, err, ended error) string {
+	var credentials *credentialsError
+	switch {
+	case errors.As(err, &credentials):
+		return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role: " +
+			local("the credential service", credentials.err)
+	case errors.Is(ended, context.DeadlineExceeded):
+		return "no answer in time"
+	case ended != nil:
+		return ""
+	}
+	if region := actualRegion(err); region != "" && region != b.config.Region {
+		return fmt.Sprintf("the bucket is in region %s, not %s: use ?region=%s", region, b.config.Region, region)
+	}
+	if publicAccessBlocked(err) {
+		return "S3 Block Public Access forbids this write: allow public bucket policies on the bucket and its account"
+	}
+	if text := b.describeCode(kind, code(err)); text != "" {
+		return text
+	}
+	return local("the store", err)
+}
+
+// publicAccessBlocked reads the one refusal that has no code of its own.
+func publicAccessBlocked(err error) bool {
+	var failure smithy.APIError
+	return errors.As(err, &failure) && strings.Contains(failure.ErrorMessage(), "BlockPublic")
+}
+
+func (b *Backend) describeCode(kind access, code string) string {
+	arn := "arn:aws:s3:::" + b.config.Bucket
+	switch code {
+	case "NoSuchBucket":
+		return fmt.Sprintf("bucket %s does not exist at %s: create it first, or mend the target", b.config.Bucket, b.place())
+	case "AccessDenied", "Forbidden", "AllAccessDisabled":
+		return "access denied: " + fmt.Sprintf(string(kind), arn+path.Join("/", b.config.Prefix, "*"), arn)
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired":
+		return "the AWS credentials were refused (" + code + "): renew them, and see that they are for " + b.place()
+	case "RequestTimeTooSkewed":
+		return "the clock of this machine is wrong: set it"
+	case "PermanentRedirect", "MovedPermanently", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
+		return fmt.Sprintf("the bucket is not in region %s: say which with ?region=REGION", b.config.Region)
+	case "AccessControlListNotSupported":
+		return "the bucket takes no ACL and none was sent: look for a proxy or a policy that adds one"
+	case "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException":
+		return "the store asks to slow down (" + code + "): try again later"
+	case "NotImplemented":
+		return "the store can't do a conditional write: use another store"
+	case "QuotaExceeded", "XMinioStorageFull":
+		return "the store has no room (" + code + ")"
+	}
+	return ""
+}
+
+// place names the endpoint, which carries no credentials, or the region.
+func (b *Backend) place() string {
+	if b.config.Endpoint != "" {
+		return b.config.Endpoint
+	}
+	return "Amazon S3 in " + b.config.Region
+}
+
+// code returns S3's name for the error. An answer without one, such as that to
+// a HEAD or of a proxy, is known by its status alone.
+func code(err error) string {
+	var response *smithyhttp.ResponseError
+	var failure smithy.APIError
+	status := 0
+	if errors.As(err, &response) {
+		status = response.HTTPStatusCode()
+	}
+	if errors.As(err, &failure) && gate.IsWord(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
+		return failure.ErrorCode()
+	}
+	switch status {
+	case http.StatusPreconditionFailed:
+		return "PreconditionFailed"
+	case http.StatusForbidden, http.StatusUnauthorized:
+		return "AccessDenied"
+	case http.StatusMovedPermanently, http.StatusTemporaryRedirect:
+		return "PermanentRedirect"
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return "SlowDown"
+	case http.StatusNotImplemented:
+		return "NotImplemented"
+	}
+	return ""
+}
+
+// actualRegion is the region that S3 says the bucket is in.
+func actualRegion(err error) string {
+	var response *smithyhttp.ResponseError
+	if !errors.As(err, &response) || response.Response == nil {
+		return ""
+	}
+	if region := response.Response.Header.Get("X-Amz-Bucket-Region"); gate.IsWord(region) {
+		return region
+	}
+	return ""
+}
+
+// local describes an error by what this machine knows of it.
+func local(who string, err error) string {
+	var response *smithyhttp.ResponseError
+	if errors.As(err, &response) && response.Response != nil && response.HTTPStatusCode() != 0 {
+		return fmt.Sprintf("%s answered HTTP status %d %s: is the endpoint right, and is it well?", who, response.HTTPStatusCode(), code(err))
+	}
+	var request *url.Error
+	if errors.As(err, &request) {
+		return fmt.Sprintf("no answer from %s: %s", who, gate.Unanswered(request.Err))
+	}
+	var failure smithy.APIError
+	if errors.As(err, &failure) {
+		return fmt.Sprintf("%s refused: %s", who, code(err))
+	}
+	return err.Error()
+}
