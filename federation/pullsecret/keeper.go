@@ -38,7 +38,7 @@ type Keeper struct {
 	KeeperConfig
 	writer  *writer
 	metrics *metrics
-	health  *service.Loop
+	health  *service.Health
 	said    *teller
 
 	mu  sync.Mutex
@@ -84,7 +84,7 @@ func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
 		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver, yields: true},
-		health:       service.New(2*c.Timeout+turn+slack, "not every namespace was served yet"),
+		health:       service.NewHealth(2*c.Timeout+turn+slack, "not every namespace was served yet"),
 		said:         newTeller(c.Log),
 	}
 	k.metrics = newMetrics(registry, k)
@@ -112,7 +112,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if k.Elector == nil {
 		return k.lead(ctx)
 	}
-	k.health.Elects()
+	k.health.TriedElection()
 	return k.Elector.Run(ctx, lease.Candidate{
 		Lead: func(ctx context.Context) error {
 			k.Log.Info("leading")
@@ -123,7 +123,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.Log.Info("standing by", "leader", leader)
 		},
 		Told: func(err error) {
-			k.health.Elects()
+			k.health.TriedElection()
 			k.said.outcome("leader election", err)
 		},
 	})
@@ -132,8 +132,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) lead(ctx context.Context) error {
 	k.metrics.leader.Set(1)
 	defer k.metrics.leader.Set(0)
-	k.health.Begin()
-	defer k.health.End()
+	k.health.Start()
+	defer k.health.Stop()
 	k.forget()
 	defer k.forget()
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstAgain, maxAgain))
@@ -258,5 +258,5 @@ func (k *Keeper) turned() {
 	k.mu.Lock()
 	done := k.now != nil && k.listed == 0 && len(k.waiting) == 0
 	k.mu.Unlock()
-	k.health.Turn(done)
+	k.health.Passed(done)
 }

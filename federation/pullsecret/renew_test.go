@@ -310,7 +310,7 @@ func TestAnElectionThatHangs(t *testing.T) {
 func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := NewKeeper(KeeperConfig{Timeout: 30 * time.Second, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
-		k.health.Begin()
+		k.health.Start()
 		pass(2 * time.Minute)
 		if text := k.health.Dead(); text != "" {
 			t.Error(text)

@@ -42,7 +42,7 @@ var (
 )
 
 var rooms = []room{
-	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/lease"}, light: clientset},
+	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/lease", "internal/service/..."}, light: clientset},
 
 	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
 	{name: "backends/...", may: []string{"backends/internal/...", "internal/gate", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -50,15 +50,15 @@ var rooms = []room{
 	{name: "backends/s3", may: []string{"backends/internal/...", "internal/gate", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
 
 	// Prometheus brings google.golang.org/protobuf along.
-	{name: "internal/serve", may: []string{"internal/gate", "publish", "discovery", "internal/httpx"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "internal/acme", may: []string{"internal/serve", "internal/httpx"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/serve", may: []string{"internal/gate", "publish", "discovery", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/acme", may: []string{"internal/serve", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/tunnel", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/cli", may: []string{"discovery"}, light: slices.Concat(clouds, cluster)},
 	{name: "internal/gate", may: []string{"publish", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 
-	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx", "internal/service/retry"}, light: slices.Concat(clouds, cluster, cli)},
 
-	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/service", "internal/lease"}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/service/...", "internal/lease"}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 
 	{name: "discovery", light: slices.Concat(clouds, cluster, cli)}, // and see the test
 	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -66,12 +66,14 @@ var rooms = []room{
 
 	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/service", "internal/lease"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/service/...", "internal/lease"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
-	{name: "internal/service", light: slices.Concat(clouds, cluster, cli)},
+	// Prometheus brings google.golang.org/protobuf along.
+	{name: "internal/service", light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/service/retry", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},

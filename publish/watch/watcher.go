@@ -51,7 +51,7 @@ type Follower interface {
 type Watcher struct {
 	Config
 	metrics *metrics
-	health  *service.Loop
+	health  *service.Health
 	said    *teller
 	rotated rotation
 	public  public
@@ -71,7 +71,7 @@ func New(c Config, registry prometheus.Registerer) *Watcher {
 	return &Watcher{
 		Config:  c,
 		metrics: newMetrics(registry, c.Publisher.Targets),
-		health:  service.New(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
+		health:  service.NewHealth(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
 		said:    newTeller(c.Log),
 		public:  public{wrote: make(chan struct{}, 1)},
 		wanted:  map[string]publish.Plan{},
@@ -89,7 +89,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if w.Elector == nil {
 		return w.lead(ctx)
 	}
-	w.health.Elects()
+	w.health.TriedElection()
 	return w.Elector.Run(ctx, lease.Candidate{
 		Lead: func(ctx context.Context) error {
 			w.Log.Info("leading")
@@ -100,7 +100,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.Log.Info("standing by", "leader", leader)
 		},
 		Told: func(err error) {
-			w.health.Elects()
+			w.health.TriedElection()
 			w.said.outcome("leader election", err)
 		},
 	})
@@ -110,8 +110,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 func (w *Watcher) lead(ctx context.Context) error {
 	w.metrics.leader.Set(1)
 	defer w.metrics.leader.Set(0)
-	w.health.Begin()
-	defer w.health.End()
+	w.health.Start()
+	defer w.health.Stop()
 	// What was seen in an earlier term is old: another leader saw to the
 	// rotations since.
 	w.rotated = rotation{}
@@ -130,7 +130,7 @@ func (w *Watcher) lead(ctx context.Context) error {
 // none where it did not.
 func (w *Watcher) observe(pass publish.Pass) {
 	w.metrics.observe(pass)
-	w.health.Turn(!pass.Failed())
+	w.health.Passed(!pass.Failed())
 	w.observeKeys(pass)
 	w.observeCluster(pass)
 	if pass.Err != nil {

@@ -13,8 +13,8 @@ import (
 
 const notYet = "nothing was done yet"
 
-// wants asks as the kubelet does; "" is well.
-func wants(t *testing.T, l *service.Loop, when, dead, unready string) {
+// wants asks as the kubelet does; "" means healthy.
+func wants(t *testing.T, l *service.Health, when, dead, unready string) {
 	t.Helper()
 	handler := l.Handler(http.NotFoundHandler())
 	for path, want := range map[string]string{"/livez": dead, "/readyz": unready} {
@@ -30,50 +30,50 @@ func wants(t *testing.T, l *service.Loop, when, dead, unready string) {
 	}
 }
 
-// TestLoop: alive while it turns, ready once it did all it should.
-func TestLoop(t *testing.T) {
+// TestHealth: alive while it makes passes, ready after the first complete one.
+func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := service.New(10*time.Minute, notYet)
+		l := service.NewHealth(10*time.Minute, notYet)
 		time.Sleep(time.Hour)
 		wants(t, l, "before it begins", "", notYet)
-		l.Begin()
+		l.Start()
 		wants(t, l, "at the start", "", notYet)
-		l.Turn(false)
+		l.Passed(false)
 		wants(t, l, "after a turn that failed", "", notYet)
-		l.Turn(true)
-		l.Turn(false)
+		l.Passed(true)
+		l.Passed(false)
 		wants(t, l, "after one that succeeded and another that failed", "", "")
 		time.Sleep(10 * time.Minute)
 		wants(t, l, "at the end of a turn's time", "", "")
 		time.Sleep(time.Second)
-		wants(t, l, "after it", "the loop has stood still for 10m1s", "")
-		l.Turn(false)
+		wants(t, l, "after it", "the loop has made no progress for 10m1s", "")
+		l.Passed(false)
 		wants(t, l, "when it turns again", "", "")
-		l.End()
+		l.Stop()
 		time.Sleep(time.Hour)
 		wants(t, l, "when it has ended", "", "")
 	})
 }
 
-// TestElection: who stands by is ready, and dead once nobody asks for the
-// Lease any more.
+// TestElection: a replica that stands by is ready, and dead once its attempts to
+// get the Lease hang.
 func TestElection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := service.New(time.Hour, notYet)
-		l.Elects()
+		l := service.NewHealth(time.Hour, notYet)
+		l.TriedElection()
 		wants(t, l, "before anybody is elected", "", notYet)
 		l.StandBy()
 		wants(t, l, "while another leads", "", "")
-		l.Begin()
+		l.Start()
 		wants(t, l, "when elected", "", notYet)
 		time.Sleep(5*time.Minute + time.Second)
-		wants(t, l, "after no try to keep the Lease", "the election has stood still for 5m1s", notYet)
-		l.Elects()
+		wants(t, l, "after no try to keep the Lease", "leader election has made no progress for 5m1s", notYet)
+		l.TriedElection()
 		wants(t, l, "after a try", "", notYet)
-		l.Turn(true)
-		l.End()
+		l.Passed(true)
+		l.Stop()
 		wants(t, l, "when nobody leads any more", "", "")
-		l.Begin()
+		l.Start()
 		wants(t, l, "when elected again", "", notYet)
 	})
 }

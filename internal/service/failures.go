@@ -1,0 +1,94 @@
+package service
+
+import (
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+)
+
+// Failures logs a failure when it starts, when its message changes and when it
+// ends, and not in between: an outage of an hour is two lines. A message names
+// the act, as in "publish failed" and "publish recovered". It is safe for
+// concurrent use.
+type Failures struct {
+	log *slog.Logger
+	mu  sync.Mutex
+	// logged are the messages of failures that last, by act and attributes.
+	logged map[string]map[string]bool
+	// last and current are the warnings of the last pass and of this one.
+	last, current map[string]bool
+}
+
+// NewFailures logs to log.
+func NewFailures(log *slog.Logger) *Failures {
+	return &Failures{log: log, logged: map[string]map[string]bool{}, current: map[string]bool{}}
+}
+
+// Report logs the outcome of an act, such as "publish", if it is not what was
+// logged last. The attributes, such as "target", name, tell what it was about.
+func (f *Failures) Report(act string, err error, attributes ...any) {
+	switch {
+	case err == nil:
+		if f.Forget(act, attributes...) {
+			f.log.Info(act+" recovered", attributes...)
+		}
+	case f.IsNew(act, err, attributes...):
+		f.log.Error(act+" failed", append(attributes[:len(attributes):len(attributes)], "error", err)...)
+	default:
+		f.log.Debug(act+" still fails", append(attributes[:len(attributes):len(attributes)], "error", err)...)
+	}
+}
+
+// IsNew reports whether this message has not been logged since the act last
+// succeeded, and counts it as logged.
+func (f *Failures) IsNew(act string, err error, attributes ...any) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := key(act, attributes)
+	if f.logged[key] == nil {
+		f.logged[key] = map[string]bool{}
+	}
+	message := withoutIDs(err.Error())
+	known := f.logged[key][message]
+	f.logged[key][message] = true
+	return !known
+}
+
+// Forget forgets the failures of an act and reports whether there were any.
+func (f *Failures) Forget(act string, attributes ...any) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := key(act, attributes)
+	failed := len(f.logged[key]) > 0
+	delete(f.logged, key)
+	return failed
+}
+
+// Warn logs a warning of a pass unless the pass before had it too.
+func (f *Failures) Warn(text string, attributes ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	message := withoutIDs(text)
+	known := f.last[message] || f.current[message]
+	f.current[message] = true
+	if !known {
+		f.log.Warn(text, attributes...)
+	}
+}
+
+// EndPass forgets the warnings that this pass did not repeat. A pass that could
+// not fetch anything does not count.
+func (f *Failures) EndPass() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last, f.current = f.current, map[string]bool{}
+}
+
+func key(act string, attributes []any) string { return act + fmt.Sprint(attributes...) }
+
+// ids are what differs each time in texts that mean the same: the IDs that
+// servers give to requests, local ports, and durations.
+var ids = regexp.MustCompile(`(?i)(request|host|trace)[ _-]?id[:=]? ?[^,; ]*|:[0-9]+->|stream ID [0-9]+|[0-9.]+(ns|µs|ms|s)\b|for [0-9]+ s\b`)
+
+func withoutIDs(text string) string { return ids.ReplaceAllString(text, "") }

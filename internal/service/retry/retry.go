@@ -1,0 +1,84 @@
+// Package retry waits between attempts.
+package retry
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+// Backoff is the wait after each failed attempt: it doubles from First to
+// Longest, and is shortened at random by up to half, so that replicas that
+// started together do not retry together.
+type Backoff struct {
+	First, Longest time.Duration
+	next           time.Duration
+}
+
+// Next returns the wait after one more failed attempt.
+func (b *Backoff) Next() time.Duration {
+	wait := max(b.next, b.First)
+	b.next = min(2*wait, b.Longest)
+	return wait/2 + rand.N(wait/2+1)
+}
+
+// Reset starts from First again, after an attempt that succeeded.
+func (b *Backoff) Reset() { b.next = 0 }
+
+// longestAfter bounds what a server may ask for: one mistake there must not
+// stop a client for a day.
+const longestAfter = time.Minute
+
+// After is how long a server asks with its error to be left alone (RFC 9110
+// section 10.2.3), at most a minute; 0 if it does not.
+func After(err error) time.Duration {
+	var asked interface{ RetryAfter() time.Duration }
+	if errors.As(err, &asked) {
+		return min(asked.RetryAfter(), longestAfter)
+	}
+	return 0
+}
+
+// Sleep waits, and reports whether it waited to the end: false means that ctx
+// ended first.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	wait(ctx, d, nil, wallClock)
+	return ctx.Err() == nil
+}
+
+// Wait waits until d is over, ctx ends or a nudge arrives, and reports whether
+// it was the nudge.
+func Wait(ctx context.Context, d time.Duration, nudge <-chan struct{}) (nudged bool) {
+	return wait(ctx, d, nudge, wallClock)
+}
+
+func wallClock() time.Time { return time.Now().Round(0) } // without the monotonic reading
+
+// wallCheck is how often a wait compares the wall clock.
+const wallCheck = 10 * time.Second
+
+// wait ends when d is over by the monotonic or by the wall clock, whichever is
+// first: the monotonic clock stands still while a machine is suspended, and the
+// wall clock may be set back.
+func wait(ctx context.Context, d time.Duration, nudge <-chan struct{}, wall func() time.Time) (nudged bool) {
+	end := wall().Add(d)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	check := time.NewTicker(wallCheck)
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-nudge:
+			return true
+		case <-timer.C:
+			return false
+		case <-check.C:
+			if !wall().Before(end) {
+				return false
+			}
+		}
+	}
+}
