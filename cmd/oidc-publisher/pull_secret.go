@@ -241,17 +241,13 @@ func newPulling(c *cli.Context, owner, source string, s service) (*pulling, erro
 	if p.cluster, err = openCluster(c); err != nil {
 		return nil, err
 	}
-	if p.api, err = pullsecret.Connect(p.cluster.RESTConfig(), p.explain); err != nil {
+	if p.api, err = pullsecret.Connect(p.cluster.RESTConfig(), p.cluster.Explain); err != nil {
 		return nil, err
 	}
 	if len(p.namespaces.Names) == 0 && p.namespaces.Selector == "" && !c.Bool("all-namespaces") {
 		p.namespaces.Names = []string{p.cluster.Namespace()}
 	}
 	return p, nil
-}
-
-func (p *pulling) explain(ctx context.Context, asked pullsecret.Asked, err error) error {
-	return p.cluster.Explain(ctx, kube.Asked(asked), err)
 }
 
 func pullRegistries(c *cli.Context, s service) ([]string, error) {

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/publish"
 
 	"oidc-publisher/internal/cli"
@@ -50,10 +50,10 @@ func TestTheClusterIsAwaited(t *testing.T) {
 			return fmt.Errorf("read tcp 10.0.0.7:%d->10.0.0.1:443: connection reset", 40000+try)
 		}, 40, 90, 500 * time.Millisecond, 1},
 		{"it is busy", func(int) error {
-			return &kube.BusyError{Server: "10.0.0.1:443", Status: 429, After: 30 * time.Second}
+			return &kubeerr.BusyError{Server: "10.0.0.1:443", Status: 429, After: 30 * time.Second}
 		}, 15, 20, 30 * time.Second, 1},
 		{"it asks for a day", func(int) error {
-			return &kube.BusyError{Server: "10.0.0.1:443", Status: 503, After: 24 * time.Hour}
+			return &kubeerr.BusyError{Server: "10.0.0.1:443", Status: 503, After: 24 * time.Hour}
 		}, 10, 10, time.Minute, 1},
 		{"another fault", func(try int) error {
 			return errors.New(map[bool]string{true: "refused", false: "certificate"}[try < 10])

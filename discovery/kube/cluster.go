@@ -18,6 +18,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
+// maxUID bounds the cluster's UID in bytes; a real one has 36.
+const maxUID = 253
+
 // cluster names this cluster: by the UID of its kube-system namespace where
 // that may be read, and by its CA.
 func (s *Source) cluster(ctx context.Context) ([]string, error) {
@@ -48,7 +51,7 @@ func (s *Source) clusterUID(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if a.status == http.StatusTooManyRequests || a.status >= 500 {
-		return "", s.home.explainStatus(r, a)
+		return "", s.home.refused(r, a)
 	}
 	var namespace struct {
 		Metadata struct {
@@ -59,11 +62,11 @@ func (s *Source) clusterUID(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	if err := json.Unmarshal(a.body, &namespace); err != nil {
-		return "", s.home.explainContent(r, a, errors.New("the answer is not the expected JSON"))
+		return "", s.home.unusable(r, a, errors.New("the answer is not the expected JSON"))
 	}
 	uid := namespace.Metadata.UID
-	if uid == "" || len(uid) > maxName || strings.ContainsFunc(uid, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return "", s.home.explainContent(r, a, errors.New("the namespace has no usable UID"))
+	if uid == "" || len(uid) > maxUID || strings.ContainsFunc(uid, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return "", s.home.unusable(r, a, errors.New("the namespace has no usable UID"))
 	}
 	return uid, nil
 }

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+
+	"oidc-publisher/internal/kubeerr"
 )
 
 const (
@@ -35,9 +37,8 @@ type sliceList struct {
 	} `json:"items"`
 }
 
-func allowEndpoints(subject string) string {
-	return "kubectl create role oidc-publisher-endpoints --namespace=default --verb=get,list --resource=endpointslices.discovery.k8s.io && " +
-		"kubectl create rolebinding oidc-publisher-endpoints --namespace=default --role=oidc-publisher-endpoints " + subject
+var endpointsRule = kubeerr.Rule{
+	Role: "oidc-publisher-endpoints", Verbs: []string{"get", "list"}, Resource: "endpointslices.discovery.k8s.io", Namespace: "default",
 }
 
 // endpoints returns the addresses of all ready API servers, sorted.
@@ -45,7 +46,7 @@ func (s *Source) endpoints(ctx context.Context) ([]netip.AddrPort, error) {
 	r := request{
 		path:  "apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
 		query: url.Values{"labelSelector": {"kubernetes.io/service-name=kubernetes"}},
-		allow: allowEndpoints,
+		allow: endpointsRule.Allow,
 	}
 	var list sliceList
 	if err := s.home.getObject(ctx, r, &list); err != nil {
@@ -53,7 +54,7 @@ func (s *Source) endpoints(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 	found, err := list.addresses()
 	if err != nil {
-		return nil, fmt.Errorf("API server %s: endpoints of the service default/kubernetes: %w", s.home.address(), err)
+		return nil, fmt.Errorf("API server %s: endpoints of the service default/kubernetes: %w", s.home.Address(), err)
 	}
 	return found, nil
 }
@@ -74,7 +75,7 @@ func (l sliceList) addresses() ([]netip.AddrPort, error) {
 			for _, address := range endpoint.Addresses {
 				ip, err := netip.ParseAddr(address)
 				if err != nil || port < 1 || port > 65535 {
-					return nil, fmt.Errorf("%q with port %d is not an IP address with an https port", cut(address), port)
+					return nil, fmt.Errorf("%.100q with port %d is not an IP address with an https port", address, port)
 				}
 				found = append(found, netip.AddrPortFrom(ip, uint16(port)))
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -36,25 +37,25 @@ func TestFetchErrors(t *testing.T) {
 	}
 	const jwks = "/openid/v1/jwks"
 	cases := []errorCase{
-		{name: "unknown token", is: kube.ErrUnauthorized,
+		{name: "unknown token", is: kubeerr.ErrUnauthorized,
 			arrange: func(_ *testserver.Embedded, k *testserver.Kubeconfig) { k.Token = "stale-secret" },
 			want:    []string{"HTTP 401", "expired", "renew the kubeconfig"}},
-		{name: "user without rights", arrange: as("jane"), is: kube.ErrForbidden,
+		{name: "user without rights", arrange: as("jane"), is: kubeerr.ErrForbidden,
 			want: []string{`user "jane"`, "/.well-known/openid-configuration", "HTTP 403", bindDiscovery + "--user=jane"}},
-		{name: "service account without rights", arrange: as("system:serviceaccount:oidc:publisher"), is: kube.ErrForbidden,
+		{name: "service account without rights", arrange: as("system:serviceaccount:oidc:publisher"), is: kubeerr.ErrForbidden,
 			want: []string{bindDiscovery + "--serviceaccount=oidc:publisher"}},
-		{name: "user name that a shell would read", arrange: as("o'neill; <rm> & $(id)"), is: kube.ErrForbidden,
+		{name: "user name that a shell would read", arrange: as("o'neill; <rm> & $(id)"), is: kubeerr.ErrForbidden,
 			want: []string{`--user='o'\''neill; <rm> & $(id)'`}},
-		{name: "user name with control characters", arrange: as("evil\x1b[2J\nname"), is: kube.ErrForbidden,
+		{name: "user name with control characters", arrange: as("evil\x1b[2J\nname"), is: kubeerr.ErrForbidden,
 			want: []string{"this user", "--user=NAME"}},
-		{name: "anonymous", arrange: as("system:anonymous"), is: kube.ErrForbidden,
+		{name: "anonymous", arrange: as("system:anonymous"), is: kubeerr.ErrForbidden,
 			want: []string{"without credentials", "no token, certificate or exec plugin"}},
-		{name: "forbidden by a firewall", is: kube.ErrForbidden, arrange: breaking("", testserver.FaultBody(403, "text/html", "secret-of-the-page")),
-			want: []string{"no API server", "firewall"}},
-		{name: "discovery not installed", is: kube.ErrNotInstalled,
+		{name: "forbidden by a firewall", is: kubeerr.ErrForbidden, arrange: breaking("", testserver.FaultBody(403, "text/html", "secret-of-the-page")),
+			want: []string{"not from an API server", "firewall"}},
+		{name: "discovery not installed", is: kubeerr.ErrNotInstalled,
 			arrange: func(e *testserver.Embedded, _ *testserver.Kubeconfig) { e.SetIssuer("http://issuer.example.com") },
 			want:    []string{"HTTP 404", "/.well-known/openid-configuration", "--service-account-issuer=https://"}},
-		{name: "server with a path", is: kube.ErrNotInstalled,
+		{name: "server with a path", is: kubeerr.ErrNotInstalled,
 			arrange: func(e *testserver.Embedded, k *testserver.Kubeconfig) {
 				e.Grant("publisher", testserver.RightAll)
 				k.Server += "/k8s/clusters/c-1"
@@ -63,8 +64,8 @@ func TestFetchErrors(t *testing.T) {
 		{name: "overloaded", arrange: breaking(jwks, testserver.FaultStatus(429)), want: []string{"overloaded", "HTTP 429", "7 s", "later"}},
 		{name: "not ready", arrange: breaking("", testserver.FaultStatus(503)), want: []string{"not ready", "HTTP 503", "later"}},
 		{name: "internal error", arrange: breaking(jwks, testserver.FaultStatus(500)), want: []string{"HTTP 500", jwks, "log"}},
-		{name: "method refused", arrange: breaking(jwks, testserver.FaultStatus(405)), want: []string{"HTTP 405", jwks, "proxies"}},
-		{name: "media type refused", arrange: breaking(jwks, testserver.FaultStatus(406)), want: []string{"HTTP 406", jwks, "proxies"}},
+		{name: "method refused", arrange: breaking(jwks, testserver.FaultStatus(405)), want: []string{"HTTP 405", jwks, "proxy"}},
+		{name: "media type refused", arrange: breaking(jwks, testserver.FaultStatus(406)), want: []string{"HTTP 406", jwks, "proxy"}},
 		{name: "teapot", arrange: breaking(jwks, testserver.FaultStatus(418)), want: []string{"unexpected HTTP status 418", jwks}},
 		{name: "redirect", arrange: breaking("", testserver.FaultRedirect("https://user:secret-of-the-page@login.example.com/?next=x")),
 			want: []string{"redirects", `"login.example.com"`, "HTTP 302", "kubeconfig's server"}},

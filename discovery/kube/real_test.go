@@ -12,6 +12,7 @@ import (
 
 	"oidc-publisher/discovery/files"
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -44,7 +45,7 @@ func TestRealServer(t *testing.T) {
 	t.Run("RBAC", func(t *testing.T) {
 		s := source(t, server.Kubeconfig("publisher"), kube.Config{Canary: "default/default"})
 		wantError(t, s, `user "publisher"`, "HTTP 403", bindDiscovery+"--user=publisher")
-		if _, err := s.Fetch(t.Context()); !errors.Is(err, kube.ErrForbidden) {
+		if _, err := s.Fetch(t.Context()); !errors.Is(err, kubeerr.ErrForbidden) {
 			t.Errorf("got %v", err)
 		}
 		cluster.Grant(t, "publisher")
@@ -153,7 +154,7 @@ func TestRealServerWithoutDiscovery(t *testing.T) {
 	cluster := testserver.Kube(t, testserver.KubeOptions{Issuer: "http://issuer.example.com", Keys: testserver.KubeKeys{Signing: testserver.NewKubeKey(t, "ES256")}})
 	s := source(t, cluster.Servers[0].Kubeconfig("admin"), kube.Config{})
 	wantError(t, s, "HTTP 404", "--service-account-issuer=https://")
-	if _, err := s.Fetch(t.Context()); !errors.Is(err, kube.ErrNotInstalled) {
+	if _, err := s.Fetch(t.Context()); !errors.Is(err, kubeerr.ErrNotInstalled) {
 		t.Errorf("got %v", err)
 	}
 }

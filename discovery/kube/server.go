@@ -6,58 +6,53 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"mime"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
+	"oidc-publisher/internal/kubeerr"
 )
 
 // server is one API server, with the ways to reach it.
 type server struct {
-	base *url.URL
+	kubeerr.Server
+
 	// clients differ only in the name that TLS verifies; the next is tried
-	// where a certificate is made out for another name.
+	// where the certificate is for another name.
 	clients []*http.Client
 	timeout time.Duration
-	// user names the owner of the credentials, "" if unknown.
-	user func() string
-	// proxy is host and port of the proxy on the way, "" for none.
-	proxy string
 }
 
-// request is something to ask of a server.
+// request is one request to an API server.
 type request struct {
 	method string
 	path   string
 	query  url.Values
 	body   []byte
-	// allow are the commands by which an administrator allows the request to
-	// a subject, which is a flag of kubectl like --user=NAME.
+	// allow returns the commands by which an administrator allows the request
+	// to a subject, which is a flag of kubectl like --user=NAME.
 	allow func(subject string) string
 }
 
-func (r request) String() string { return "/" + r.path }
+// explained describes the request for errors.
+func (s server) explained(r request) kubeerr.Request {
+	verb := "get"
+	switch {
+	case r.method == http.MethodPost:
+		verb = "create"
+	case r.query != nil:
+		verb = "list"
+	}
+	return kubeerr.Request{Verb: verb, Object: "/" + r.path, Allow: r.allow, Timeout: s.timeout}
+}
 
 // answer is a complete response.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
-}
-
-// address is the host and port for messages, never with user information.
-func (s server) address() string {
-	if s.base.Port() != "" {
-		return s.base.Host
-	}
-	if s.base.Scheme == "http" {
-		return s.base.Host + ":80"
-	}
-	return s.base.Host + ":443"
 }
 
 // do returns the answer whatever its status. Its errors are explained.
@@ -74,11 +69,11 @@ func (s server) do(ctx context.Context, r request) (answer, error) {
 			break
 		}
 	}
-	return answer{}, s.explain(ctx, r, err)
+	return answer{}, s.NoAnswer(ctx, s.explained(r), err)
 }
 
 func (s server) try(ctx context.Context, client *http.Client, r request) (answer, error) {
-	u := s.base.JoinPath(r.path)
+	u := s.URL.JoinPath(r.path)
 	u.RawQuery = r.query.Encode()
 	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), bytes.NewReader(r.body))
 	if err != nil {
@@ -133,7 +128,7 @@ func (s server) get(ctx context.Context, r request) (answer, error) {
 		return answer{}, err
 	}
 	if a.status != http.StatusOK {
-		return answer{}, s.explainStatus(r, a)
+		return answer{}, s.refused(r, a)
 	}
 	return a, nil
 }
@@ -145,19 +140,17 @@ func (s server) getObject(ctx context.Context, r request, into any) error {
 		return err
 	}
 	if err := json.Unmarshal(a.body, into); err != nil {
-		return s.explainContent(r, a, errors.New("the answer is not the expected JSON"))
+		return s.unusable(r, a, errors.New("the answer is not the expected JSON"))
 	}
 	return nil
 }
 
-// isJSON judges the media type. A gateway that names none is believed.
-func (a answer) isJSON() bool {
-	contentType := a.header.Get("Content-Type")
-	if contentType == "" {
-		return true
-	}
-	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && (strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json"))
+func (s server) refused(r request, a answer) error {
+	return s.Refused(s.explained(r), a.status, a.header, a.body)
+}
+
+func (s server) unusable(r request, a answer, err error) error {
+	return s.Content(s.explained(r), a.header, err)
 }
 
 // time is when the server says that it answered, zero where it does not, or
@@ -171,21 +164,4 @@ func (a answer) time() time.Time {
 		return time.Time{}
 	}
 	return at
-}
-
-// kubeStatus is the part that we use of the API server's own error object
-// (k8s.io/apimachinery/pkg/apis/meta/v1.Status).
-type kubeStatus struct {
-	Kind    string `json:"kind"`
-	Message string `json:"message"`
-	Details struct {
-		Kind string `json:"kind"`
-	} `json:"details"`
-}
-
-// kubeStatus returns false for an answer that no API server wrote.
-func (a answer) kubeStatus() (kubeStatus, bool) {
-	var status kubeStatus
-	err := json.Unmarshal(a.body, &status)
-	return status, err == nil && status.Kind == "Status"
 }

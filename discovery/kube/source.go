@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/kubeerr"
 )
 
 const (
@@ -111,6 +112,12 @@ func (s *Source) Same(other *Source) bool {
 		reflect.DeepEqual(s.config.TLSClientConfig, other.config.TLSClientConfig) && reflect.DeepEqual(s.config.ExecProvider, other.config.ExecProvider)
 }
 
+// Explain explains an error of another client that was made of RESTConfig, as
+// Fetch does its own.
+func (s *Source) Explain(ctx context.Context, r kubeerr.Request, err error) error {
+	return s.home.Explain(ctx, r, err)
+}
+
 // Namespace is that of the kubeconfig's context, or the pod's own.
 func (s *Source) Namespace() string { return s.namespace }
 
@@ -118,7 +125,7 @@ func (s *Source) Namespace() string { return s.namespace }
 // them. Nothing of an answer that can't be taken whole is returned.
 //
 // Its errors name the server and what to do. Those for which callers may wish
-// to act differently wrap ErrUnauthorized, ErrForbidden or ErrNotInstalled.
+// to act differently wrap the sentinels of internal/kubeerr, or are its BusyError.
 func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	views, warnings, err := s.views(ctx)
 	if err != nil {
@@ -144,7 +151,7 @@ func (s *Source) views(ctx context.Context) ([]view, []string, error) {
 }
 
 func (s *Source) server(base *url.URL, clients ...*http.Client) server {
-	return server{base: base, clients: clients, timeout: s.timeout, user: s.user, proxy: s.proxy(base)}
+	return server{Server: kubeerr.Server{URL: base, Proxy: s.proxy(base), User: s.user}, clients: clients, timeout: s.timeout}
 }
 
 // proxy returns the proxy that client-go goes through to reach the URL, for

@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/kubeerr"
 )
 
 // MinExpiry is the shortest lifetime that an API server gives a token
@@ -36,7 +38,7 @@ func parseAccount(s string) (account, error) {
 	namespace, name, _ := strings.Cut(s, "/")
 	a := account{namespace, name}
 	if !a.valid() {
-		return account{}, fmt.Errorf("service account %q must be written as NAMESPACE/NAME", cut(s))
+		return account{}, fmt.Errorf("service account %.100q must be written as NAMESPACE/NAME", s)
 	}
 	return a, nil
 }
@@ -52,17 +54,8 @@ func accountOf(user string) (account, bool) {
 	return a, a.valid()
 }
 
-// valid is DNS-1123 as far as it matters here (no separators, spaces, quotes).
 func (a account) valid() bool {
-	for _, part := range []string{a.namespace, a.name} {
-		foreign := func(r rune) bool {
-			return r > unicode.MaxASCII || !unicode.IsLower(r) && !unicode.IsDigit(r) && r != '-' && r != '.'
-		}
-		if part == "" || len(part) > maxName || strings.ContainsFunc(part, foreign) || strings.Trim(part, ".") == "" {
-			return false
-		}
-	}
-	return true
+	return len(validation.IsDNS1123Label(a.namespace)) == 0 && len(validation.IsDNS1123Subdomain(a.name)) == 0
 }
 
 // MintToken has the cluster sign a token for a service account (TokenRequest,
@@ -74,7 +67,7 @@ func (s *Source) MintToken(ctx context.Context, namespace, name, audience string
 	a := account{namespace, name}
 	switch {
 	case !a.valid():
-		return discovery.Token{}, fmt.Errorf("%q is not the name of a service account", cut(a.String()))
+		return discovery.Token{}, fmt.Errorf("%.100q is not the name of a service account", a.String())
 	case audience == "":
 		return discovery.Token{}, errors.New("a token needs an audience: without one it would be valid for the API server itself")
 	case expiry < MinExpiry || expiry.Seconds() > math.MaxUint32:
@@ -104,7 +97,7 @@ func (s *Source) mint(ctx context.Context, at server, a account, audience string
 		method: http.MethodPost,
 		path:   "api/v1/namespaces/" + a.namespace + "/serviceaccounts/" + a.name + "/token",
 		body:   body,
-		allow:  a.allowMint,
+		allow:  a.mintRule().Allow,
 	}
 	answer, err := at.do(ctx, r)
 	switch {
@@ -113,7 +106,7 @@ func (s *Source) mint(ctx context.Context, at server, a account, audience string
 	case answer.status == http.StatusNotFound:
 		return discovery.Token{}, a.missing(at, answer)
 	case answer.status != http.StatusCreated:
-		return discovery.Token{}, at.explainStatus(r, answer)
+		return discovery.Token{}, at.refused(r, answer)
 	}
 	return at.readToken(r, answer)
 }
@@ -125,33 +118,32 @@ func (s server) readToken(r request, a answer) (discovery.Token, error) {
 		} `json:"status"`
 	}
 	if err := json.Unmarshal(a.body, &response); err != nil || response.Status.Token == "" {
-		return discovery.Token{}, s.explainContent(r, a, errors.New("the answer holds no token"))
+		return discovery.Token{}, s.unusable(r, a, errors.New("the answer holds no token"))
 	}
 	return discovery.NewToken(response.Status.Token), nil
 }
 
-// allowMint are the commands that let a subject mint tokens for this account
-// and no other.
-func (a account) allowMint(subject string) string {
-	role := "oidc-publisher-mint-" + a.name
-	return fmt.Sprintf("kubectl create role %s --namespace=%s --verb=create --resource=serviceaccounts/token --resource-name=%s && "+
-		"kubectl create rolebinding %s --namespace=%s --role=%s %s", role, a.namespace, a.name, role, a.namespace, role, subject)
+// mintRule allows to mint tokens for this account and no other.
+func (a account) mintRule() kubeerr.Rule {
+	return kubeerr.Rule{
+		Role: "oidc-publisher-mint-" + a.name, Verbs: []string{"create"}, Resource: "serviceaccounts/token", Name: a.name, Namespace: a.namespace,
+	}
 }
 
 // errNoAccount marks a service account that is not there.
 var errNoAccount = errors.New("does not exist")
 
 func (a account) missing(at server, answer answer) error {
-	status, genuine := answer.kubeStatus()
+	status, genuine := kubeerr.ParseStatus(answer.body)
 	switch {
-	case genuine && status.Details.Kind == "namespaces":
+	case genuine && status.Details != nil && status.Details.Kind == "namespaces":
 		return fmt.Errorf("API server %s: namespace %q %w: create it with: kubectl create namespace %s",
-			at.address(), a.namespace, errNoAccount, a.namespace)
+			at.Address(), a.namespace, errNoAccount, a.namespace)
 	case genuine:
 		return fmt.Errorf("API server %s: service account %q %w: create it with: kubectl create serviceaccount %s --namespace=%s",
-			at.address(), a, errNoAccount, a.name, a.namespace)
+			at.Address(), a, errNoAccount, a.name, a.namespace)
 	default:
-		return fmt.Errorf("API server %s: no answer of an API server to a request for a token (HTTP 404): check the kubeconfig's server", at.address())
+		return fmt.Errorf("API server %s: no answer of an API server to a request for a token (HTTP 404): check the kubeconfig's server", at.Address())
 	}
 }
 
@@ -169,7 +161,7 @@ func (s *Source) mintCanary(ctx context.Context, at server) (*discovery.Canary, 
 	}
 	claims, err := parseClaims(token.Reveal())
 	if err != nil {
-		return nil, fmt.Sprintf("the signing key could not be checked: API server %s minted a token that %v", at.address(), err), nil
+		return nil, fmt.Sprintf("the signing key could not be checked: API server %s minted a token that %v", at.Address(), err), nil
 	}
 	return &discovery.Canary{KeyID: claims.keyID, Algorithm: claims.algorithm, Issuer: claims.issuer}, "", nil
 }

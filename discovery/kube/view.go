@@ -30,7 +30,7 @@ func allowDiscovery(subject string) string {
 // ask mints the canary before it reads the keys: the other way round, a server
 // that is restarted with a new key in between would look as if it didn't publish it.
 func (s *Source) ask(ctx context.Context, from server) (view, error) {
-	v := view{address: from.address()}
+	v := view{address: from.Address()}
 	if err := v.readDocument(ctx, from); err != nil {
 		return view{}, err
 	}
@@ -55,7 +55,7 @@ func (v *view) readDocument(ctx context.Context, from server) error {
 		return err
 	}
 	if v.document, err = discovery.ParseDocument(a.body); err != nil {
-		return from.explainContent(r, a, err)
+		return from.unusable(r, a, err)
 	}
 	return nil
 }
@@ -67,7 +67,7 @@ func (v *view) readKeys(ctx context.Context, from server) error {
 		return err
 	}
 	if v.keys, err = discovery.ParseKeySet(a.body); err != nil {
-		return from.explainContent(r, a, err)
+		return from.unusable(r, a, err)
 	}
 	v.maxAge = maxAge(a.header.Get("Cache-Control"))
 	v.time = a.time()

@@ -28,7 +28,7 @@ func unreachable(f httpx.Failure, err error, host string) (cause, cure string) {
 		return "no answer came in time", "check firewalls, the proxy (HTTPS_PROXY, NO_PROXY) and the server's load"
 	case httpx.Canceled:
 		return "the request was canceled", "run it again"
-	case httpx.Broken:
+	case httpx.NotConnected, httpx.Broken:
 		return "the connection broke, or the answer was not HTTP", "check the server's log and what stands in front of it"
 	default:
 		return badTLS(f, err)

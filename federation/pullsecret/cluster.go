@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+
+	"oidc-publisher/internal/kubeerr"
 )
 
 var (
@@ -69,7 +71,7 @@ func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
 // find reads type and metadata of a secret, nil if there is none. The API
 // server's table, which kubectl shows, has both and not the content.
 func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, error) {
-	rows, err := c.table(ctx, secretRight(namespace, name).to("get"), c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name))
+	rows, err := c.table(ctx, requestFor("get", secretRule(namespace, name)), c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name))
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
@@ -83,7 +85,7 @@ func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, err
 
 // findAll is find for all namespaces in one request, for who may list them.
 func (c *Cluster) findAll(ctx context.Context, name string) (map[string]*found, error) {
-	rows, err := c.table(ctx, right{verbs: []string{"list"}, resource: "secrets", name: name}.to("list"), c.rest.Get().AbsPath("/api/v1/secrets").Param("fieldSelector", "metadata.name="+name))
+	rows, err := c.table(ctx, requestFor("list", kubeerr.Rule{Verbs: []string{"list"}, Resource: "secrets", Name: name}), c.rest.Get().AbsPath("/api/v1/secrets").Param("fieldSelector", "metadata.name="+name))
 	if err != nil {
 		return nil, err
 	}
@@ -94,12 +96,12 @@ func (c *Cluster) findAll(ctx context.Context, name string) (map[string]*found, 
 	return all, nil
 }
 
-func (c *Cluster) table(ctx context.Context, asked Asked, request *rest.Request) ([]found, error) {
+func (c *Cluster) table(ctx context.Context, explained kubeerr.Request, request *rest.Request) ([]found, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	body, err := bodyOf(request.SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Param("includeObject", "Metadata").Do(ctx))
 	if err != nil {
-		return nil, c.explain(ctx, asked, err)
+		return nil, c.explain(ctx, explained, err)
 	}
 	return readTable(body)
 }
@@ -142,7 +144,7 @@ func (c *Cluster) apply(ctx context.Context, namespace, name string, body []byte
 	defer cancel()
 	_, err := c.metadata.Resource(secrets).Namespace(namespace).Patch(ctx, name, types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: Manager, Force: &force, DryRun: dryRunOption(dryRun), FieldValidation: metav1.FieldValidationStrict})
-	return c.explain(ctx, secretRight(namespace, name).to("patch"), err)
+	return c.explain(ctx, requestFor("patch", secretRule(namespace, name)), err)
 }
 
 // remove deletes that very secret.
@@ -152,7 +154,7 @@ func (c *Cluster) remove(ctx context.Context, f found) error {
 	err := c.metadata.Resource(secrets).Namespace(f.meta.Namespace).Delete(ctx, f.meta.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &f.meta.UID, ResourceVersion: &f.meta.ResourceVersion},
 	})
-	return c.explain(ctx, secretRight(f.meta.Namespace, f.meta.Name, "delete").to("delete"), err)
+	return c.explain(ctx, requestFor("delete", secretRule(f.meta.Namespace, f.meta.Name, "delete")), err)
 }
 
 // list returns the namespaces with these labels, page by page.
@@ -174,7 +176,7 @@ func (c *Cluster) page(ctx context.Context, options metav1.ListOptions) (*metav1
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	page, err := c.metadata.Resource(namespaces).List(ctx, options)
-	return page, c.explain(ctx, right{verbs: []string{"list"}, resource: "namespaces"}.to("list"), err)
+	return page, c.explain(ctx, requestFor("list", kubeerr.Rule{Verbs: []string{"list"}, Resource: "namespaces"}), err)
 }
 
 // serviceAccount reads one, whatever fields it has.
@@ -183,7 +185,7 @@ func (c *Cluster) serviceAccount(ctx context.Context, namespace, name string) (a
 	defer cancel()
 	body, err := bodyOf(c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "serviceaccounts", name).Do(ctx))
 	if err != nil {
-		return nil, c.explain(ctx, accountRight(namespace, name).to("get"), err)
+		return nil, c.explain(ctx, requestFor("get", accountRule(namespace, name)), err)
 	}
 	return account, json.Unmarshal(body, &account)
 }
@@ -201,7 +203,7 @@ func (c *Cluster) replaceServiceAccount(ctx context.Context, namespace, name str
 	if dryRun {
 		request = request.Param("dryRun", metav1.DryRunAll)
 	}
-	return c.explain(ctx, accountRight(namespace, name).to("update"), request.Do(ctx).Error())
+	return c.explain(ctx, requestFor("update", accountRule(namespace, name)), request.Do(ctx).Error())
 }
 
 func dryRunOption(dryRun bool) []string {

@@ -18,6 +18,7 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/internal/lease"
 	"oidc-publisher/internal/lease/leasetest"
 	"oidc-publisher/internal/logtest"
@@ -75,7 +76,7 @@ func candidacy(t *testing.T, leases *rest.Config) *candidate {
 		t.Fatal(err)
 	}
 	cluster, err := Connect(&rest.Config{Host: "https://kubernetes.example.com", Transport: emptyCluster{}},
-		func(_ context.Context, _ Asked, err error) error { return err })
+		func(_ context.Context, _ kubeerr.Request, err error) error { return err })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,9 +52,7 @@ func (w *world) connect(user string) *Cluster {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c, err := Connect(source.RESTConfig(), func(ctx context.Context, asked Asked, err error) error {
-		return source.Explain(ctx, kube.Asked(asked), err)
-	})
+	c, err := Connect(source.RESTConfig(), source.Explain)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+
+	"oidc-publisher/internal/kubeerr"
 )
 
 // again is when a list and its watch are tried again. client-go's own pauses
@@ -153,9 +155,9 @@ func (s *source) Watch(options metav1.ListOptions) (watch.Interface, error) {
 
 func (s *source) tell(ctx, within context.Context, verb string, err error) {
 	if err != nil {
-		needed := right{verbs: []string{"list", "watch"}, resource: s.resource.Resource, namespace: s.namespace}
-		needed.name, _ = strings.CutPrefix(s.options.FieldSelector, "metadata.name=")
-		err = fmt.Errorf("%s %s: %w", verb, s.resource.Resource, s.cluster.explain(within, needed.to(verb), err))
+		rule := kubeerr.Rule{Verbs: []string{"list", "watch"}, Resource: s.resource.Resource, Namespace: s.namespace}
+		rule.Name, _ = strings.CutPrefix(s.options.FieldSelector, "metadata.name=")
+		err = fmt.Errorf("%s %s: %w", verb, s.resource.Resource, s.cluster.explain(within, requestFor(verb, rule), err))
 	}
 	if ctx.Err() == nil {
 		s.told(err)

@@ -19,6 +19,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 
+	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/internal/logtest"
 )
 
@@ -133,7 +134,7 @@ func (s *shortMemory) create(name string) {
 // overlook runs a keeper's watches alone.
 func overlook(t *testing.T, api *shortMemory) (knows func(namespace string) bool, log *logtest.Log) {
 	t.Helper()
-	cluster, err := Connect(&rest.Config{Host: "https://kube.example", Transport: api}, func(_ context.Context, _ Asked, err error) error { return err })
+	cluster, err := Connect(&rest.Config{Host: "https://kube.example", Transport: api}, func(_ context.Context, _ kubeerr.Request, err error) error { return err })
 	if err != nil {
 		t.Fatal(err)
 	}

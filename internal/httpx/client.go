@@ -52,6 +52,7 @@ const (
 	LookupFailed       Failure = "name lookup failed"
 	Refused            Failure = "connection refused"
 	NoRoute            Failure = "no route to the host"
+	NotConnected       Failure = "connection failed"
 	TimedOut           Failure = "no answer in time"
 	Canceled           Failure = "canceled"
 	CertificateExpired Failure = "certificate expired or not yet valid"
@@ -92,6 +93,7 @@ func FailureOf(err error) Failure {
 	}
 	var dns *net.DNSError
 	var timeout interface{ Timeout() bool }
+	var socket *net.OpError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Canceled
@@ -105,6 +107,8 @@ func FailureOf(err error) Failure {
 		return Refused
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return NoRoute
+	case errors.As(err, &socket) && socket.Op == "dial":
+		return NotConnected
 	default:
 		return Broken
 	}
@@ -129,20 +133,9 @@ func certificateFailure(err error) Failure {
 		return CertificateUnknown
 	case errors.As(err, &verified):
 		return CertificateInvalid
-	case errors.As(err, &record), errors.As(err, &alert), serverSpokeHTTP(err):
+	case errors.As(err, &record), errors.As(err, &alert), errors.Is(err, http.ErrSchemeMismatch):
 		return NoTLS
 	default:
 		return ""
 	}
-}
-
-// serverSpokeHTTP recognises net/http's own rewording of a TLS record error;
-// it is exported by no type.
-func serverSpokeHTTP(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if err.Error() == "http: server gave HTTP response to HTTPS client" {
-			return true
-		}
-	}
-	return false
 }

@@ -62,11 +62,11 @@ var rooms = []room{
 
 	{name: "discovery", light: slices.Concat(clouds, cluster, cli)}, // and see the test
 	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "discovery/kube", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
+	{name: "discovery/kube", may: []string{"discovery", "internal/httpx", "internal/kubeerr"}, light: slices.Concat(clouds, clientset, cli)},
 
 	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/service/...", "internal/lease"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/service/...", "internal/lease", "internal/kubeerr"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
@@ -75,6 +75,7 @@ var rooms = []room{
 	{name: "internal/service", light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/service/retry", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/kubeerr", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli, []string{"k8s.io/client-go"})},
 	{name: "internal/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/logtest", light: slices.Concat(clouds, cluster, cli)},

@@ -27,9 +27,9 @@ func TestErrorsOfTheAPIServer(t *testing.T) {
 		{"CA of another cluster", func(_ *testserver.Embedded, k *testserver.Kubeconfig) {
 			k.CA = testserver.StartEmbedded(t, testserver.EmbeddedOptions{}).CA()
 		}, []string{"not issued by the CA", "certificate-authority-data"}},
-		{"firewall", breaking(testserver.FaultBody(403, "text/html", "secret-of-the-page")), []string{"not allowed to", "namespace a", "HTTP 403", "no API server", "firewall"}},
-		{"proxy", breaking(testserver.FaultBody(502, "text/html", "secret-of-the-page")), []string{"HTTP 502", "no API server", "proxy"}},
-		{"web server", breaking(testserver.FaultBody(405, "text/html", "secret-of-the-page")), []string{"HTTP 405", "no API server", "proxy"}},
+		{"firewall", breaking(testserver.FaultBody(403, "text/html", "secret-of-the-page")), []string{"not allowed to", "namespace a", "HTTP 403", "not from an API server", "firewall"}},
+		{"proxy", breaking(testserver.FaultBody(502, "text/html", "secret-of-the-page")), []string{"HTTP 502", "not from an API server", "proxy"}},
+		{"web server", breaking(testserver.FaultBody(405, "text/html", "secret-of-the-page")), []string{"HTTP 405", "not from an API server", "proxy"}},
 		{"redirect", breaking(testserver.FaultRedirect("https://login.example.com/")), []string{"redirects", "HTTP 302", "kubeconfig's server"}},
 		{"no answer", breaking(testserver.FaultHang()), []string{"no answer before the deadline"}},
 		{"admission", breaking(testserver.FaultBody(403, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"admission webhook \"w\" denied the request"}`)),
@@ -47,9 +47,7 @@ func TestErrorsOfTheAPIServer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cluster, err := Connect(source.RESTConfig(), func(ctx context.Context, asked Asked, err error) error {
-				return source.Explain(ctx, kube.Asked(asked), err)
-			})
+			cluster, err := Connect(source.RESTConfig(), source.Explain)
 			if err != nil {
 				t.Fatal(err)
 			}

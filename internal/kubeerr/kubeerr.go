@@ -1,0 +1,109 @@
+// Package kubeerr explains the errors of API servers: what is wrong, at which
+// server, and what to do about it, including the RBAC rule that is missing.
+package kubeerr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+var (
+	// ErrUnauthorized is wrapped where an API server does not accept the
+	// credentials (HTTP 401).
+	ErrUnauthorized = errors.New("credentials were not accepted")
+	// ErrForbidden is wrapped where RBAC does not allow a request (HTTP 403).
+	ErrForbidden = errors.New("not allowed")
+	// ErrNotInstalled is wrapped where an API server has no discovery
+	// endpoints (HTTP 404).
+	ErrNotInstalled = errors.New("discovery is not installed")
+)
+
+// Server is the API server that answered, or did not.
+type Server struct {
+	URL *url.URL
+	// Proxy is the host and port of the proxy on the way, "" for none.
+	Proxy string
+	// User returns the name of the user whose credentials were sent, "" if
+	// unknown.
+	User func() string
+}
+
+// Address is the server's host and port, never with user information.
+func (s Server) Address() string {
+	switch {
+	case s.URL.Port() != "":
+		return s.URL.Host
+	case s.URL.Scheme == "http":
+		return s.URL.Host + ":80"
+	default:
+		return s.URL.Host + ":443"
+	}
+}
+
+// Request is a request to an API server.
+type Request struct {
+	// Verb is the verb in RBAC's terms, such as "get".
+	Verb string
+	// Object is what the verb applies to: "secret s in namespace n", or a path.
+	Object string
+	// Allow returns the commands by which an administrator allows the request
+	// to a subject, which is a flag of kubectl like --user=NAME.
+	Allow func(subject string) string
+	// Timeout is how long the client waited for an answer.
+	Timeout time.Duration
+}
+
+func (r Request) String() string { return r.Verb + " " + r.Object }
+
+// Explain explains an error of a client-go REST client. An answer that is about
+// the object (absent, in conflict, not admitted) is returned as it is.
+func (s Server) Explain(ctx context.Context, r Request, err error) error {
+	var answered apierrors.APIStatus
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &answered):
+		return s.NoAnswer(ctx, r, err)
+	}
+	a := refusalOf(answered.Status())
+	a.genuine = !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+	switch {
+	case a.genuine && a.code == http.StatusForbidden && !strings.Contains(a.message, `: User "`): // admission
+		return err
+	case a.genuine && a.aboutObject(), a.code == http.StatusNotFound:
+		return err
+	case a.genuine && a.code >= 500 && a.code != http.StatusServiceUnavailable:
+		return fmt.Errorf("API server %s: %w", s.Address(), err)
+	case a.genuine && a.code == http.StatusForbidden:
+		r.Verb = refusedVerb(r.Verb, a.message)
+	}
+	return s.explain(r, a)
+}
+
+// refusedVerb is the verb that the API server names: server-side apply of an
+// absent object needs the right to create it too.
+func refusedVerb(verb, message string) string {
+	_, rest, found := strings.Cut(message, `" cannot `)
+	refused, _, isVerb := strings.Cut(rest, " ")
+	if !found || !isVerb {
+		return verb
+	}
+	return refused
+}
+
+func refusalOf(status metav1.Status) refusal {
+	a := refusal{code: int(status.Code), header: http.Header{}, message: status.Message}
+	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
+		a.header.Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
+	}
+	return a
+}

@@ -1,0 +1,42 @@
+package kubeerr
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// FuzzUserOf: from the API server's message comes the very name that it was
+// made of, or nothing.
+func FuzzUserOf(f *testing.F) {
+	for _, name := range []string{"jane", "system:serviceaccount:a:b", `quo"te\`, "o'neill; $(id)", "<&>", "&lt;", "new\nline", "\x1b[2J", strings.Repeat("x", 300), "日本", "\xff"} {
+		f.Add(name)
+	}
+	escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+	f.Fuzz(func(t *testing.T, name string) {
+		message := escape.Replace(fmt.Sprintf("forbidden: User %q cannot get path %q", name, "/openid/v1/jwks"))
+		got := userOf(message)
+		if got != "" && got != name {
+			t.Errorf("%q became %q", name, got)
+		}
+		if len(got) > maxName || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("unfit for a terminal: %q", got)
+		}
+		userOf(name) // must not panic on anything else
+	})
+}
+
+// A shell must read of a quoted name just that name.
+func TestShellQuote(t *testing.T) {
+	for _, name := range []string{"jane", "a b", "", "o'neill", `"$(id)" ; rm -rf * & <x> | \`, "--flag", "日本", "tab\there"} {
+		out, err := exec.Command("sh", "-c", "printf %s --user="+shellQuote(name)).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(out) != "--user="+name {
+			t.Errorf("%q became %q", name, out)
+		}
+	}
+}

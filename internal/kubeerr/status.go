@@ -1,0 +1,161 @@
+package kubeerr
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"oidc-publisher/discovery"
+)
+
+// Refused explains an HTTP status other than the one that was expected. It
+// never repeats the body: only the user name is taken from it.
+func (s Server) Refused(r Request, code int, header http.Header, body []byte) error {
+	a := refusal{code: code, header: header}
+	var status metav1.Status
+	if status, a.genuine = ParseStatus(body); a.genuine {
+		a.message = status.Message
+	}
+	return s.explain(r, a)
+}
+
+// ParseStatus reads an API server's own error object, and returns false for an
+// answer that no API server wrote.
+func ParseStatus(body []byte) (metav1.Status, bool) {
+	var status metav1.Status
+	err := json.Unmarshal(body, &status)
+	return status, err == nil && status.Kind == "Status"
+}
+
+// refusal is an answer other than the one that was expected.
+type refusal struct {
+	code    int
+	header  http.Header
+	message string
+	// genuine is set where an API server wrote it, and not a proxy.
+	genuine bool
+}
+
+// aboutObject reports whether the answer depends on the object and not on the
+// server, its load or the credentials.
+func (a refusal) aboutObject() bool {
+	return a.code >= 400 && a.code < 500 && !slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}, a.code)
+}
+
+func (s Server) explain(r Request, a refusal) error {
+	where := "API server " + s.Address()
+	switch {
+	case a.code == http.StatusUnauthorized:
+		return fmt.Errorf("%s: %w (HTTP 401): the token or certificate is wrong, expired or of another cluster: log in again or renew the kubeconfig", where, ErrUnauthorized)
+	case a.code == http.StatusForbidden && a.genuine:
+		return s.explainForbidden(r, a.message)
+	case a.code == http.StatusForbidden:
+		return fmt.Errorf("%s: %w to %s (HTTP 403), and the answer is not from an API server: check proxies and firewalls on the way", where, ErrForbidden, r)
+	case a.code == http.StatusNotFound && isDiscovery(r.Object):
+		return s.explainNotInstalled(r)
+	case a.code >= 300 && a.code < 400:
+		return fmt.Errorf("%s: redirects %s to %s (HTTP %d), and credentials are not sent there: set the kubeconfig's server to the API server itself",
+			where, r, redirectHost(a.header), a.code)
+	case a.code == http.StatusTooManyRequests || a.code == http.StatusServiceUnavailable:
+		return &BusyError{Server: s.Address(), Status: a.code, After: retryAfter(a.header)}
+	case a.code == http.StatusBadRequest && s.URL.Scheme == "http":
+		return fmt.Errorf("%s: HTTP 400: it may want https: check the kubeconfig's server", where)
+	case a.code == http.StatusMethodNotAllowed, a.code == http.StatusNotAcceptable, !a.genuine:
+		return fmt.Errorf("%s: failed to %s (HTTP %d), and the answer is not from an API server: "+
+			"check the kubeconfig's server, any proxy on the way, and the API server's log", where, r, a.code)
+	case a.code >= 500:
+		return fmt.Errorf("%s: failed to %s (HTTP %d): its log says why", where, r, a.code)
+	default:
+		return fmt.Errorf("%s: unexpected HTTP status %d for %s", where, a.code, r)
+	}
+}
+
+func isDiscovery(path string) bool {
+	return path == "/"+discovery.ConfigurationPath || path == "/"+discovery.JWKSPath
+}
+
+func (s Server) explainNotInstalled(r Request) error {
+	hint := ""
+	if s.URL.Path != "" && s.URL.Path != "/" {
+		hint = fmt.Sprintf("; the kubeconfig's server has the path %q: check that too", s.URL.Path)
+	}
+	return fmt.Errorf("API server %s: %w (HTTP 404 for %s): kube-apiserver leaves it out when --service-account-issuer is not an https URL "+
+		"without query and fragment: set --service-account-issuer=https://… (its log says \"issuer URL must use https scheme\")%s",
+		s.Address(), ErrNotInstalled, r.Object, hint)
+}
+
+// Content explains an answer of a good status that is not what was expected.
+func (s Server) Content(r Request, header http.Header, err error) error {
+	if contentType := header.Get("Content-Type"); !isJSON(contentType) {
+		media, _, _ := strings.Cut(contentType, ";")
+		return fmt.Errorf("API server %s: answered %s with %q and not JSON: a login page or gateway answers in its place: "+
+			"set the kubeconfig's server to the API server itself", s.Address(), r, cut(media))
+	}
+	return fmt.Errorf("API server %s: %s: %w", s.Address(), r.Object, err)
+}
+
+// isJSON accepts an absent media type too.
+func isJSON(contentType string) bool {
+	media, _, _ := strings.Cut(contentType, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	return media == "" || strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json")
+}
+
+func redirectHost(header http.Header) string {
+	u, err := url.Parse(header.Get("Location"))
+	if err != nil || u.Host == "" {
+		return "another path"
+	}
+	return strconv.Quote(cut(u.Host))
+}
+
+// retryAfter reads the header of RFC 9110 section 10.2.3, in seconds as API
+// servers send it; 0 if there is none.
+func retryAfter(header http.Header) time.Duration {
+	seconds, err := strconv.Atoi(header.Get("Retry-After"))
+	if err != nil || seconds < 0 || seconds > maxRetryAfter {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// maxRetryAfter, in seconds, is the longest wait that is believed.
+const maxRetryAfter = 24 * 60 * 60
+
+// BusyError means that an API server is overloaded or not ready (HTTP 429, 503).
+type BusyError struct {
+	// Server is its host and port.
+	Server string
+	// Status is the HTTP status.
+	Status int
+	// After is how long the server asks clients to wait, 0 if it does not say.
+	After time.Duration
+}
+
+func (e *BusyError) Error() string {
+	after := ""
+	if e.After > 0 {
+		after = fmt.Sprintf(", after at least %d s", int(e.After.Seconds()))
+	}
+	return fmt.Sprintf("API server %s: overloaded or not ready (HTTP %d): try again later%s", e.Server, e.Status, after)
+}
+
+// RetryAfter is After, for callers that do not import this package.
+func (e *BusyError) RetryAfter() time.Duration { return e.After }
+
+// maxName bounds the names of a remote side in messages.
+const maxName = 253
+
+func cut(s string) string {
+	if len(s) > maxName {
+		return s[:maxName]
+	}
+	return s
+}
