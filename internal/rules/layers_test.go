@@ -10,8 +10,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -92,6 +94,14 @@ var owners = map[string][]string{
 	"github.com/urfave/cli": {"internal/cli"},
 }
 
+// banned is what the product must not import, with the reason. A name stands
+// for the package alone, and one with a slash at its end for those below it too.
+var banned = map[string]string{
+	"testing/":               "it is for tests",
+	"log":                    "use a log/slog logger that was passed in",
+	"github.com/pkg/errors/": "use errors and fmt.Errorf",
+}
+
 // Names that say nothing about what is in a package.
 var emptyNames = []string{"util", "utils", "common", "helper", "helpers", "misc", "shared", "lib", "base"}
 
@@ -125,7 +135,7 @@ func judge(pkgs []pkg) []string {
 			if !slices.ContainsFunc(r.may, within(imported)) {
 				fault("must not import %s", imported)
 			}
-			if slices.Contains(testOnly, imported) && !strings.HasPrefix(name, "examples/") {
+			if slices.Contains(testOnly, imported) && isProduct(name) {
 				fault("imports %s, which is for tests", imported)
 			}
 		}
@@ -133,6 +143,11 @@ func judge(pkgs []pkg) []string {
 			for heavy, rooms := range owners {
 				if hasPath(imported, heavy) && !slices.Contains(rooms, name) && name != "internal/testserver" {
 					fault("must not import %s: that is for %s", imported, strings.Join(rooms, ", "))
+				}
+			}
+			for bad, reason := range banned {
+				if isProduct(name) && (imported == bad || strings.HasSuffix(bad, "/") && hasPath(imported, bad)) {
+					fault("must not import %s: %s", imported, reason)
 				}
 			}
 		}
@@ -151,6 +166,12 @@ func judge(pkgs []pkg) []string {
 		}
 	}
 	return faults
+}
+
+// isProduct: what tests and examples are made of is not bound by the rules of
+// what is shipped.
+func isProduct(name string) bool {
+	return !slices.Contains(testOnly, name) && !strings.HasPrefix(name, "examples/")
 }
 
 func roomOf(name string) (best room, found bool) {
@@ -197,12 +218,16 @@ func ours(imports []string) []string {
 }
 
 func TestLayers(t *testing.T) {
-	pkgs := list(t)
-	if len(pkgs) < 5 {
-		t.Fatalf("go list found %d packages: this test sees nothing", len(pkgs))
-	}
-	for _, fault := range judge(pkgs) {
-		t.Error(fault)
+	for _, system := range []string{"linux", "darwin", "windows"} {
+		t.Run(system, func(t *testing.T) {
+			pkgs := list(t, system)
+			if len(pkgs) < 5 {
+				t.Fatalf("go list found %d packages: this test sees nothing", len(pkgs))
+			}
+			for _, fault := range judge(pkgs) {
+				t.Error(fault)
+			}
+		})
 	}
 }
 
@@ -222,6 +247,13 @@ func TestJudgeFindsFaults(t *testing.T) {
 		{"around the table", pkg{ImportPath: "cmd/oidc-publisher", Imports: []string{module + "/backends/gcs"}}, "cmd/oidc-publisher: must not import backends/gcs"},
 		{"test code in the product", pkg{ImportPath: "backends", Imports: []string{module + "/backends/backendtest"}}, "backends: imports backends/backendtest, which is for tests"},
 		{"test code in a test", pkg{ImportPath: "backends/dir", XTestImports: []string{module + "/backends/backendtest"}}, ""},
+		{"testing in the product", pkg{ImportPath: "publish", Imports: []string{"testing"}}, "publish: must not import testing: it is for tests"},
+		{"testing's packages in the product", pkg{ImportPath: "publish", Imports: []string{"testing/fstest"}}, "publish: must not import testing/fstest: it is for tests"},
+		{"testing in test code", pkg{ImportPath: "backends/backendtest", Imports: []string{"testing", "log"}}, ""},
+		{"testing in a test", pkg{ImportPath: "publish", TestImports: []string{"testing"}, XTestImports: []string{"testing"}}, ""},
+		{"the global logger", pkg{ImportPath: "publish", Imports: []string{"log"}}, "publish: must not import log: use a log/slog logger that was passed in"},
+		{"a logger", pkg{ImportPath: "publish", Imports: []string{"log/slog", "testingly"}}, ""},
+		{"errors of others", pkg{ImportPath: "publish", Imports: []string{"github.com/pkg/errors"}}, "publish: must not import github.com/pkg/errors: use errors and fmt.Errorf"},
 		{"GCS in publish", pkg{ImportPath: "publish", Deps: []string{"cloud.google.com/go/storage"}}, "publish: must not link cloud.google.com/go/storage"},
 		{"GCS in s3", pkg{ImportPath: "backends/s3", Deps: []string{"cloud.google.com/go/auth"}}, "backends/s3: must not link cloud.google.com/go/auth"},
 		{"GCS in cmd", pkg{ImportPath: "cmd/oidc-publisher", Imports: []string{"cloud.google.com/go/storage"}}, "cmd/oidc-publisher: must not import cloud.google.com/go/storage: that is for backends/gcs"},
@@ -246,7 +278,7 @@ func TestJudgeFindsFaults(t *testing.T) {
 
 // An init function runs in every program that links the package, wanted or not.
 func TestNoInit(t *testing.T) {
-	for _, p := range list(t) {
+	for _, p := range list(t, runtime.GOOS) {
 		for _, name := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
 			for _, position := range inits(t, path.Join(p.Dir, name), nil) {
 				t.Errorf("%s: an init function", position)
@@ -274,11 +306,12 @@ func inits(t *testing.T, name string, source any) []token.Position {
 	return found
 }
 
-// list returns the packages of the module.
-func list(t *testing.T) []pkg {
+// list returns the packages of the module as built for an operating system.
+func list(t *testing.T, system string) []pkg {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-tags", "disable_grpc_modules", "-json", "./...")
 	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "GOOS="+system)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
