@@ -23,6 +23,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -78,14 +79,14 @@ const (
 // documents unless it is told so, and the namespace takes restricted pods only.
 type plane struct {
 	*testserver.KubeCluster
-	internet *testserver.Internet
+	internet *fake.Internet
 	key      *testserver.KubeKey
 }
 
 func newPlane(t *testing.T) *plane {
 	t.Helper()
 	testserver.Require(t, "kustomize")
-	p := &plane{internet: testserver.NewInternet(t), key: testserver.NewKubeKey(t, "ES256")}
+	p := &plane{internet: fake.NewInternet(t), key: testserver.NewKubeKey(t, "ES256")}
 	p.KubeCluster = testserver.Kube(t, testserver.KubeOptions{Issuer: issuer, Keys: testserver.KubeKeys{Signing: p.key}})
 	p.CreateServiceAccount(t, "default", "default")
 	p.Apply(t, object{ // without the annotation it would be back after a restart

@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -92,7 +93,7 @@ type laptop struct {
 	*testing.T
 	guide    laptopGuide
 	dir      string
-	internet *testserver.Internet
+	internet *fake.Internet
 	sshd     *testserver.SSHD
 	port     int
 	output   bytes.Buffer
@@ -100,17 +101,17 @@ type laptop struct {
 
 func newLaptop(t *testing.T, g laptopGuide) *laptop {
 	t.Helper()
-	l := &laptop{T: t, guide: g, dir: t.TempDir(), internet: testserver.NewInternet(t), port: testserver.FreePort(t)}
+	l := &laptop{T: t, guide: g, dir: t.TempDir(), internet: fake.NewInternet(t), port: testserver.FreePort(t)}
 	host := strings.TrimPrefix(laptopIssuer, "https://")
 	l.sshd = testserver.StartSSHD(t, testserver.SSHDOptions{
 		Says: "Welcome! Documentation: https://localhost.run/docs/\r\n" + host + " tunneled with tls termination, " + laptopIssuer + "\r\n",
 	})
-	l.internet.Route(host, testserver.Upstream(fmt.Sprintf("http://127.0.0.1:%d", l.port)))
+	l.internet.Route(host, fake.Upstream(fmt.Sprintf("http://127.0.0.1:%d", l.port)))
 	if err := os.CopyFS(l.dir, os.DirFS(g.dir)); err != nil {
 		t.Fatal(err)
 	}
 	// The cluster that a person works with otherwise: it is not touched.
-	other := testserver.Kubeconfig{Server: "https://127.0.0.1:1", Token: "x", Context: "production"}
+	other := fake.Kubeconfig{Server: "https://127.0.0.1:1", Token: "x", Context: "production"}
 	if err := other.Write(l.path("kubeconfig")); err != nil {
 		t.Fatal(err)
 	}

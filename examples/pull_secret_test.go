@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -19,14 +20,14 @@ import (
 func TestPullSecretExamples(t *testing.T) {
 	p := newPlane(t)
 	public := filepath.Join(t.TempDir(), "public")
-	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", testserver.Website(public)))
+	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(public)))
 	p.bootstrap(t, public)
-	cloudsmith, google := testserver.StartCloudsmith(t, p.internet), testserver.StartGoogle(t, p.internet)
-	cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+	cloudsmith, google := fake.StartCloudsmith(t, p.internet), fake.StartGoogle(t, p.internet)
+	cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: issuer, Services: []string{"kubernetes"}, Claims: map[string]string{"aud": "https://api.cloudsmith.io", "sub": account},
 	})
 	const pool = "projects/123456789/locations/global/workloadIdentityPools/clusters"
-	google.AddProvider(testserver.GoogleProvider{Name: pool + "/providers/cluster-a", Issuer: issuer})
+	google.AddProvider(fake.GoogleProvider{Name: pool + "/providers/cluster-a", Issuer: issuer})
 	google.Bind("puller@acme.iam.gserviceaccount.com", "principal://iam.googleapis.com/"+pool+"/subject/"+account)
 	p.internet.Route("api.cloudsmith.io", cloudsmith)
 	p.internet.Route("sts.googleapis.com", google)

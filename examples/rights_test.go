@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
 )
@@ -136,7 +137,7 @@ func testRights(t *testing.T, p *plane) {
 	}
 	t.Run("all", func(t *testing.T) {
 		q := p.pod(t, objects, nil, nil)
-		p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", testserver.Website(q.volumes["issuer"])))
+		p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(q.volumes["issuer"])))
 		p.serves(t, q)
 		if owner := ownerOf(t, q); owner != "uid:"+p.UID(t) {
 			t.Errorf("the owner is %q", owner)
@@ -214,7 +215,7 @@ func withoutCreate(t *testing.T, p *plane, objects []object, create right) {
 func withoutUpdate(t *testing.T, p *plane, objects []object, update right) {
 	q := p.pod(t, objects, nil, nil)
 	p.give(t, update)
-	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", testserver.Website(q.volumes["issuer"])))
+	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(q.volumes["issuer"])))
 	p.serves(t, q)
 	p.remove(t, update)
 	if err := os.RemoveAll(filepath.Join(q.volumes["issuer"], "openid")); err != nil {

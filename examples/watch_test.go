@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -28,7 +29,7 @@ func testDirectory(t *testing.T, p *plane) {
 	objects := kustomize(t, "directory", false)
 	p.apply(t, objects)
 	q := p.pod(t, objects, nil, nil)
-	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", testserver.Website(q.volumes["issuer"])))
+	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(q.volumes["issuer"])))
 	p.serves(t, q)
 }
 
@@ -37,7 +38,7 @@ func testReplicas(t *testing.T, p *plane) {
 	objects := kustomize(t, "directory", false)
 	p.apply(t, objects)
 	first, second := p.pod(t, objects, nil, nil), p.pod(t, objects, nil, nil)
-	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", testserver.Website(first.volumes["issuer"])))
+	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(first.volumes["issuer"])))
 	second.env = append(second.env, "OIDC_PUBLISHER_TO="+first.volumes["issuer"])
 	first.start()
 	eventually(t, first.leads(true))
@@ -59,12 +60,12 @@ func testGCS(t *testing.T, p *plane) {
 	p.apply(t, objects)
 	server := testserver.GCS(t)
 	server.CreateBucket(t, "my-issuer")
-	p.internet.Route(issuerHost, testserver.Upstream(server.Endpoint+"/my-issuer"))
+	p.internet.Route(issuerHost, fake.Upstream(server.Endpoint+"/my-issuer"))
 	target := settings(t, objects)["OIDC_PUBLISHER_TO"]
 	p.bootstrap(t, target, "STORAGE_EMULATOR_HOST="+server.Host)
 
 	const granted = "token-of-google"
-	storage := testserver.Upstream(server.Endpoint)
+	storage := fake.Upstream(server.Endpoint)
 	p.internet.Route("storage.googleapis.com", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+granted {
 			http.Error(w, "who are you?", http.StatusUnauthorized)
@@ -107,7 +108,7 @@ func testS3(t *testing.T, p *plane) {
 	server := testserver.S3(t)
 	server.CreateBucket(t, "my-issuer")
 	server.MakePublic(t, "my-issuer")
-	p.internet.Route(issuerHost, testserver.Upstream(server.Endpoint+"/my-issuer"))
+	p.internet.Route(issuerHost, fake.Upstream(server.Endpoint+"/my-issuer"))
 	config := settings(t, objects)
 	bucket, _, _ := strings.Cut(config["OIDC_PUBLISHER_TO"], "?")
 	target := bucket + "?region=" + testserver.S3Region + "&path-style=true&endpoint=" + server.Endpoint

@@ -20,6 +20,7 @@ import (
 
 	"oidc-publisher/backends/backendtest"
 	"oidc-publisher/backends/gcs"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
 )
@@ -128,10 +129,10 @@ func TestPublicObject(t *testing.T) {
 func TestLostAcknowledgement(t *testing.T) {
 	server := testserver.GCS(t)
 	server.CreateBucket(t, "bucket")
-	proxy := testserver.NewFaultProxy(t, server.Endpoint)
+	proxy := fake.NewFaultProxy(t, server.Endpoint)
 	t.Setenv("STORAGE_EMULATOR_HOST", proxy.Host)
 	b := open(t, "bucket")
-	proxy.Inject(1, testserver.Method(http.MethodPost), testserver.LoseAck)
+	proxy.Inject(1, fake.Method(http.MethodPost), fake.LoseAck)
 	err := b.Put(t.Context(), object("keys"), publish.IfAbsent())
 	t.Logf("Put: %v", err)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -147,14 +148,14 @@ func TestLostAcknowledgement(t *testing.T) {
 func TestBadConnections(t *testing.T) {
 	server := testserver.GCS(t)
 	server.CreateBucket(t, "bucket")
-	proxy := testserver.NewFaultProxy(t, server.Endpoint)
+	proxy := fake.NewFaultProxy(t, server.Endpoint)
 	t.Setenv("STORAGE_EMULATOR_HOST", proxy.Host)
 	b := open(t, "bucket")
 	body := strings.Repeat("k", 10_000)
 	must(t, b.Put(t.Context(), object(body), publish.IfAbsent()))
 
 	// The SDK resumes a cut body by itself, from the same generation.
-	proxy.Inject(1, testserver.Method(http.MethodGet), testserver.CutBody)
+	proxy.Inject(1, fake.Method(http.MethodGet), fake.CutBody)
 	if got, err := b.Get(t.Context(), jwks); err != nil || string(got.Body) != body {
 		t.Errorf("cut body: %d bytes, error %v", len(got.Body), err)
 	}
@@ -163,12 +164,12 @@ func TestBadConnections(t *testing.T) {
 	get := func(ctx context.Context) error { _, err := b.Get(ctx, jwks); return err }
 	all := func(*http.Request) bool { return true }
 
-	proxy.Inject(100, all, testserver.Delay(time.Minute))
+	proxy.Inject(100, all, fake.Delay(time.Minute))
 	plain(t, "silent endpoint", briefly(t, put), "no answer in time: context deadline exceeded")
 	plain(t, "silent endpoint", briefly(t, get), "no answer in time: context deadline exceeded")
 	proxy.Clear()
 
-	proxy.Inject(100, all, testserver.Answer(http.StatusTooManyRequests, nil, remote))
+	proxy.Inject(100, all, fake.Answer(http.StatusTooManyRequests, nil, remote))
 	plain(t, "slow down", briefly(t, put), "context deadline exceeded") // the SDK forgets why it tried again
 	plain(t, "slow down", briefly(t, get), "slow down (HTTP status 429; it takes one write per second to an object): try again later: context deadline exceeded")
 

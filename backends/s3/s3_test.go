@@ -20,6 +20,7 @@ import (
 
 	"oidc-publisher/backends/backendtest"
 	"oidc-publisher/backends/s3"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
 )
@@ -125,9 +126,9 @@ func TestLostAcknowledgement(t *testing.T) {
 	server := testserver.S3(t)
 	server.CreateBucket(t, "bucket")
 	server.Setenv(t)
-	proxy := testserver.NewFaultProxy(t, server.Endpoint)
+	proxy := fake.NewFaultProxy(t, server.Endpoint)
 	b := open(t, proxy.Endpoint, "bucket")
-	proxy.Inject(1, testserver.Method(http.MethodPut), testserver.LoseAck)
+	proxy.Inject(1, fake.Method(http.MethodPut), fake.LoseAck)
 	if err := b.Put(t.Context(), object("keys"), publish.IfAbsent()); !errors.Is(err, publish.ErrPrecondition) {
 		t.Errorf("Put: %v", err)
 	}
@@ -142,15 +143,15 @@ func TestBadConnections(t *testing.T) {
 	server := testserver.S3(t)
 	server.CreateBucket(t, "bucket")
 	server.Setenv(t)
-	proxy := testserver.NewFaultProxy(t, server.Endpoint)
+	proxy := fake.NewFaultProxy(t, server.Endpoint)
 	b := open(t, proxy.Endpoint, "bucket")
 	must(t, b.Put(t.Context(), object(strings.Repeat("k", 10_000)), publish.IfAbsent()))
 
-	proxy.Inject(1, testserver.Method(http.MethodGet), testserver.CutBody)
+	proxy.Inject(1, fake.Method(http.MethodGet), fake.CutBody)
 	_, err := b.Get(t.Context(), jwks)
 	plain(t, "cut body", err, "unexpected EOF")
 
-	proxy.Inject(100, testserver.Method(http.MethodPut), testserver.Delay(time.Minute))
+	proxy.Inject(100, fake.Method(http.MethodPut), fake.Delay(time.Minute))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	err = b.Put(ctx, object("late"), publish.IfAbsent())

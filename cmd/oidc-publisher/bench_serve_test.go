@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -65,7 +66,7 @@ type bench struct {
 func TestServeFigures(t *testing.T) {
 	l := newLab(t)
 	b := &bench{t: t, docs: filepath.Join(l.dir, "docs"), dir: l.dir}
-	_, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: "https://issuer.example.com", Algorithm: "RS256"})
+	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: "https://issuer.example.com", Algorithm: "RS256"})
 	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", b.docs, "--no-verify")
 	cert, certKey := b.certificate()
 	for _, kind := range []struct{ name, scheme, cert, key string }{

@@ -17,6 +17,7 @@ import (
 
 	"oidc-publisher/federation/credentialprovider/nodeconfig"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -55,8 +56,8 @@ type chain struct {
 	cluster    *testserver.KubeCluster
 	kubeconfig string
 	target     string
-	cloudsmith *testserver.Cloudsmith
-	google     *testserver.Google
+	cloudsmith *fake.Cloudsmith
+	google     *fake.Google
 	kubelet    *testserver.KubeletServer
 }
 
@@ -102,17 +103,17 @@ func wrongAudience() []string {
 // is in the namespace team, and at Google one service account.
 func (c *chain) services() {
 	c.t.Helper()
-	c.cloudsmith = testserver.StartCloudsmith(c.t, c.internet)
+	c.cloudsmith = fake.StartCloudsmith(c.t, c.internet)
 	c.internet.Route("api.cloudsmith.io", c.cloudsmith)
-	c.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+	c.cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: labIssuer, Services: []string{"puller"},
 		Claims: map[string]string{"aud": "https://api.cloudsmith.io", "sub": "system:serviceaccount:team:.*"},
 	})
-	c.google = testserver.StartGoogle(c.t, c.internet)
+	c.google = fake.StartGoogle(c.t, c.internet)
 	c.issued = append(c.issued, c.cloudsmith.Issued, c.google.Issued)
 	c.internet.Route("sts.googleapis.com", c.google)
 	c.internet.Route("iamcredentials.googleapis.com", c.google)
-	c.google.AddProvider(testserver.GoogleProvider{Name: chainProvider, Issuer: labIssuer})
+	c.google.AddProvider(fake.GoogleProvider{Name: chainProvider, Issuer: labIssuer})
 	c.google.Bind(chainGoogleSA, "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/subject/system:serviceaccount:team:gcp")
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -34,8 +35,8 @@ type federated struct {
 	key        *testserver.KubeKey
 	kubeconfig string
 	target     string
-	cloudsmith *testserver.Cloudsmith
-	google     *testserver.Google
+	cloudsmith *fake.Cloudsmith
+	google     *fake.Google
 	registry   *testserver.RegistryServer
 	image      string
 	skopeo     string
@@ -53,11 +54,11 @@ func newFederated(t *testing.T) *federated {
 	_, f.target, public = f.s3()
 	f.internet.Route("issuer.example.com", routed(public))
 
-	f.cloudsmith, f.google = testserver.StartCloudsmith(t, f.internet), testserver.StartGoogle(t, f.internet)
-	f.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+	f.cloudsmith, f.google = fake.StartCloudsmith(t, f.internet), fake.StartGoogle(t, f.internet)
+	f.cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: labIssuer, Services: []string{"puller"}, Claims: map[string]string{"aud": cloudAudience, "sub": pullerSubject},
 	})
-	f.google.AddProvider(testserver.GoogleProvider{Name: scriptProvider, Issuer: labIssuer})
+	f.google.AddProvider(fake.GoogleProvider{Name: scriptProvider, Issuer: labIssuer})
 	f.google.Bind(scriptAccount, "principal://iam.googleapis.com/"+scriptPool+"/subject/"+pullerSubject)
 	f.internet.Route("api.cloudsmith.io", f.cloudsmith)
 	f.internet.Route("sts.googleapis.com", f.google)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
 
@@ -24,7 +25,7 @@ import (
 // it, and the error says what happened, where, and what to do.
 func TestAPIServerFaults(t *testing.T) {
 	l := newLab(t)
-	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
+	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256"})
 	dir, public := l.local("public")
 	l.internet.Route("issuer.example.com", routed(public))
 	args := []string{"publish", "--kubeconfig", kubeconfig, "--to", dir, "--log-level", "debug"}
@@ -35,9 +36,9 @@ func TestAPIServerFaults(t *testing.T) {
 	}
 	at := "API server " + api.Address()
 	const everywhere, keys = "", "/" + discovery.JWKSPath
-	breaks := func(path string, fault testserver.Fault) func() { return func() { api.Break(path, fault) } }
+	breaks := func(path string, fault fake.Fault) func() { return func() { api.Break(path, fault) } }
 	keySet := func(body string) func() {
-		return breaks(keys, testserver.FaultBody(http.StatusOK, "application/jwk-set+json", body))
+		return breaks(keys, fake.FaultBody(http.StatusOK, "application/jwk-set+json", body))
 	}
 	for name, test := range map[string]struct {
 		code  int
@@ -46,21 +47,21 @@ func TestAPIServerFaults(t *testing.T) {
 		want  []string
 	}{
 		"down":              {cli.ExitFailed, api.Stop, nil, []string{at, "can't connect", "is down, or the kubeconfig names a wrong address"}},
-		"silent":            {cli.ExitFailed, breaks(everywhere, testserver.FaultHang()), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
-		"slow":              {cli.ExitFailed, breaks(everywhere, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
-		"slow keys":         {cli.ExitFailed, breaks(keys, testserver.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
-		"login page":        {cli.ExitFailed, breaks(everywhere, testserver.FaultHTML()), nil, []string{at, "text/html", "login page or gateway", "set the kubeconfig's server"}},
-		"login page, later": {cli.ExitFailed, breaks(keys, testserver.FaultHTML()), nil, []string{at, keys, "login page or gateway"}},
-		"broken connection": {cli.ExitFailed, breaks(everywhere, testserver.FaultTruncated()), nil, []string{at, "/.well-known/openid-configuration", "try again"}},
-		"half a document":   {cli.ExitFailed, breaks(everywhere, testserver.FaultBody(http.StatusOK, "application/json", `{"issuer":`)), nil, []string{at, "not valid JSON"}},
-		"huge":              {cli.ExitFailed, breaks(everywhere, testserver.FaultHuge()), nil, []string{at, "larger than", "not the document of an API server"}},
-		"redirect":          {cli.ExitFailed, breaks(everywhere, testserver.FaultRedirect("https://elsewhere.example.com/")), nil, []string{at, `redirects`, `"elsewhere.example.com"`, "set the kubeconfig's server"}},
-		"401":               {cli.ExitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusUnauthorized)), nil, []string{at, "HTTP 401", "renew the kubeconfig"}},
-		"403":               {cli.ExitFailed, breaks(everywhere, testserver.FaultBody(http.StatusForbidden, "text/plain", "")), nil, []string{at, "HTTP 403", "proxies and firewalls on the way"}},
-		"429":               {cli.ExitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusTooManyRequests)), nil, []string{at, "HTTP 429", "try again later, after at least 7 s"}},
-		"500":               {cli.ExitFailed, breaks(everywhere, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500", "its log says why"}},
-		"500 for the keys":  {cli.ExitFailed, breaks(keys, testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, keys, "HTTP 500"}},
-		"500 for the UID":   {cli.ExitFailed, breaks("/api/v1/namespaces/kube-system", testserver.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500"}},
+		"silent":            {cli.ExitFailed, breaks(everywhere, fake.FaultHang()), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"slow":              {cli.ExitFailed, breaks(everywhere, fake.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"slow keys":         {cli.ExitFailed, breaks(keys, fake.FaultSlow(time.Minute)), []string{"--timeout", "1s"}, []string{at, "no answer", "--timeout is 1s"}},
+		"login page":        {cli.ExitFailed, breaks(everywhere, fake.FaultHTML()), nil, []string{at, "text/html", "login page or gateway", "set the kubeconfig's server"}},
+		"login page, later": {cli.ExitFailed, breaks(keys, fake.FaultHTML()), nil, []string{at, keys, "login page or gateway"}},
+		"broken connection": {cli.ExitFailed, breaks(everywhere, fake.FaultTruncated()), nil, []string{at, "/.well-known/openid-configuration", "try again"}},
+		"half a document":   {cli.ExitFailed, breaks(everywhere, fake.FaultBody(http.StatusOK, "application/json", `{"issuer":`)), nil, []string{at, "not valid JSON"}},
+		"huge":              {cli.ExitFailed, breaks(everywhere, fake.FaultHuge()), nil, []string{at, "larger than", "not the document of an API server"}},
+		"redirect":          {cli.ExitFailed, breaks(everywhere, fake.FaultRedirect("https://elsewhere.example.com/")), nil, []string{at, `redirects`, `"elsewhere.example.com"`, "set the kubeconfig's server"}},
+		"401":               {cli.ExitFailed, breaks(everywhere, fake.FaultStatus(http.StatusUnauthorized)), nil, []string{at, "HTTP 401", "renew the kubeconfig"}},
+		"403":               {cli.ExitFailed, breaks(everywhere, fake.FaultBody(http.StatusForbidden, "text/plain", "")), nil, []string{at, "HTTP 403", "proxies and firewalls on the way"}},
+		"429":               {cli.ExitFailed, breaks(everywhere, fake.FaultStatus(http.StatusTooManyRequests)), nil, []string{at, "HTTP 429", "try again later, after at least 7 s"}},
+		"500":               {cli.ExitFailed, breaks(everywhere, fake.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500", "its log says why"}},
+		"500 for the keys":  {cli.ExitFailed, breaks(keys, fake.FaultStatus(http.StatusInternalServerError)), nil, []string{at, keys, "HTTP 500"}},
+		"500 for the UID":   {cli.ExitFailed, breaks("/api/v1/namespaces/kube-system", fake.FaultStatus(http.StatusInternalServerError)), nil, []string{at, "HTTP 500"}},
 		"no keys":           {cli.ExitRefused, keySet(`{"keys":[]}`), nil, []string{at, "no usable key"}},
 		"a private key":     {cli.ExitRefused, keySet(`{"keys":[{"kty":"EC","kid":"x","crv":"P-256","d":"AAAA","x":"AAAA","y":"AAAA"}]}`), nil, []string{at, `key "x"`, "private"}},
 		"another issuer":    {cli.ExitRefused, func() { api.SetIssuer("https://other.example.com") }, nil, []string{labIssuer, "https://other.example.com", "--take-over"}},
@@ -71,7 +72,7 @@ func TestAPIServerFaults(t *testing.T) {
 			l := l.in(t)
 			test.fault()
 			defer func() {
-				api.Mend()
+				api.Repair()
 				api.SetIssuer(labIssuer)
 				if err := api.Start(); err != nil {
 					t.Fatal(err)
@@ -127,9 +128,9 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
+	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256"})
 	dir := filepath.Join(disk, "public")
-	public := testserver.Website(dir)
+	public := fake.Website(dir)
 	l.internet.Route("issuer.example.com", routed(public))
 	wantFull := func() {
 		t.Helper()
@@ -194,7 +195,7 @@ func TestKilled(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, kind)
 			looked := make(chan time.Time, 1)
-			s.api.Break("/"+discovery.JWKSPath, testserver.FaultBefore(func() { looked <- time.Now() }))
+			s.api.Break("/"+discovery.JWKSPath, fake.FaultBefore(func() { looked <- time.Now() }))
 			step := func(algorithm string) {
 				t.Helper()
 				if _, err := s.api.AddKey(algorithm); err != nil {
@@ -289,7 +290,7 @@ func TestNoCredentialOnTheCommandLine(t *testing.T) {
 		}
 	}
 	l := newLab(t)
-	_, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	const secret = "wJalrXUtnFEMI"
 	l.env, l.secrets = append(l.env, "KUBECONFIG="+kubeconfig), append(l.secrets, secret)
 	for _, args := range [][]string{

@@ -22,6 +22,7 @@ import (
 
 	"oidc-publisher/internal/cli"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -82,18 +83,18 @@ func TestProxy(t *testing.T) {
 	}
 	// 0.0.0.0 is this machine, and unlike 127.0.0.1 it is not exempt from
 	// proxies anyway.
-	api, _ := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256", Names: []string{"0.0.0.0", "127.0.0.1"}})
+	api, _ := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256", Names: []string{"0.0.0.0", "127.0.0.1"}})
 	_, port, _ := strings.Cut(api.Address(), ":")
 	byName, byAddress := filepath.Join(l.dir, "by-name"), filepath.Join(l.dir, "by-address")
-	write := func(path string, change func(*testserver.Kubeconfig)) {
+	write := func(path string, change func(*fake.Kubeconfig)) {
 		kubeconfig := api.Kubeconfig("publisher")
 		change(&kubeconfig)
 		if err := kubeconfig.Write(path); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write(byName, func(k *testserver.Kubeconfig) { k.Server, k.CA = "https://api.cluster.example.com", ca })
-	write(byAddress, func(k *testserver.Kubeconfig) { k.Server = "https://0.0.0.0:" + port })
+	write(byName, func(k *fake.Kubeconfig) { k.Server, k.CA = "https://api.cluster.example.com", ca })
+	write(byAddress, func(k *fake.Kubeconfig) { k.Server = "https://0.0.0.0:" + port })
 	l.internet.Route("api.cluster.example.com", passTo(t, api))
 
 	for name, test := range map[string]struct {
@@ -130,7 +131,7 @@ func TestProxy(t *testing.T) {
 }
 
 // passTo is a front of the API server, as a load balancer that ends TLS.
-func passTo(t *testing.T, api *testserver.Embedded) http.Handler {
+func passTo(t *testing.T, api *fake.APIServer) http.Handler {
 	t.Helper()
 	target, err := url.Parse(api.URL())
 	if err != nil {
@@ -149,10 +150,10 @@ func passTo(t *testing.T, api *testserver.Embedded) http.Handler {
 // known, and without them the error says what is missing.
 func TestPrivateCA(t *testing.T) {
 	l := newLab(t)
-	_, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
+	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256"})
 	server, target, public := l.s3()
 	l.internet.Route("issuer.example.com", routed(public))
-	l.internet.Route("s3.example.com", testserver.NewFaultProxy(t, server.Endpoint)) // keeps the Host, which is signed
+	l.internet.Route("s3.example.com", fake.NewFaultProxy(t, server.Endpoint)) // keeps the Host, which is signed
 	overTLS := s3Target("https://s3.example.com")
 	l.publish("--kubeconfig", kubeconfig, "--to", target)
 	const unknown = "SSL_CERT_FILE=/dev/null"
@@ -189,7 +190,7 @@ func TestPrivateCA(t *testing.T) {
 // TestNoEnvironment: the program needs nothing but its flags.
 func TestNoEnvironment(t *testing.T) {
 	l := newLab(t)
-	_, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	const race = "GORACE=atexit_sleep_ms=0" // of the race detector: it would sleep for a second
 	bare := func(args ...string) {
 		t.Helper()
@@ -201,7 +202,7 @@ func TestNoEnvironment(t *testing.T) {
 	}
 	bare("version")
 	bare("publish", "--kubeconfig", kubeconfig, "--to", "public", "--no-verify")
-	l.wantWhole(testserver.Website(filepath.Join(l.dir, "public")), labIssuer, publicKeys(t, filepath.Join(l.dir, "public"))...)
+	l.wantWhole(fake.Website(filepath.Join(l.dir, "public")), labIssuer, publicKeys(t, filepath.Join(l.dir, "public"))...)
 
 	// An issuer on loopback needs neither proxy nor CA.
 	key := testserver.NewKubeKey(t, "ES256")

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 // TestNoTokenInTheProcessList looks at what /proc tells of the program and its
@@ -31,11 +31,11 @@ func TestNoTokenInTheProcessList(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := newLab(t)
-	cloudsmith, google := testserver.StartCloudsmith(t, l.internet), testserver.StartGoogle(t, l.internet)
+	cloudsmith, google := fake.StartCloudsmith(t, l.internet), fake.StartGoogle(t, l.internet)
 	l.internet.Route("api.cloudsmith.io", cloudsmith)
 	l.internet.Route("sts.googleapis.com", google)
 	l.internet.Route("iamcredentials.googleapis.com", google)
-	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	api.AddServiceAccount("team", "puller")
 	subject, err := api.MintToken("team", "puller", "relying-party", time.Hour)
 	if err != nil {
@@ -53,10 +53,10 @@ func TestNoTokenInTheProcessList(t *testing.T) {
 	api.Break(secretPath, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodGet {
-				testserver.FaultStatus(http.StatusNotFound)(next).ServeHTTP(w, r)
+				fake.FaultStatus(http.StatusNotFound)(next).ServeHTTP(w, r)
 				return
 			}
-			held(arrivals, testserver.AnswerWith(http.StatusCreated, `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"regcred","namespace":"default"}}`))(w, r)
+			held(arrivals, fake.AnswerWith(http.StatusCreated, `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"regcred","namespace":"default"}}`))(w, r)
 		})
 	})
 	answer := func(status int, body map[string]any) http.HandlerFunc {
@@ -64,7 +64,7 @@ func TestNoTokenInTheProcessList(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return held(arrivals, testserver.AnswerWith(status, string(text)))
+		return held(arrivals, fake.AnswerWith(status, string(text)))
 	}
 	// stops is what the program has in hand at each.
 	services := map[string]func() (stops []string){

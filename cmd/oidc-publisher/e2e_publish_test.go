@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -122,7 +123,7 @@ func TestIssuerNamesTheBucket(t *testing.T) {
 	l := newLab(t)
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: issuer})
 	server, _, _ := l.gcs()
-	l.internet.Route("storage.googleapis.com", testserver.Upstream(server.Endpoint))
+	l.internet.Route("storage.googleapis.com", fake.Upstream(server.Endpoint))
 
 	got := l.must(cli.ExitRefused, "publish", "--kubeconfig", kubeconfig, "--to", "gs://issuers/cluster-b")
 	if !strings.Contains(got.stderr, "gs://issuers/cluster-a") {
@@ -163,9 +164,9 @@ func TestReadOnlyUser(t *testing.T) {
 // nobody can read them. Once they are public the next run is done.
 func TestBucketIsNotPublic(t *testing.T) {
 	l := newLab(t)
-	api := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: labIssuer})
+	api := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: labIssuer})
 	api.AddServiceAccount("default", "default")
-	api.Grant("publisher", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces)
+	api.Grant("publisher", fake.RightDiscovery, fake.RightMint, fake.RightNamespaces)
 	kubeconfig := filepath.Join(l.dir, "kubeconfig")
 	if err := api.WriteKubeconfig(kubeconfig, "publisher"); err != nil {
 		t.Fatal(err)
@@ -173,7 +174,7 @@ func TestBucketIsNotPublic(t *testing.T) {
 	server, _, _ := l.s3()
 	server.CreateBucket(t, "private")
 	target := strings.Replace(s3Target(server.Endpoint), "issuers", "private", 1)
-	l.internet.Route("issuer.example.com", routed(testserver.Upstream(server.Endpoint+"/private/cluster-a")))
+	l.internet.Route("issuer.example.com", routed(fake.Upstream(server.Endpoint+"/private/cluster-a")))
 
 	got := l.must(cli.ExitFailed, "publish", "--kubeconfig", kubeconfig, "--to", target, "--timeout", "5s")
 	if !strings.Contains(got.stdout, "wrote") || !strings.Contains(got.stderr, "answers 403") {

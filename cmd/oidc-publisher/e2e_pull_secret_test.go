@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -23,8 +24,8 @@ type object = testserver.Object
 type puller struct {
 	*lab
 	cluster    *testserver.KubeCluster
-	cloudsmith *testserver.Cloudsmith
-	google     *testserver.Google
+	cloudsmith *fake.Cloudsmith
+	google     *fake.Google
 	admin      string // kubeconfig
 	tokens     map[string]string
 }
@@ -43,14 +44,14 @@ func newPuller(t *testing.T) *puller {
 	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", public)
 	p := &puller{
 		lab: l, cluster: cluster, admin: cluster.WriteKubeconfig(t, "admin"), tokens: map[string]string{},
-		cloudsmith: testserver.StartCloudsmith(t, l.internet), google: testserver.StartGoogle(t, l.internet),
+		cloudsmith: fake.StartCloudsmith(t, l.internet), google: fake.StartGoogle(t, l.internet),
 	}
 	l.secrets = append(l.secrets, cluster.Servers[0].Kubeconfig("admin").Token)
 	l.issued = append(l.issued, p.cloudsmith.Issued, p.google.Issued)
-	p.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+	p.cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: labIssuer, Services: []string{"puller"}, Claims: map[string]string{"aud": "https://api.cloudsmith.io", "sub": "system:serviceaccount:default:default"},
 	})
-	p.google.AddProvider(testserver.GoogleProvider{Name: pullerProvider, Issuer: labIssuer})
+	p.google.AddProvider(fake.GoogleProvider{Name: pullerProvider, Issuer: labIssuer})
 	p.google.Bind(pullerAccount, "principal://iam.googleapis.com/"+strings.TrimSuffix(pullerProvider, "/providers/cluster-a")+"/subject/system:serviceaccount:default:default")
 	l.internet.Route("api.cloudsmith.io", p.cloudsmith)
 	l.internet.Route("sts.googleapis.com", p.google)
@@ -275,7 +276,7 @@ func TestPullSecretOutput(t *testing.T) {
 
 	// What the service refuses is explained, and the old secret stays.
 	old := p.secretIn("a").Metadata.ResourceVersion
-	p.cloudsmith.Next(testserver.AnswerWith(401, `{"detail": "OIDC token cannot be authenticated."}`))
+	p.cloudsmith.Next(fake.AnswerWith(401, `{"detail": "OIDC token cannot be authenticated."}`))
 	refused := p.pull(cli.ExitRefused, p.cloudsmithArgs(each)...)
 	if refused.Exchanged || len(refused.Namespaces) == 0 || refused.Error == "" || p.secretIn("a").Metadata.ResourceVersion != old {
 		t.Errorf("%+v", refused)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -99,7 +100,7 @@ func (s *site) adminAnswers(path string, want int) string {
 
 // route leads an issuer's host to the site, as a proxy would that passes whole
 // paths on.
-func (l *lab) route(host string, s *site) { l.internet.Route(host, testserver.Upstream(s.base)) }
+func (l *lab) route(host string, s *site) { l.internet.Route(host, fake.Upstream(s.base)) }
 
 func readyFile(t *testing.T, path string) string {
 	t.Helper()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -82,7 +83,7 @@ func TestServeBeforeTheCluster(t *testing.T) {
 func TestServeAnotherIssuer(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer + "/"})
+	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer + "/"})
 	s := l.serve("--kubeconfig", kubeconfig, "--issuer", labIssuer, "--interval", "1s", "--verify-interval", "0")
 	if reason := s.tells("refused", 1).Reason; !strings.Contains(reason, "--service-account-issuer="+labIssuer) {
 		t.Errorf("the reason does not say what mends it: %s", reason)
@@ -100,7 +101,7 @@ func TestServeAnotherIssuer(t *testing.T) {
 func TestServeDir(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	dir, _ := l.local("public")
 	s := l.serve("--dir", dir)
 	s.tells("waiting", 1)
@@ -143,7 +144,7 @@ func TestServeDir(t *testing.T) {
 func TestServeStateDir(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	args := []string{"--kubeconfig", kubeconfig, "--state-dir", filepath.Join(l.dir, "state"), "--interval", "1s", "--verify-interval", "0"}
 	s := l.serve(args...)
 	s.tells("serving", 1)

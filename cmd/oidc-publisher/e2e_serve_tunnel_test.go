@@ -22,6 +22,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -49,7 +50,7 @@ func (l *lab) sshServer(options testserver.SSHDOptions) (sshd *testserver.SSHD, 
 	l.t.Helper()
 	sshd = testserver.StartSSHD(l.t, options)
 	port := testserver.FreePort(l.t)
-	l.internet.Route(laptopHost, testserver.Upstream(fmt.Sprintf("http://127.0.0.1:%d", port)))
+	l.internet.Route(laptopHost, fake.Upstream(fmt.Sprintf("http://127.0.0.1:%d", port)))
 	key, err := os.ReadFile(sshd.KeyFile)
 	if err != nil {
 		l.t.Fatal(err)

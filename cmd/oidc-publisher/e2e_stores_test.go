@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
 
@@ -29,7 +30,7 @@ type store struct {
 	target func(name string) string
 	// public is how strangers read the target, past the proxy.
 	public func(name string) http.Handler
-	proxy  *testserver.FaultProxy // nil for a directory
+	proxy  *fake.FaultProxy // nil for a directory
 	// isWrite tells the requests that store an object.
 	isWrite func(*http.Request) bool
 }
@@ -40,26 +41,26 @@ func (l *lab) store(kind string) store {
 	switch kind {
 	case "dir":
 		in := func(name string) string { return filepath.Join(l.dir, name) }
-		return store{target: in, public: func(name string) http.Handler { return testserver.Website(in(name)) }}
+		return store{target: in, public: func(name string) http.Handler { return fake.Website(in(name)) }}
 	case "s3":
 		server, _, _ := l.s3()
-		proxy := testserver.NewFaultProxy(l.t, server.Endpoint)
+		proxy := fake.NewFaultProxy(l.t, server.Endpoint)
 		return store{
 			server:  server,
 			target:  func(name string) string { return strings.Replace(s3Target(proxy.Endpoint), "cluster-a", name, 1) },
-			public:  func(name string) http.Handler { return testserver.Upstream(server.Endpoint + "/issuers/" + name) },
+			public:  func(name string) http.Handler { return fake.Upstream(server.Endpoint + "/issuers/" + name) },
 			proxy:   proxy,
-			isWrite: testserver.Method(http.MethodPut),
+			isWrite: fake.Method(http.MethodPut),
 		}
 	case "gcs":
 		server, _, _ := l.gcs()
-		proxy := testserver.NewFaultProxy(l.t, server.Endpoint)
+		proxy := fake.NewFaultProxy(l.t, server.Endpoint)
 		l.env = append(l.env, "STORAGE_EMULATOR_HOST="+proxy.Host)
 		return store{
 			target:  func(name string) string { return "gs://issuers/" + name },
-			public:  func(name string) http.Handler { return testserver.Upstream(server.Endpoint + "/issuers/" + name) },
+			public:  func(name string) http.Handler { return fake.Upstream(server.Endpoint + "/issuers/" + name) },
 			proxy:   proxy,
-			isWrite: testserver.Method(http.MethodPost),
+			isWrite: fake.Method(http.MethodPost),
 		}
 	}
 	l.t.Fatalf("no store of kind %q", kind)
@@ -136,8 +137,8 @@ func TestManyPublishersAtOnce(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			first, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
-			second, secondKubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES384", SameCluster: first})
+			first, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256"})
+			second, secondKubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES384", SameCluster: first})
 			s := l.store(kind)
 			for round := range rounds {
 				name := fmt.Sprintf("target-%d", round/2)
@@ -169,7 +170,7 @@ func TestManyPublishersAtOnce(t *testing.T) {
 type scene struct {
 	*lab
 	store
-	api  *testserver.Embedded
+	api  *fake.APIServer
 	name string // of the target
 	args []string
 }
@@ -211,7 +212,7 @@ func everyWrite(t *testing.T, try func(s scene, n int) (noMore bool)) {
 func newScene(t *testing.T, kind string) scene {
 	t.Helper()
 	l := newLab(t)
-	api, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256"})
+	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256"})
 	s := scene{lab: l, store: l.store(kind), api: api}
 	s.args = []string{"--kubeconfig", kubeconfig, "--grace", "0", "--log-level", "debug", "--to", ""}
 	s.move("target")
@@ -254,7 +255,7 @@ func (s scene) wantIdle() {
 func TestLostAcknowledgement(t *testing.T) {
 	everyWrite(t, func(s scene, n int) bool {
 		writes := 0
-		s.proxy.Inject(1, func(r *http.Request) bool { return s.isWrite(r) && s.count(&writes) == n }, testserver.LoseAck)
+		s.proxy.Inject(1, func(r *http.Request) bool { return s.isWrite(r) && s.count(&writes) == n }, fake.LoseAck)
 		s.publish(s.args...)
 		s.proxy.Clear()
 		s.wantWhole(s.public(s.name), labIssuer, s.api.KeyIDs()...)
@@ -269,14 +270,14 @@ func (store) count(writes *int) int { *writes++; return *writes }
 // Documents never point to keys that are not there, and never change before
 // the keys did.
 func TestOutage(t *testing.T) {
-	for name, atLast := range map[string]testserver.ProxyFault{"before the write": testserver.Cut, "after the write": testserver.LoseAck} {
+	for name, atLast := range map[string]fake.ProxyFault{"before the write": fake.Cut, "after the write": fake.LoseAck} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			everyWrite(t, func(s scene, n int) bool {
 				before := s.documents(s.public(s.name))
 				writes := 0
 				s.proxy.Inject(1, func(r *http.Request) bool { return s.isWrite(r) && s.count(&writes) == n }, atLast)
-				s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return writes >= n }, testserver.Cut)
+				s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return writes >= n }, fake.Cut)
 				// One attempt of the S3 client: its pauses would make this test long.
 				got := s.runWith([]string{"AWS_MAX_ATTEMPTS=1"}, append([]string{"publish", "--timeout", "1500ms"}, s.args...)...)
 				s.proxy.Clear()
@@ -301,11 +302,11 @@ func TestOutage(t *testing.T) {
 func TestStoreSaysNo(t *testing.T) {
 	answer := func(status int, header http.Header, body string) func(*testing.T, *scene) {
 		return func(_ *testing.T, s *scene) {
-			s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return true }, testserver.Answer(status, header, body))
+			s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return true }, fake.Answer(status, header, body))
 		}
 	}
 	silent := func(_ *testing.T, s *scene) {
-		s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return true }, testserver.Delay(time.Hour))
+		s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return true }, fake.Delay(time.Hour))
 	}
 	gone := func(_ *testing.T, s *scene) { s.proxy.Down() }
 	noBucket := func(_ *testing.T, s *scene) {
@@ -378,7 +379,7 @@ func TestStoreSaysNo(t *testing.T) {
 // time.
 func TestStoreIgnoresConditions(t *testing.T) {
 	l := newLab(t)
-	_, kubeconfig := l.embedded(testserver.EmbeddedOptions{Issuer: labIssuer})
+	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	server := testserver.S3rver(t)
 	server.CreateBucket(t, "issuers")
 	l.env = append(l.env, "AWS_ACCESS_KEY_ID="+server.AccessKey, "AWS_SECRET_ACCESS_KEY="+server.SecretKey)

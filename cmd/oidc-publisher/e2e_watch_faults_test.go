@@ -14,6 +14,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -69,8 +70,8 @@ func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
 	first := testserver.NewKubeKey(t, "ES256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
 	store, _, public := l.s3()
-	far := testserver.NewFaultProxy(t, store.Endpoint) // as a cloud is, so that there is a middle of its writes
-	far.Inject(1<<30, func(*http.Request) bool { return true }, testserver.Delay(40*time.Millisecond))
+	far := fake.NewFaultProxy(t, store.Endpoint) // as a cloud is, so that there is a middle of its writes
+	far.Inject(1<<30, func(*http.Request) bool { return true }, fake.Delay(40*time.Millisecond))
 	target := s3Target(far.Endpoint)
 	l.internet.Route("issuer.example.com", routed(public))
 	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--no-verify")
@@ -140,7 +141,7 @@ func TestWatchOutlivesFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	server, _, public := l.s3()
-	proxy := testserver.NewFaultProxy(t, server.Endpoint)
+	proxy := fake.NewFaultProxy(t, server.Endpoint)
 	l.internet.Route("issuer.example.com", routed(public))
 	w := l.watch("--kubeconfig", kubeconfig, "--to", s3Target(proxy.Endpoint), "--interval", "1s", "--verify-interval", "1s")
 	w.ready()
@@ -158,19 +159,19 @@ func TestWatchOutlivesFaults(t *testing.T) {
 		tells      bool
 	}{
 		{"the API server is gone", "cluster", api.Stop, func() { must(t, api.Start()) }, true},
-		{"429 with Retry-After", "cluster", func() { api.Break("", testserver.FaultStatus(http.StatusTooManyRequests)) }, api.Mend, true},
-		{"503", "cluster", func() { api.Break("", testserver.FaultStatus(http.StatusServiceUnavailable)) }, api.Mend, true},
-		{"500", "cluster", func() { api.Break("", testserver.FaultStatus(http.StatusInternalServerError)) }, api.Mend, true},
-		{"a login page", "cluster", func() { api.Break("", testserver.FaultHTML()) }, api.Mend, true},
-		{"answers that break off", "cluster", func() { api.Break("/openid/v1/jwks", testserver.FaultTruncated()) }, api.Mend, true},
+		{"429 with Retry-After", "cluster", func() { api.Break("", fake.FaultStatus(http.StatusTooManyRequests)) }, api.Repair, true},
+		{"503", "cluster", func() { api.Break("", fake.FaultStatus(http.StatusServiceUnavailable)) }, api.Repair, true},
+		{"500", "cluster", func() { api.Break("", fake.FaultStatus(http.StatusInternalServerError)) }, api.Repair, true},
+		{"a login page", "cluster", func() { api.Break("", fake.FaultHTML()) }, api.Repair, true},
+		{"answers that break off", "cluster", func() { api.Break("/openid/v1/jwks", fake.FaultTruncated()) }, api.Repair, true},
 		{"the token is replaced before its file", "cluster", func() { api.SetToken("publisher", "second-token") }, func() { write(t, tokenFile, "second-token") }, true},
 		{"the token file is gone", "cluster", func() { must(t, os.Remove(tokenFile)) }, func() { write(t, tokenFile, "second-token") }, true},
 		{"the store refuses the credentials", "s3", func() { proxy.Inject(1<<30, all, deny) }, proxy.Clear, true},
 		{"the store is overloaded", "s3", func() {
-			proxy.Inject(1<<30, all, testserver.Answer(http.StatusServiceUnavailable, http.Header{"Retry-After": {"1"}}, fmt.Sprintf(xml, "SlowDown", 1)))
+			proxy.Inject(1<<30, all, fake.Answer(http.StatusServiceUnavailable, http.Header{"Retry-After": {"1"}}, fmt.Sprintf(xml, "SlowDown", 1)))
 		}, proxy.Clear, true},
 		{"the store is unreachable", "s3", proxy.Down, func() { proxy.Up(t) }, true},
-		{"writes are cut in the middle, done or not", "s3", func() { proxy.Inject(3, testserver.Method(http.MethodPut), testserver.LoseAck) }, func() {}, false},
+		{"writes are cut in the middle, done or not", "s3", func() { proxy.Inject(3, fake.Method(http.MethodPut), fake.LoseAck) }, func() {}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w, l := *w, *l
@@ -303,11 +304,11 @@ func TestWatchFollowsTheCA(t *testing.T) {
 	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--owner", "cluster-a", "--interval", "1s", "--no-verify")
 	w.ready()
 	old.Stop()
-	fresh, err := testserver.NewEmbedded(testserver.EmbeddedOptions{Issuer: labIssuer, Algorithm: "ES256", Listen: old.Address()})
+	fresh, err := fake.NewAPIServer(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256", Listen: old.Address()})
 	must(t, err)
 	t.Cleanup(fresh.Stop)
 	fresh.SetToken("publisher", old.Token("publisher"))
-	fresh.Grant("publisher", testserver.RightDiscovery, testserver.RightMint)
+	fresh.Grant("publisher", fake.RightDiscovery, fake.RightMint)
 	eventually(t, 30*time.Second, "a stranger's certificate is refused", func() error {
 		if lines := w.log("fault"); !slices.ContainsFunc(lines, func(l line) bool { return strings.Contains(l.Error, "not issued by the CA") }) {
 			return fmt.Errorf("%s", said(lines))

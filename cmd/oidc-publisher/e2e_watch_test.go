@@ -11,14 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
 )
 
 // watched are the settings of an embedded API server; its keys are quickly made.
-func watched(issuer string) testserver.EmbeddedOptions {
-	return testserver.EmbeddedOptions{Issuer: issuer, Algorithm: "ES256"}
+func watched(issuer string) fake.APIServerOptions {
+	return fake.APIServerOptions{Issuer: issuer, Algorithm: "ES256"}
 }
 
 // TestWatchRotations: both kinds of rotation reach the public issuer by
@@ -140,7 +141,7 @@ func TestWatchFindsItsTarget(t *testing.T) {
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(issuer))
 	server, _, _ := l.gcs()
-	l.internet.Route("storage.googleapis.com", testserver.Upstream(server.Endpoint))
+	l.internet.Route("storage.googleapis.com", fake.Upstream(server.Endpoint))
 	api.Stop()
 	w := l.watch("--kubeconfig", kubeconfig)
 	w.says("the issuer, which names the target, is not known yet", "")
@@ -193,14 +194,14 @@ func TestWatchTerminates(t *testing.T) {
 	_, kubeconfig := l.embedded(watched(labIssuer))
 	server, _, public := l.s3()
 	l.internet.Route("issuer.example.com", routed(public))
-	proxy := testserver.NewFaultProxy(t, server.Endpoint)
+	proxy := fake.NewFaultProxy(t, server.Endpoint)
 	writing := make(chan struct{})
 	proxy.Inject(1, func(r *http.Request) bool {
 		return r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/jwks")
 	},
 		func(w http.ResponseWriter, r *http.Request, server http.Handler) {
 			close(writing)
-			testserver.Delay(time.Second)(w, r, server)
+			fake.Delay(time.Second)(w, r, server)
 		})
 	cmd := exec.CommandContext(t.Context(), built, "watch", "--kubeconfig", kubeconfig, "--to", s3Target(proxy.Endpoint), "--listen", "127.0.0.1:0")
 	cmd.Env, cmd.Dir = l.env, l.dir

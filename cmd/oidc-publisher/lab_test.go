@@ -20,6 +20,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 
 	"oidc-publisher/internal/cli"
@@ -68,7 +69,7 @@ func raceDetector() bool {
 // lab is an internet, a place for files, and whatever servers a test starts.
 type lab struct {
 	t        *testing.T
-	internet *testserver.Internet
+	internet *fake.Internet
 	dir      string
 	env      []string
 	// secrets must stand in no output of the program.
@@ -81,7 +82,7 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	testserver.Require(t, "go") // and skip in -short, where nothing was built
-	l := &lab{t: t, internet: testserver.NewInternet(t), dir: t.TempDir()}
+	l := &lab{t: t, internet: fake.NewInternet(t), dir: t.TempDir()}
 	l.env = append(l.internet.Env(), "PATH="+os.Getenv("PATH"), "HOME="+l.dir, "AWS_EC2_METADATA_DISABLED=true", "GCE_METADATA_HOST=127.0.0.1:1", "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	return l
 }
@@ -259,7 +260,7 @@ func (l *lab) s3() (server *testserver.S3Server, target string, public http.Hand
 	server.MakePublic(l.t, "issuers")
 	l.env = append(l.env, "AWS_ACCESS_KEY_ID="+server.AccessKey, "AWS_SECRET_ACCESS_KEY="+server.SecretKey)
 	l.secrets = append(l.secrets, server.SecretKey)
-	return server, s3Target(server.Endpoint), testserver.Upstream(server.Endpoint + "/issuers/cluster-a")
+	return server, s3Target(server.Endpoint), fake.Upstream(server.Endpoint + "/issuers/cluster-a")
 }
 
 func s3Target(endpoint string) string {
@@ -271,12 +272,12 @@ func (l *lab) gcs() (server *testserver.GCSServer, target string, public http.Ha
 	server = testserver.GCS(l.t)
 	server.CreateBucket(l.t, "issuers")
 	l.env = append(l.env, "STORAGE_EMULATOR_HOST="+server.Host)
-	return server, "gs://issuers/cluster-a", testserver.Upstream(server.Endpoint + "/issuers/cluster-a")
+	return server, "gs://issuers/cluster-a", fake.Upstream(server.Endpoint + "/issuers/cluster-a")
 }
 
 func (l *lab) local(name string) (target string, public http.Handler) {
 	target = filepath.Join(l.dir, name)
-	return target, testserver.Website(target)
+	return target, fake.Website(target)
 }
 
 // kube starts API servers with a user that may read the documents and mint
@@ -293,10 +294,10 @@ func (l *lab) kube(options testserver.KubeOptions) (cluster *testserver.KubeClus
 
 // embedded starts an API server inside this process, with the same user and
 // the same rights.
-func (l *lab) embedded(options testserver.EmbeddedOptions) (api *testserver.Embedded, kubeconfig string) {
+func (l *lab) embedded(options fake.APIServerOptions) (api *fake.APIServer, kubeconfig string) {
 	l.t.Helper()
-	api = testserver.StartEmbedded(l.t, options)
-	api.Grant("publisher", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces)
+	api = fake.StartAPIServer(l.t, options)
+	api.Grant("publisher", fake.RightDiscovery, fake.RightMint, fake.RightNamespaces)
 	l.secrets = append(l.secrets, api.Token("publisher"))
 	kubeconfig = filepath.Join(l.t.TempDir(), "kubeconfig")
 	if err := api.WriteKubeconfig(kubeconfig, "publisher"); err != nil {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 func TestMain(m *testing.M) {
@@ -54,16 +54,16 @@ func setupScript(env *testscript.Env) error {
 		return errors.New("no testing.TB")
 	}
 	public := filepath.Join(env.WorkDir, "public")
-	internet := testserver.NewInternet(t)
-	internet.Route(scriptHost, testserver.Website(public))
+	internet := fake.NewInternet(t)
+	internet.Route(scriptHost, fake.Website(public))
 	routeServices(t, internet)
 	for _, pair := range internet.Env() {
 		name, value, _ := strings.Cut(pair, "=")
 		env.Setenv(name, value)
 	}
-	api := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: "https://" + scriptHost})
+	api := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: "https://" + scriptHost})
 	api.AddServiceAccount("default", "default")
-	api.Grant("user", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces, testserver.RightEndpoints)
+	api.Grant("user", fake.RightDiscovery, fake.RightMint, fake.RightNamespaces, fake.RightEndpoints)
 	env.Values[serverKey{}] = api
 	env.Setenv("ISSUER", "https://"+scriptHost)
 	env.Setenv("PROVIDER", scriptProvider)
@@ -89,13 +89,13 @@ const (
 	scriptPrincipal = "principal://iam.googleapis.com/" + scriptPool + "/subject/system:serviceaccount:default:default"
 )
 
-func routeServices(t testing.TB, internet *testserver.Internet) {
-	cloudsmith, google := testserver.StartCloudsmith(t, internet), testserver.StartGoogle(t, internet)
-	cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+func routeServices(t testing.TB, internet *fake.Internet) {
+	cloudsmith, google := fake.StartCloudsmith(t, internet), fake.StartGoogle(t, internet)
+	cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: "https://" + scriptHost, Services: []string{"puller"},
 		Claims: map[string]string{"aud": "https://api.cloudsmith.io", "sub": "system:serviceaccount:default:.*"},
 	})
-	google.AddProvider(testserver.GoogleProvider{Name: scriptProvider, Issuer: "https://" + scriptHost})
+	google.AddProvider(fake.GoogleProvider{Name: scriptProvider, Issuer: "https://" + scriptHost})
 	google.Bind(scriptAccount, scriptPrincipal)
 	internet.Route("api.cloudsmith.io", cloudsmith)
 	internet.Route("sts.googleapis.com", google)
@@ -134,7 +134,7 @@ func scriptAPIServer(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: apiserver replace|rotate|issuer URL|token FILE AUDIENCE|stop")
 	}
-	api, _ := ts.Value(serverKey{}).(*testserver.Embedded)
+	api, _ := ts.Value(serverKey{}).(*fake.APIServer)
 	switch args[0] {
 	case "replace", "rotate":
 		change := map[string]func(string) (string, error){"replace": api.Replace, "rotate": api.Rotate}[args[0]]

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -146,7 +147,7 @@ func TestInAPod(t *testing.T) {
 }
 
 func TestProxyOfTheEnvironment(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{Names: []string{"api.cluster.invalid"}})
+	e := embedded(t, fake.APIServerOptions{Names: []string{"api.cluster.invalid"}})
 	var tunnels atomic.Int32
 	proxy := newPlainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tunnels.Add(1)

@@ -10,32 +10,33 @@ import (
 	"testing"
 
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
 const slicesPath = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
 // controlPlane starts several servers of one cluster with the same keys.
-func controlPlane(t *testing.T, options ...testserver.EmbeddedOptions) []*testserver.Embedded {
+func controlPlane(t *testing.T, options ...fake.APIServerOptions) []*fake.APIServer {
 	t.Helper()
 	first := embedded(t, options[0])
-	all := []*testserver.Embedded{first}
+	all := []*fake.APIServer{first}
 	for _, o := range options[1:] {
 		o.SameCluster, o.Algorithm = first, "ES256"
-		e := testserver.StartEmbedded(t, o)
+		e := fake.StartAPIServer(t, o)
 		e.ShareKeys(first)
 		all = append(all, e)
 	}
 	return all
 }
 
-func allServers(t *testing.T, k testserver.Kubeconfig) *kube.Source {
+func allServers(t *testing.T, k fake.Kubeconfig) *kube.Source {
 	t.Helper()
 	return source(t, k, kube.Config{AllAPIServers: true})
 }
 
 func TestAllServersAgree(t *testing.T) {
-	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 3)...)
+	plane := controlPlane(t, make([]fake.APIServerOptions, 3)...)
 	got := fetch(t, allServers(t, plane[0].Kubeconfig("publisher")))
 	if !slices.Equal(got.Keys.IDs(), plane[0].KeyIDs()) || len(got.Warnings) != 0 || got.Canary == nil {
 		t.Errorf("keys %v, canary %v, warnings %q", got.Keys.IDs(), got.Canary, got.Warnings)
@@ -62,7 +63,7 @@ func TestAllServersClocks(t *testing.T) {
 		"none":                {[][]string{kept, kept}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plane := controlPlane(t, make([]testserver.EmbeddedOptions, len(tc.servers))...)
+			plane := controlPlane(t, make([]fake.APIServerOptions, len(tc.servers))...)
 			for i, headers := range tc.servers {
 				plane[i].Break("/openid/v1/jwks", func(next http.Handler) http.Handler {
 					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -83,7 +84,7 @@ func TestAllServersClocks(t *testing.T) {
 }
 
 func TestAllServersHalfRolled(t *testing.T) {
-	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 2)...)
+	plane := controlPlane(t, make([]fake.APIServerOptions, 2)...)
 	old := plane[0].SigningKeyID()
 	fresh, err := plane[1].Replace("RS256")
 	if err != nil {
@@ -104,7 +105,7 @@ func TestAllServersHalfRolled(t *testing.T) {
 }
 
 func TestAllServersSigningKeyOfOneIsNotPublished(t *testing.T) {
-	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 3)...)
+	plane := controlPlane(t, make([]fake.APIServerOptions, 3)...)
 	if _, err := plane[1].Rotate("ES256"); err != nil {
 		t.Fatal(err)
 	}
@@ -116,14 +117,14 @@ func TestAllServersSigningKeyOfOneIsNotPublished(t *testing.T) {
 }
 
 func TestAllServersIssuersDiffer(t *testing.T) {
-	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 2)...)
+	plane := controlPlane(t, make([]fake.APIServerOptions, 2)...)
 	plane[1].SetIssuer("https://issuer.example.com/")
 	wantError(t, allServers(t, plane[0].Kubeconfig("publisher")), "disagree about the issuer",
 		plane[0].Address()+` says "https://issuer.example.com"`, plane[1].Address()+` says "https://issuer.example.com/"`, "--service-account-issuer")
 }
 
 func TestAllServersOneIsDown(t *testing.T) {
-	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 3)...)
+	plane := controlPlane(t, make([]fake.APIServerOptions, 3)...)
 	s := allServers(t, plane[0].Kubeconfig("publisher"))
 	plane[2].Stop()
 	wantError(t, s, "API server "+plane[2].Address(), "can't connect")
@@ -135,7 +136,7 @@ func TestAllServersOneIsDown(t *testing.T) {
 }
 
 func TestAllServersOneLeavesMeanwhile(t *testing.T) {
-	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 3)...)
+	plane := controlPlane(t, make([]fake.APIServerOptions, 3)...)
 	s := allServers(t, plane[0].Kubeconfig("publisher"))
 	late := plane[1]
 	late.Leave()
@@ -160,7 +161,7 @@ func TestAllServersOneLeavesMeanwhile(t *testing.T) {
 }
 
 func TestAllServersThatNeverRest(t *testing.T) {
-	plane := controlPlane(t, make([]testserver.EmbeddedOptions, 5)...)
+	plane := controlPlane(t, make([]fake.APIServerOptions, 5)...)
 	for i, e := range plane[1:] {
 		if i > 0 {
 			e.Leave()
@@ -177,8 +178,8 @@ func TestAllServersThatNeverRest(t *testing.T) {
 }
 
 func TestAllServersForbidden(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
-	e.Grant("reader", testserver.RightDiscovery)
+	e := embedded(t, fake.APIServerOptions{})
+	e.Grant("reader", fake.RightDiscovery)
 	wantError(t, allServers(t, e.Kubeconfig("reader")), `user "reader"`, "list "+slicesPath, "HTTP 403",
 		"kubectl create role oidc-publisher-endpoints --namespace=default --verb=get,list --resource=endpointslices.discovery.k8s.io",
 		"kubectl create rolebinding oidc-publisher-endpoints --namespace=default --role=oidc-publisher-endpoints --user=reader")
@@ -203,8 +204,8 @@ func TestAllServersEndpointLists(t *testing.T) {
 		{"no JSON", "[]", "not the expected JSON"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := embedded(t, testserver.EmbeddedOptions{})
-			e.Break(slicesPath, testserver.FaultBody(200, "application/json", c.body))
+			e := embedded(t, fake.APIServerOptions{})
+			e.Break(slicesPath, fake.FaultBody(200, "application/json", c.body))
 			wantError(t, allServers(t, e.Kubeconfig("publisher")), e.Address(), c.want)
 		})
 	}
@@ -220,7 +221,7 @@ func TestAllServersByTheNamesOfTheirCertificates(t *testing.T) {
 		{"name of the kubeconfig", []string{"api.example.com"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			plane := controlPlane(t, testserver.EmbeddedOptions{Names: []string{"api.example.com"}}, testserver.EmbeddedOptions{Names: c.names})
+			plane := controlPlane(t, fake.APIServerOptions{Names: []string{"api.example.com"}}, fake.APIServerOptions{Names: c.names})
 			plane[0].Leave()
 			k := plane[0].Kubeconfig("publisher")
 			k.TLSServerName = "api.example.com"
@@ -229,17 +230,17 @@ func TestAllServersByTheNamesOfTheirCertificates(t *testing.T) {
 			}
 		})
 	}
-	plane := controlPlane(t, testserver.EmbeddedOptions{}, testserver.EmbeddedOptions{Names: []string{"other.example.com"}})
+	plane := controlPlane(t, fake.APIServerOptions{}, fake.APIServerOptions{Names: []string{"other.example.com"}})
 	wantError(t, allServers(t, plane[0].Kubeconfig("publisher")), plane[1].Address(), "other names")
 }
 
 func TestAllServersOfAnotherCAGetNoCredentials(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
-	stranger := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
+	stranger := embedded(t, fake.APIServerOptions{})
 	var reached atomic.Bool
-	stranger.Break("", testserver.FaultBefore(func() { reached.Store(true) }))
+	stranger.Break("", fake.FaultBefore(func() { reached.Store(true) }))
 	host, port, _ := net.SplitHostPort(stranger.Address())
-	e.Break(slicesPath, testserver.FaultBody(200, "application/json",
+	e.Break(slicesPath, fake.FaultBody(200, "application/json",
 		`{"items":[{"endpoints":[{"addresses":["`+host+`"]}],"ports":[{"name":"https","port":`+port+`}]}]}`))
 	wantError(t, allServers(t, e.Kubeconfig("publisher")), stranger.Address(), "not issued by the CA")
 	if reached.Load() {
@@ -248,7 +249,7 @@ func TestAllServersOfAnotherCAGetNoCredentials(t *testing.T) {
 }
 
 func TestAllServersIPv6(t *testing.T) {
-	plane := controlPlane(t, testserver.EmbeddedOptions{}, testserver.EmbeddedOptions{Listen: loopback6(t)})
+	plane := controlPlane(t, fake.APIServerOptions{}, fake.APIServerOptions{Listen: loopback6(t)})
 	s := allServers(t, plane[0].Kubeconfig("publisher"))
 	fetch(t, s)
 	plane[1].Stop()

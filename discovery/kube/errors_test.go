@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/kubeerr"
-	"oidc-publisher/internal/testserver"
 )
 
 const bindDiscovery = "kubectl create clusterrolebinding oidc-publisher-discovery --clusterrole=system:service-account-issuer-discovery "
@@ -21,24 +21,24 @@ const bindDiscovery = "kubectl create clusterrolebinding oidc-publisher-discover
 // what to do.
 type errorCase struct {
 	name    string
-	options testserver.EmbeddedOptions
+	options fake.APIServerOptions
 	config  kube.Config
-	arrange func(*testserver.Embedded, *testserver.Kubeconfig)
+	arrange func(*fake.APIServer, *fake.Kubeconfig)
 	want    []string
 	is      error
 }
 
 func TestFetchErrors(t *testing.T) {
-	breaking := func(path string, fault testserver.Fault) func(*testserver.Embedded, *testserver.Kubeconfig) {
-		return func(e *testserver.Embedded, _ *testserver.Kubeconfig) { e.Break(path, fault) }
+	breaking := func(path string, fault fake.Fault) func(*fake.APIServer, *fake.Kubeconfig) {
+		return func(e *fake.APIServer, _ *fake.Kubeconfig) { e.Break(path, fault) }
 	}
-	as := func(user string) func(*testserver.Embedded, *testserver.Kubeconfig) {
-		return func(e *testserver.Embedded, k *testserver.Kubeconfig) { k.Token = e.Token(user) }
+	as := func(user string) func(*fake.APIServer, *fake.Kubeconfig) {
+		return func(e *fake.APIServer, k *fake.Kubeconfig) { k.Token = e.Token(user) }
 	}
 	const jwks = "/openid/v1/jwks"
 	cases := []errorCase{
 		{name: "unknown token", is: kubeerr.ErrUnauthorized,
-			arrange: func(_ *testserver.Embedded, k *testserver.Kubeconfig) { k.Token = "stale-secret" },
+			arrange: func(_ *fake.APIServer, k *fake.Kubeconfig) { k.Token = "stale-secret" },
 			want:    []string{"HTTP 401", "expired", "renew the kubeconfig"}},
 		{name: "user without rights", arrange: as("jane"), is: kubeerr.ErrForbidden,
 			want: []string{`user "jane"`, "/.well-known/openid-configuration", "HTTP 403", bindDiscovery + "--user=jane"}},
@@ -50,52 +50,52 @@ func TestFetchErrors(t *testing.T) {
 			want: []string{"this user", "--user=NAME"}},
 		{name: "anonymous", arrange: as("system:anonymous"), is: kubeerr.ErrForbidden,
 			want: []string{"without credentials", "no token, certificate or exec plugin"}},
-		{name: "forbidden by a firewall", is: kubeerr.ErrForbidden, arrange: breaking("", testserver.FaultBody(403, "text/html", "secret-of-the-page")),
+		{name: "forbidden by a firewall", is: kubeerr.ErrForbidden, arrange: breaking("", fake.FaultBody(403, "text/html", "secret-of-the-page")),
 			want: []string{"not from an API server", "firewall"}},
 		{name: "discovery not installed", is: kubeerr.ErrNotInstalled,
-			arrange: func(e *testserver.Embedded, _ *testserver.Kubeconfig) { e.SetIssuer("http://issuer.example.com") },
+			arrange: func(e *fake.APIServer, _ *fake.Kubeconfig) { e.SetIssuer("http://issuer.example.com") },
 			want:    []string{"HTTP 404", "/.well-known/openid-configuration", "--service-account-issuer=https://"}},
 		{name: "server with a path", is: kubeerr.ErrNotInstalled,
-			arrange: func(e *testserver.Embedded, k *testserver.Kubeconfig) {
-				e.Grant("publisher", testserver.RightAll)
+			arrange: func(e *fake.APIServer, k *fake.Kubeconfig) {
+				e.Grant("publisher", fake.RightAll)
 				k.Server += "/k8s/clusters/c-1"
 			},
 			want: []string{"HTTP 404", `"/k8s/clusters/c-1"`}},
-		{name: "overloaded", arrange: breaking(jwks, testserver.FaultStatus(429)), want: []string{"overloaded", "HTTP 429", "7 s", "later"}},
-		{name: "not ready", arrange: breaking("", testserver.FaultStatus(503)), want: []string{"not ready", "HTTP 503", "later"}},
-		{name: "internal error", arrange: breaking(jwks, testserver.FaultStatus(500)), want: []string{"HTTP 500", jwks, "log"}},
-		{name: "method refused", arrange: breaking(jwks, testserver.FaultStatus(405)), want: []string{"HTTP 405", jwks, "proxy"}},
-		{name: "media type refused", arrange: breaking(jwks, testserver.FaultStatus(406)), want: []string{"HTTP 406", jwks, "proxy"}},
-		{name: "teapot", arrange: breaking(jwks, testserver.FaultStatus(418)), want: []string{"unexpected HTTP status 418", jwks}},
-		{name: "redirect", arrange: breaking("", testserver.FaultRedirect("https://user:secret-of-the-page@login.example.com/?next=x")),
+		{name: "overloaded", arrange: breaking(jwks, fake.FaultStatus(429)), want: []string{"overloaded", "HTTP 429", "7 s", "later"}},
+		{name: "not ready", arrange: breaking("", fake.FaultStatus(503)), want: []string{"not ready", "HTTP 503", "later"}},
+		{name: "internal error", arrange: breaking(jwks, fake.FaultStatus(500)), want: []string{"HTTP 500", jwks, "log"}},
+		{name: "method refused", arrange: breaking(jwks, fake.FaultStatus(405)), want: []string{"HTTP 405", jwks, "proxy"}},
+		{name: "media type refused", arrange: breaking(jwks, fake.FaultStatus(406)), want: []string{"HTTP 406", jwks, "proxy"}},
+		{name: "teapot", arrange: breaking(jwks, fake.FaultStatus(418)), want: []string{"unexpected HTTP status 418", jwks}},
+		{name: "redirect", arrange: breaking("", fake.FaultRedirect("https://user:secret-of-the-page@login.example.com/?next=x")),
 			want: []string{"redirects", `"login.example.com"`, "HTTP 302", "kubeconfig's server"}},
-		{name: "login page", arrange: breaking("", testserver.FaultHTML()), want: []string{`"text/html"`, "not JSON", "login page", "kubeconfig's server"}},
-		{name: "document is no object", arrange: breaking("/.well-known/openid-configuration", testserver.FaultBody(200, "application/json", `["secret-of-the-page"]`)),
+		{name: "login page", arrange: breaking("", fake.FaultHTML()), want: []string{`"text/html"`, "not JSON", "login page", "kubeconfig's server"}},
+		{name: "document is no object", arrange: breaking("/.well-known/openid-configuration", fake.FaultBody(200, "application/json", `["secret-of-the-page"]`)),
 			want: []string{"/.well-known/openid-configuration", "not a JSON object"}},
-		{name: "keys are empty", arrange: breaking(jwks, testserver.FaultBody(200, "application/jwk-set+json", `{"keys":[]}`)), want: []string{jwks, "no usable key"}},
-		{name: "huge answer", arrange: breaking(jwks, testserver.FaultHuge()), want: []string{jwks, "larger than 1048576 bytes"}},
-		{name: "answer breaks off", arrange: breaking(jwks, testserver.FaultTruncated()), want: []string{jwks}},
-		{name: "no answer", config: kube.Config{Timeout: 50 * time.Millisecond}, is: context.DeadlineExceeded, arrange: breaking("", testserver.FaultHang()),
+		{name: "keys are empty", arrange: breaking(jwks, fake.FaultBody(200, "application/jwk-set+json", `{"keys":[]}`)), want: []string{jwks, "no usable key"}},
+		{name: "huge answer", arrange: breaking(jwks, fake.FaultHuge()), want: []string{jwks, "larger than 1048576 bytes"}},
+		{name: "answer breaks off", arrange: breaking(jwks, fake.FaultTruncated()), want: []string{jwks}},
+		{name: "no answer", config: kube.Config{Timeout: 50 * time.Millisecond}, is: context.DeadlineExceeded, arrange: breaking("", fake.FaultHang()),
 			want: []string{"no answer within 50ms", "firewall"}},
-		{name: "namespace fails", arrange: breaking("/api/v1/namespaces/kube-system", testserver.FaultStatus(500)), want: []string{"kube-system", "HTTP 500"}},
-		{name: "namespace is a page", arrange: breaking("/api/v1/namespaces/kube-system", testserver.FaultHTML()), want: []string{"kube-system", "not JSON"}},
-		{name: "namespace without UID", arrange: breaking("/api/v1/namespaces/kube-system", testserver.FaultBody(200, "application/json", `{"metadata":{"uid":""}}`)),
+		{name: "namespace fails", arrange: breaking("/api/v1/namespaces/kube-system", fake.FaultStatus(500)), want: []string{"kube-system", "HTTP 500"}},
+		{name: "namespace is a page", arrange: breaking("/api/v1/namespaces/kube-system", fake.FaultHTML()), want: []string{"kube-system", "not JSON"}},
+		{name: "namespace without UID", arrange: breaking("/api/v1/namespaces/kube-system", fake.FaultBody(200, "application/json", `{"metadata":{"uid":""}}`)),
 			want: []string{"kube-system", "UID"}},
-		{name: "nothing listens", arrange: func(e *testserver.Embedded, _ *testserver.Kubeconfig) { e.Stop() },
+		{name: "nothing listens", arrange: func(e *fake.APIServer, _ *fake.Kubeconfig) { e.Stop() },
 			want: []string{"can't connect", "down", "wrong address or port"}},
 		{name: "CA of another cluster",
-			arrange: func(_ *testserver.Embedded, k *testserver.Kubeconfig) {
-				k.CA = testserver.StartEmbedded(t, testserver.EmbeddedOptions{Algorithm: "ES256"}).CA()
+			arrange: func(_ *fake.APIServer, k *fake.Kubeconfig) {
+				k.CA = fake.StartAPIServer(t, fake.APIServerOptions{Algorithm: "ES256"}).CA()
 			},
 			want: []string{"not issued by the CA", "certificate-authority-data"}},
-		{name: "certificate for other names", options: testserver.EmbeddedOptions{Names: []string{"k8s.internal"}},
+		{name: "certificate for other names", options: fake.APIServerOptions{Names: []string{"k8s.internal"}},
 			want: []string{"other names", "tls-server-name"}},
-		{name: "certificate expired", options: testserver.EmbeddedOptions{NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)},
+		{name: "certificate expired", options: fake.APIServerOptions{NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)},
 			want: []string{"expired on 20", "kubeadm certs renew"}},
-		{name: "certificate not yet valid", options: testserver.EmbeddedOptions{NotBefore: time.Now().Add(time.Hour), NotAfter: time.Now().Add(2 * time.Hour)},
+		{name: "certificate not yet valid", options: fake.APIServerOptions{NotBefore: time.Now().Add(time.Hour), NotAfter: time.Now().Add(2 * time.Hour)},
 			want: []string{"valid only from 20", "clock"}},
 		{name: "plain http to the TLS port",
-			arrange: func(_ *testserver.Embedded, k *testserver.Kubeconfig) {
+			arrange: func(_ *fake.APIServer, k *fake.Kubeconfig) {
 				k.Server = strings.Replace(k.Server, "https://", "http://", 1)
 			},
 			want: []string{"HTTP 400", "https"}},
@@ -134,7 +134,7 @@ func (c errorCase) run(t *testing.T) {
 }
 
 func TestFetchOfAHostWithoutName(t *testing.T) {
-	s := source(t, testserver.Kubeconfig{Server: "https://api.cluster.invalid:6443", Token: "secret"}, kube.Config{})
+	s := source(t, fake.Kubeconfig{Server: "https://api.cluster.invalid:6443", Token: "secret"}, kube.Config{})
 	_, err := s.Fetch(t.Context())
 	if err == nil {
 		t.Fatal("no error")
@@ -148,14 +148,14 @@ func TestFetchOfAHostWithoutName(t *testing.T) {
 
 func TestFetchOfATLSClientAtAPlainServer(t *testing.T) {
 	plain := newPlainServer(t, http.NotFoundHandler())
-	_, err := source(t, testserver.Kubeconfig{Server: "https://" + plain, Token: "secret"}, kube.Config{}).Fetch(t.Context())
+	_, err := source(t, fake.Kubeconfig{Server: "https://" + plain, Token: "secret"}, kube.Config{}).Fetch(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "plain HTTP") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestFetchEndsWithItsContext(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	ctx, cancel := context.WithCancel(t.Context())
 	e.Break("/openid/v1/jwks", func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
@@ -165,7 +165,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	e.Break("", testserver.FaultHang())
+	e.Break("", fake.FaultHang())
 	_, err := source(t, e.Kubeconfig("publisher"), kube.Config{}).Fetch(ctx)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "before the deadline") {
 		t.Errorf("got %v", err)
@@ -182,11 +182,11 @@ func TestNewErrors(t *testing.T) {
 		return path
 	}
 	good := filepath.Join(dir, "good")
-	if err := (testserver.Kubeconfig{Server: "https://127.0.0.1:6443", Context: "prod"}).Write(good); err != nil {
+	if err := (fake.Kubeconfig{Server: "https://127.0.0.1:6443", Context: "prod"}).Write(good); err != nil {
 		t.Fatal(err)
 	}
 	insecure := filepath.Join(dir, "insecure")
-	if err := (testserver.Kubeconfig{Server: "https://127.0.0.1:6443", Insecure: true}).Write(insecure); err != nil {
+	if err := (fake.Kubeconfig{Server: "https://127.0.0.1:6443", Insecure: true}).Write(insecure); err != nil {
 		t.Fatal(err)
 	}
 	contexts := "apiVersion: v1\nkind: Config\ncontexts:\n- {name: staging, context: {cluster: c}}\n- {name: prod, context: {cluster: c}}\n"

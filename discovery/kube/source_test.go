@@ -24,23 +24,23 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/kube"
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 // embedded starts a server with a quick key and a user who may do everything
 // that the source ever asks for.
-func embedded(t *testing.T, options testserver.EmbeddedOptions) *testserver.Embedded {
+func embedded(t *testing.T, options fake.APIServerOptions) *fake.APIServer {
 	t.Helper()
 	if options.Algorithm == "" {
 		options.Algorithm = "ES256"
 	}
-	e := testserver.StartEmbedded(t, options)
-	e.Grant("publisher", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces, testserver.RightEndpoints)
+	e := fake.StartAPIServer(t, options)
+	e.Grant("publisher", fake.RightDiscovery, fake.RightMint, fake.RightNamespaces, fake.RightEndpoints)
 	return e
 }
 
 // source connects to a server as a kubeconfig says.
-func source(t *testing.T, k testserver.Kubeconfig, config kube.Config) *kube.Source {
+func source(t *testing.T, k fake.Kubeconfig, config kube.Config) *kube.Source {
 	t.Helper()
 	config.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	if err := k.Write(config.Kubeconfig); err != nil {
@@ -63,7 +63,7 @@ func fetch(t *testing.T, s *kube.Source) discovery.Snapshot {
 }
 
 func TestFetch(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{Issuer: "https://storage.googleapis.com/bucket/cluster"})
+	e := embedded(t, fake.APIServerOptions{Issuer: "https://storage.googleapis.com/bucket/cluster"})
 	got := fetch(t, source(t, e.Kubeconfig("publisher"), kube.Config{}))
 	if got.Document.Issuer() != "https://storage.googleapis.com/bucket/cluster" {
 		t.Errorf("issuer %q", got.Document.Issuer())
@@ -95,8 +95,8 @@ func newPlainServer(t *testing.T, handler http.Handler) string {
 }
 
 func TestKeysOfUnknownTypeAreLeftOutLoudly(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
-	e.Break("/openid/v1/jwks", testserver.FaultBody(http.StatusOK, "application/jwk-set+json",
+	e := embedded(t, fake.APIServerOptions{})
+	e.Break("/openid/v1/jwks", fake.FaultBody(http.StatusOK, "application/jwk-set+json",
 		`{"keys":[{"kty":"EC","crv":"P-256","kid":"good","x":"Nky5AuxudCiU0BntKHs1udTqqMRFqrgKssJO0tPPTwo","y":"YTrp2dtsf5gxRoaSfPxiPEtJBTwWKaPbop-8kQvpv5M"},{"kty":"XYZ","kid":"odd"}]}`))
 	got := fetch(t, source(t, e.Kubeconfig("publisher"), kube.Config{}))
 	if !slices.Equal(got.Keys.IDs(), []string{"good"}) {
@@ -111,8 +111,8 @@ func TestKeysOfUnknownTypeAreLeftOutLoudly(t *testing.T) {
 }
 
 func TestClusterWithoutTheRightToItsUID(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
-	e.Grant("reader", testserver.RightDiscovery, testserver.RightMint)
+	e := embedded(t, fake.APIServerOptions{})
+	e.Grant("reader", fake.RightDiscovery, fake.RightMint)
 	both := fetch(t, source(t, e.Kubeconfig("publisher"), kube.Config{})).Cluster
 	got := fetch(t, source(t, e.Kubeconfig("reader"), kube.Config{}))
 	if !slices.Equal(got.Cluster, both[1:]) || len(got.Warnings) != 0 {
@@ -121,8 +121,8 @@ func TestClusterWithoutTheRightToItsUID(t *testing.T) {
 }
 
 func TestClusterNameDoesNotDependOnTheBundlesOrder(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
-	other := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Algorithm: "ES256"}).CA()
+	e := embedded(t, fake.APIServerOptions{})
+	other := fake.StartAPIServer(t, fake.APIServerOptions{Algorithm: "ES256"}).CA()
 	name := func(bundle ...[]byte) string {
 		k := e.Kubeconfig("publisher")
 		k.CA = bytes.Join(bundle, []byte("# a comment\n"))
@@ -137,14 +137,14 @@ func TestClusterNameDoesNotDependOnTheBundlesOrder(t *testing.T) {
 }
 
 func TestTokenFileIsReadAgain(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
 		t.Helper()
 		writeFile(t, file, []byte(token))
 	}
 	write(e.Token("publisher"))
-	s := source(t, testserver.Kubeconfig{Server: e.URL(), CA: e.CA(), TokenFile: file}, kube.Config{})
+	s := source(t, fake.Kubeconfig{Server: e.URL(), CA: e.CA(), TokenFile: file}, kube.Config{})
 	fetch(t, s)
 	e.SetToken("publisher", "renewed")
 	write("renewed")
@@ -158,7 +158,7 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 }
 
 func TestProxyOfTheKubeconfig(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	var tunnels atomic.Int32
 	proxy := newPlainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tunnels.Add(1)
@@ -203,7 +203,7 @@ func tunnel(w http.ResponseWriter, r *http.Request) {
 // kubectl proxy speaks plain HTTP on the loopback address and adds the
 // credentials itself.
 func TestKubectlProxy(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	target, err := url.Parse(e.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestKubectlProxy(t *testing.T) {
 		},
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}},
 	})
-	got := fetch(t, source(t, testserver.Kubeconfig{Server: "http://" + address}, kube.Config{}))
+	got := fetch(t, source(t, fake.Kubeconfig{Server: "http://" + address}, kube.Config{}))
 	if !slices.Equal(got.Cluster, []string{"uid:" + e.UID()}) || got.Canary == nil {
 		t.Errorf("cluster %q, canary %v", got.Cluster, got.Canary)
 	}
@@ -233,7 +233,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 // TestExecPluginKeepsTheDeadline: client-go runs credential plugins without a
 // context.
 func TestExecPluginKeepsTheDeadline(t *testing.T) {
-	server := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: "https://issuer.example.com"})
+	server := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: "https://issuer.example.com"})
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	config := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c",
 		"clusters":[{"name":"c","cluster":{"server":%q,"certificate-authority-data":%q}}],

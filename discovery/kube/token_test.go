@@ -12,11 +12,11 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"oidc-publisher/discovery/kube"
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 func TestMintToken(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	s := source(t, e.Kubeconfig("publisher"), kube.Config{})
 	token, err := s.MintToken(t.Context(), "default", "default", "https://relying.example.com", time.Hour)
 	if err != nil {
@@ -44,14 +44,14 @@ func TestMintToken(t *testing.T) {
 }
 
 func TestMintTokenErrors(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	e.AddServiceAccount("apps", "web")
-	e.Grant("reader", testserver.RightDiscovery)
+	e.Grant("reader", fake.RightDiscovery)
 	for _, c := range []struct {
 		name, user              string
 		namespace, sa, audience string
 		expiry                  time.Duration
-		fault                   testserver.Fault
+		fault                   fake.Fault
 		want                    []string
 	}{
 		{name: "no right", user: "reader", namespace: "apps", sa: "web", want: []string{`user "reader"`, "HTTP 403",
@@ -65,13 +65,13 @@ func TestMintTokenErrors(t *testing.T) {
 		{name: "no audience", namespace: "apps", sa: "web", audience: "-", want: []string{"audience"}},
 		{name: "too short", namespace: "apps", sa: "web", expiry: time.Minute, want: []string{"1m0s", "10m0s"}},
 		{name: "too long", namespace: "apps", sa: "web", expiry: 200 * 365 * 24 * time.Hour, want: []string{"can't be valid"}},
-		{name: "foreign 404", namespace: "apps", sa: "web", fault: testserver.FaultBody(404, "text/plain", "nope"), want: []string{"no answer of an API server"}},
-		{name: "no token in the answer", namespace: "apps", sa: "web", fault: testserver.FaultBody(201, "application/json", `{"status":{}}`), want: []string{"holds no token"}},
-		{name: "login page", namespace: "apps", sa: "web", fault: testserver.FaultBody(201, "text/html", "<html>"), want: []string{"not JSON"}},
-		{name: "overloaded", namespace: "apps", sa: "web", fault: testserver.FaultStatus(429), want: []string{"HTTP 429"}},
+		{name: "foreign 404", namespace: "apps", sa: "web", fault: fake.FaultBody(404, "text/plain", "nope"), want: []string{"no answer of an API server"}},
+		{name: "no token in the answer", namespace: "apps", sa: "web", fault: fake.FaultBody(201, "application/json", `{"status":{}}`), want: []string{"holds no token"}},
+		{name: "login page", namespace: "apps", sa: "web", fault: fake.FaultBody(201, "text/html", "<html>"), want: []string{"not JSON"}},
+		{name: "overloaded", namespace: "apps", sa: "web", fault: fake.FaultStatus(429), want: []string{"HTTP 429"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e.Mend()
+			e.Repair()
 			if c.fault != nil {
 				e.Break("", c.fault)
 			}
@@ -106,7 +106,7 @@ func orElse(s, otherwise string) string {
 }
 
 func TestCanaryIsNotNeeded(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	e.AddServiceAccount("oidc", "publisher")
 	account := "system:serviceaccount:oidc:publisher"
 	own, err := e.MintToken("oidc", "publisher", "aud", time.Hour)
@@ -114,22 +114,22 @@ func TestCanaryIsNotNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.SetToken(account, own)
-	e.Grant(account, testserver.RightDiscovery)
-	e.Grant("reader", testserver.RightDiscovery)
+	e.Grant(account, fake.RightDiscovery)
+	e.Grant("reader", fake.RightDiscovery)
 	const tokens = "/api/v1/namespaces/default/serviceaccounts/default/token"
 	for _, c := range []struct {
 		name, user, canary string
-		fault              testserver.Fault
+		fault              fake.Fault
 		want               []string
 	}{
 		{name: "no right", user: "reader", want: []string{"default/default", "--resource-name=default", "--user=reader"}},
 		{name: "no right for itself", user: account, want: []string{"oidc/publisher", "--resource-name=publisher", "--serviceaccount=oidc:publisher"}},
 		{name: "no such account", user: "publisher", canary: "default/canary", want: []string{"default/canary", "kubectl create serviceaccount canary --namespace=default"}},
-		{name: "server fails", user: "publisher", fault: testserver.FaultStatus(500), want: []string{"HTTP 500"}},
-		{name: "no JWT", user: "publisher", fault: testserver.FaultBody(201, "application/json", `{"status":{"token":"secret.secret.secret"}}`), want: []string{"not a JWT"}},
+		{name: "server fails", user: "publisher", fault: fake.FaultStatus(500), want: []string{"HTTP 500"}},
+		{name: "no JWT", user: "publisher", fault: fake.FaultBody(201, "application/json", `{"status":{"token":"secret.secret.secret"}}`), want: []string{"not a JWT"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e.Mend()
+			e.Repair()
 			if c.fault != nil {
 				e.Break(tokens, c.fault)
 			}
@@ -153,7 +153,7 @@ func TestCanaryIsNotNeeded(t *testing.T) {
 }
 
 func TestCanaryAccounts(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	e.AddServiceAccount("oidc", "publisher")
 	e.AddServiceAccount("oidc", "canary")
 	account := "system:serviceaccount:oidc:publisher"
@@ -162,28 +162,28 @@ func TestCanaryAccounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.SetToken(account, own)
-	e.Grant(account, testserver.RightAll)
+	e.Grant(account, fake.RightAll)
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(own+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		name   string
-		k      testserver.Kubeconfig
+		k      fake.Kubeconfig
 		canary string
 		want   string
 	}{
 		{"default", e.Kubeconfig("publisher"), "", "default/default"},
 		{"own", e.Kubeconfig(account), "", "oidc/publisher"},
-		{"own from a file", testserver.Kubeconfig{Server: e.URL(), CA: e.CA(), TokenFile: file}, "", "oidc/publisher"},
+		{"own from a file", fake.Kubeconfig{Server: e.URL(), CA: e.CA(), TokenFile: file}, "", "oidc/publisher"},
 		{"configured", e.Kubeconfig(account), "oidc/canary", "oidc/canary"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e.Mend()
+			e.Repair()
 			namespace, name, _ := strings.Cut(c.want, "/")
 			// Only the expected account's answer is left whole.
 			var asked atomic.Bool
-			e.Break("/api/v1/namespaces/"+namespace+"/serviceaccounts/"+name+"/token", testserver.FaultBefore(func() { asked.Store(true) }))
+			e.Break("/api/v1/namespaces/"+namespace+"/serviceaccounts/"+name+"/token", fake.FaultBefore(func() { asked.Store(true) }))
 			got := fetch(t, source(t, c.k, kube.Config{Canary: c.canary}))
 			if !asked.Load() || got.Canary == nil || got.Canary.KeyID != e.SigningKeyID() {
 				t.Errorf("asked for %s: %v, canary %+v, warnings %q", c.want, asked.Load(), got.Canary, got.Warnings)
@@ -193,7 +193,7 @@ func TestCanaryAccounts(t *testing.T) {
 }
 
 func TestSigningKeyThatIsNotPublished(t *testing.T) {
-	e := embedded(t, testserver.EmbeddedOptions{})
+	e := embedded(t, fake.APIServerOptions{})
 	if _, err := e.AddKey("ES256"); err != nil {
 		t.Fatal(err)
 	}

@@ -21,12 +21,12 @@ import (
 	"strings"
 	"time"
 
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 func main() {
 	binary := flag.String("binary", "bin/oidc-publisher", "the program to show")
-	kubeconfig := flag.String("kubeconfig", "", "look at this cluster instead of an embedded API server")
+	kubeconfig := flag.String("kubeconfig", "", "look at this cluster instead of the built-in API server")
 	flag.Parse()
 	if err := run(*binary, *kubeconfig); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -127,8 +127,8 @@ func (d *demo) showCluster(kubeconfig string) error {
 }
 
 // startAPIServer gives the demo's user the rights that publish and verify need.
-func (d *demo) startAPIServer(issuer string) (api *testserver.Embedded, kubeconfig string, err error) {
-	api, err = testserver.NewEmbedded(testserver.EmbeddedOptions{Issuer: issuer})
+func (d *demo) startAPIServer(issuer string) (api *fake.APIServer, kubeconfig string, err error) {
+	api, err = fake.NewAPIServer(fake.APIServerOptions{Issuer: issuer})
 	if err != nil {
 		return nil, "", err
 	}
@@ -137,7 +137,7 @@ func (d *demo) startAPIServer(issuer string) (api *testserver.Embedded, kubeconf
 	}
 	api.AddServiceAccount("default", "demo")
 	api.AddServiceAccount("default", "default")
-	api.Grant("platform-engineer", testserver.RightDiscovery, testserver.RightMint, testserver.RightNamespaces)
+	api.Grant("platform-engineer", fake.RightDiscovery, fake.RightMint, fake.RightNamespaces)
 	kubeconfig = filepath.Join(d.dir, "kubeconfig")
 	return api, kubeconfig, api.WriteKubeconfig(kubeconfig, "platform-engineer")
 }
@@ -163,7 +163,7 @@ func (d *demo) serve() (*httptest.Server, error) {
 	return website, nil
 }
 
-func (d *demo) saveToken(api *testserver.Embedded) (file string, err error) {
+func (d *demo) saveToken(api *fake.APIServer) (file string, err error) {
 	token, err := api.MintToken("default", "demo", "demo", time.Hour)
 	if err != nil {
 		return "", err

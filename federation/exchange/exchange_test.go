@@ -6,7 +6,7 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 const (
@@ -20,22 +20,22 @@ const (
 
 // world is an issuer that is published, and the two services that trust it.
 type world struct {
-	api        *testserver.Embedded
-	internet   *testserver.Internet
-	cloudsmith *testserver.Cloudsmith
-	google     *testserver.Google
+	api        *fake.APIServer
+	internet   *fake.Internet
+	cloudsmith *fake.Cloudsmith
+	google     *fake.Google
 }
 
 func newWorld(t *testing.T) world {
 	t.Helper()
-	w := world{internet: testserver.NewInternet(t), api: testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: issuer})}
+	w := world{internet: fake.NewInternet(t), api: fake.StartAPIServer(t, fake.APIServerOptions{Issuer: issuer})}
 	w.api.AddServiceAccount("team", "puller")
-	w.internet.Route("issuer.example.com", w.api.PublicFace())
-	w.cloudsmith, w.google = testserver.StartCloudsmith(t, w.internet), testserver.StartGoogle(t, w.internet)
-	w.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+	w.internet.Route("issuer.example.com", w.api.PublicSite())
+	w.cloudsmith, w.google = fake.StartCloudsmith(t, w.internet), fake.StartGoogle(t, w.internet)
+	w.cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: issuer, Services: []string{"puller"}, Claims: map[string]string{"aud": audience, "sub": "system:serviceaccount:team:.*"},
 	})
-	w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: issuer})
+	w.google.AddProvider(fake.GoogleProvider{Name: provider, Issuer: issuer})
 	w.google.Bind(account, "principal://iam.googleapis.com/"+pool+"/subject/"+subject)
 	return w
 }

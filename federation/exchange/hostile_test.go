@@ -20,7 +20,7 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 // step is one request of an exchange, which a hostile server can answer.
@@ -107,13 +107,13 @@ type hostile struct {
 
 func say(status int, body string) func(step, int64, []string, http.ResponseWriter, *http.Request) {
 	return func(_ step, _ int64, _ []string, w http.ResponseWriter, r *http.Request) {
-		testserver.AnswerWith(status, body)(w, r)
+		fake.AnswerWith(status, body)(w, r)
 	}
 }
 
 func token(choose func(secrets []string) string) func(step, int64, []string, http.ResponseWriter, *http.Request) {
 	return func(s step, _ int64, secrets []string, w http.ResponseWriter, r *http.Request) {
-		testserver.AnswerWith(http.StatusOK, s.good(choose(secrets)))(w, r)
+		fake.AnswerWith(http.StatusOK, s.good(choose(secrets)))(w, r)
 	}
 }
 
@@ -124,7 +124,7 @@ func hostiles(elsewhere string) []hostile {
 	reflect := func(status int, body string) func(step, int64, []string, http.ResponseWriter, *http.Request) {
 		return func(_ step, _ int64, secrets []string, w http.ResponseWriter, r *http.Request) {
 			secret := strings.Join(secrets, " ")
-			testserver.AnswerWith(status, strings.ReplaceAll(body, "TOKEN", secret))(w, r)
+			fake.AnswerWith(status, strings.ReplaceAll(body, "TOKEN", secret))(w, r)
 		}
 	}
 	return []hostile{
@@ -151,7 +151,7 @@ func hostiles(elsewhere string) []hostile {
 		{name: "endless token", answer: token(fixed(strings.Repeat("a", 100<<10))), wants: "no token", attempts: 1},
 		{name: "our own token", answer: token(func(secrets []string) string { return secrets[0] }), wants: "sent back the token", attempts: 1},
 		{name: "another content type", answer: func(s step, _ int64, _ []string, w http.ResponseWriter, r *http.Request) {
-			testserver.AnswerWith(200, s.good(good), "Content-Type", "text/plain")(w, r)
+			fake.AnswerWith(200, s.good(good), "Content-Type", "text/plain")(w, r)
 		}, attempts: 1},
 		{name: "opaque token", answer: token(fixed("opaque-token")), attempts: 1},
 		{name: "redirect to another host", answer: redirect(elsewhere, 307), wants: "goes nowhere but", attempts: 1},
@@ -205,14 +205,14 @@ func redirect(to string, status int) func(step, int64, []string, http.ResponseWr
 func first(status int, body, retryAfter, good string) func(step, int64, []string, http.ResponseWriter, *http.Request) {
 	return func(s step, attempt int64, _ []string, w http.ResponseWriter, r *http.Request) {
 		if attempt > 1 {
-			testserver.AnswerWith(http.StatusOK, s.good(good))(w, r)
+			fake.AnswerWith(http.StatusOK, s.good(good))(w, r)
 			return
 		}
 		var header []string
 		if retryAfter != "" {
 			header = []string{"Retry-After", retryAfter}
 		}
-		testserver.AnswerWith(status, body, header...)(w, r)
+		fake.AnswerWith(status, body, header...)(w, r)
 	}
 }
 
@@ -300,7 +300,7 @@ func TestOpaqueTokenHasNoExpiry(t *testing.T) {
 		jwtExpiring(time.Now().Add(-time.Minute)): "expired",
 		jwtExpiring(time.Unix(0, 0)):              "",
 	} {
-		w.cloudsmith.Next(testserver.AnswerWith(http.StatusOK, fmt.Sprintf(`{"token": %q}`, token)))
+		w.cloudsmith.Next(fake.AnswerWith(http.StatusOK, fmt.Sprintf(`{"token": %q}`, token)))
 		got, err := w.atCloudsmith(t).Exchange(t.Context(), w.token(t, audience, time.Hour))
 		switch {
 		case want == "" && (err != nil || !got.Expiry.IsZero()):
@@ -320,7 +320,7 @@ func TestStrangeLifetimes(t *testing.T) {
 		"iam none": `{"accessToken": "abc"}`, "iam bad": `{"accessToken": "abc", "expireTime": "tomorrow"}`, "iam past": `{"accessToken": "abc", "expireTime": "2001-01-01T00:00:00Z"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			bad := httptest.NewServer(testserver.AnswerWith(http.StatusOK, answer))
+			bad := httptest.NewServer(fake.AnswerWith(http.StatusOK, answer))
 			t.Cleanup(bad.Close)
 			e := w.atGoogle(t, func(c *exchange.GCPConfig) {
 				if strings.HasPrefix(name, "sts") {

@@ -14,7 +14,7 @@ import (
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/explain"
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 const (
@@ -27,10 +27,10 @@ const (
 
 // world is an issuer and two services that trust it; a test breaks one thing.
 type world struct {
-	api        *testserver.Embedded
-	internet   *testserver.Internet
-	cloudsmith *testserver.Cloudsmith
-	google     *testserver.Google
+	api        *fake.APIServer
+	internet   *fake.Internet
+	cloudsmith *fake.Cloudsmith
+	google     *fake.Google
 	options    explain.Options
 	audience   string
 	life       time.Duration
@@ -40,14 +40,14 @@ type world struct {
 
 func newWorld(t *testing.T, issuer string) *world {
 	t.Helper()
-	w := &world{internet: testserver.NewInternet(t), api: testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: issuer}), life: time.Hour}
+	w := &world{internet: fake.NewInternet(t), api: fake.StartAPIServer(t, fake.APIServerOptions{Issuer: issuer}), life: time.Hour}
 	w.api.AddServiceAccount("team", "puller")
-	w.internet.Route(strings.TrimPrefix(issuer, "https://"), w.api.PublicFace())
-	w.cloudsmith, w.google = testserver.StartCloudsmith(t, w.internet), testserver.StartGoogle(t, w.internet)
-	w.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{
+	w.internet.Route(strings.TrimPrefix(issuer, "https://"), w.api.PublicSite())
+	w.cloudsmith, w.google = fake.StartCloudsmith(t, w.internet), fake.StartGoogle(t, w.internet)
+	w.cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: issuer, Services: []string{"puller"}, Claims: map[string]string{"aud": usual, "sub": "system:serviceaccount:team:.*"},
 	})
-	w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: issuer})
+	w.google.AddProvider(fake.GoogleProvider{Name: provider, Issuer: issuer})
 	w.options = explain.Options{Org: "acme", ServiceSlug: "puller", Provider: provider, Transport: w.internet.Client().Transport}
 	return w
 }
@@ -110,7 +110,7 @@ func TestCauses(t *testing.T) {
 		}, "is not public"},
 		{"no such host", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) { w.internet.Route("issuer.example.com", nil) }, "could not be checked from here"},
 		{"another issuer is public", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) {
-			face := w.api.PublicFace()
+			face := w.api.PublicSite()
 			w.api.SetIssuer(issuer + "/")
 			w.internet.Route("issuer.example.com", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				w.api.SetIssuer(issuer)
@@ -129,10 +129,10 @@ func TestCauses(t *testing.T) {
 		{"wrong organisation", []verify.RelyingParty{verify.Cloudsmith}, func(w *world) { w.options.Org = "nobody" }, `no enabled OpenID Connect provider of the organisation "nobody"`},
 		{"wrong provider", []verify.RelyingParty{verify.GCP}, func(w *world) { w.options.Provider += "2" }, "there is no such provider"},
 		{"the provider has another issuer", []verify.RelyingParty{verify.GCP}, func(w *world) {
-			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: issuer + "/other"})
+			w.google.AddProvider(fake.GoogleProvider{Name: provider, Issuer: issuer + "/other"})
 		}, "the provider's issuer URI is not"},
 		{"attribute condition", []verify.RelyingParty{verify.GCP}, func(w *world) {
-			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: issuer, Condition: func(map[string]any) bool { return false }})
+			w.google.AddProvider(fake.GoogleProvider{Name: provider, Issuer: issuer, Condition: func(map[string]any) bool { return false }})
 		}, "attribute condition rejects the subject \"system:serviceaccount:team:puller\""},
 		{"no right on the service account", []verify.RelyingParty{verify.GCP}, func(w *world) { w.options.ServiceAccount = account },
 			"principal://iam.googleapis.com/" + pool + "/subject/system:serviceaccount:team:puller lacks roles/iam.workloadIdentityUser on the service account " + account},
@@ -162,8 +162,8 @@ func TestIssuerThatIsNotPublic(t *testing.T) {
 	)
 	refuse := func(status int, body string) func(*world) {
 		return func(w *world) {
-			w.cloudsmith.Next(testserver.AnswerWith(status, body))
-			w.google.Next(testserver.AnswerWith(status, body))
+			w.cloudsmith.Next(fake.AnswerWith(status, body))
+			w.google.Next(fake.AnswerWith(status, body))
 		}
 	}
 	vague := refuse(401, `{"detail": "OIDC token cannot be authenticated."}`)
@@ -183,7 +183,7 @@ func TestIssuerThatIsNotPublic(t *testing.T) {
 		{"nothing is published", verify.Cloudsmith, loopback, true, func(w *world) { vague(w); w.internet.Route("localhost", http.NotFoundHandler()) }, "the issuer https://localhost: " + remoteOnly, remoteOnly},
 		{"other keys are published", verify.Cloudsmith, loopback, true, func(w *world) {
 			vague(w)
-			w.internet.Route("localhost", testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: loopback}).PublicFace())
+			w.internet.Route("localhost", fake.StartAPIServer(t, fake.APIServerOptions{Issuer: loopback}).PublicSite())
 		}, "the issuer https://localhost: " + remoteOnly, remoteOnly},
 		{"audience", verify.Cloudsmith, loopback, true, func(w *world) { vague(w); w.audience = "vault" }, `the token is for the audience "vault"`, remoteOnly},
 		{"expired", verify.Cloudsmith, loopback, true, func(w *world) { vague(w); w.life = -time.Hour }, "the token has expired", remoteOnly},
@@ -199,14 +199,14 @@ func TestIssuerThatIsNotPublic(t *testing.T) {
 		{"loopback, nothing else", verify.GCP, loopback, true, cantConnect, "the issuer https://localhost: " + remoteOnly, remoteOnly},
 		{"in the cluster, nothing else", verify.GCP, inside, true, cantConnect, "the issuer https://kubernetes.default.svc: the name exists inside the cluster only", "inside"},
 		{"uploaded keys, attribute condition", verify.GCP, inside, true, func(w *world) {
-			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: inside, Condition: func(map[string]any) bool { return false }})
+			w.google.AddProvider(fake.GoogleProvider{Name: provider, Issuer: inside, Condition: func(map[string]any) bool { return false }})
 		}, "the provider's attribute condition rejects the subject", ""},
 		{"uploaded keys, audience", verify.GCP, inside, true, func(w *world) { w.audience = "vault" }, `the token is for the audience "vault"`, ""},
 	} {
 		t.Run(c.name+" at "+string(c.service), func(t *testing.T) {
 			w := newWorld(t, c.issuer)
-			w.cloudsmith.AddProvider("acme", testserver.CloudsmithProvider{Issuer: c.issuer, Services: []string{"puller"}, Claims: map[string]string{"aud": usual}})
-			w.google.AddProvider(testserver.GoogleProvider{Name: provider, Issuer: c.issuer})
+			w.cloudsmith.AddProvider("acme", fake.CloudsmithProvider{Issuer: c.issuer, Services: []string{"puller"}, Claims: map[string]string{"aud": usual}})
+			w.google.AddProvider(fake.GoogleProvider{Name: provider, Issuer: c.issuer})
 			w.options.Service, w.audience, w.remote = c.service, usual, c.remote
 			if c.service == verify.GCP {
 				w.audience = "https://iam.googleapis.com/" + provider

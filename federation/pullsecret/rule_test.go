@@ -8,35 +8,35 @@ import (
 	"time"
 
 	"oidc-publisher/discovery/kube"
-	"oidc-publisher/internal/testserver"
+	"oidc-publisher/internal/fake"
 )
 
 // TestErrorsOfTheAPIServer: each says what is wrong, at which server and in
 // which namespace, and what to do.
 func TestErrorsOfTheAPIServer(t *testing.T) {
-	breaking := func(fault testserver.Fault) func(*testserver.Embedded, *testserver.Kubeconfig) {
-		return func(e *testserver.Embedded, _ *testserver.Kubeconfig) { e.Break("", fault) }
+	breaking := func(fault fake.Fault) func(*fake.APIServer, *fake.Kubeconfig) {
+		return func(e *fake.APIServer, _ *fake.Kubeconfig) { e.Break("", fault) }
 	}
 	for _, c := range []struct {
 		name    string
-		arrange func(*testserver.Embedded, *testserver.Kubeconfig)
+		arrange func(*fake.APIServer, *fake.Kubeconfig)
 		want    []string
 	}{
-		{"unknown token", func(_ *testserver.Embedded, k *testserver.Kubeconfig) { k.Token = "stale-secret" }, []string{"HTTP 401", "expired", "renew the kubeconfig"}},
-		{"nothing listens", func(e *testserver.Embedded, _ *testserver.Kubeconfig) { e.Stop() }, []string{"can't connect", "wrong address or port"}},
-		{"CA of another cluster", func(_ *testserver.Embedded, k *testserver.Kubeconfig) {
-			k.CA = testserver.StartEmbedded(t, testserver.EmbeddedOptions{}).CA()
+		{"unknown token", func(_ *fake.APIServer, k *fake.Kubeconfig) { k.Token = "stale-secret" }, []string{"HTTP 401", "expired", "renew the kubeconfig"}},
+		{"nothing listens", func(e *fake.APIServer, _ *fake.Kubeconfig) { e.Stop() }, []string{"can't connect", "wrong address or port"}},
+		{"CA of another cluster", func(_ *fake.APIServer, k *fake.Kubeconfig) {
+			k.CA = fake.StartAPIServer(t, fake.APIServerOptions{}).CA()
 		}, []string{"not issued by the CA", "certificate-authority-data"}},
-		{"firewall", breaking(testserver.FaultBody(403, "text/html", "secret-of-the-page")), []string{"not allowed to", "namespace a", "HTTP 403", "not from an API server", "firewall"}},
-		{"proxy", breaking(testserver.FaultBody(502, "text/html", "secret-of-the-page")), []string{"HTTP 502", "not from an API server", "proxy"}},
-		{"web server", breaking(testserver.FaultBody(405, "text/html", "secret-of-the-page")), []string{"HTTP 405", "not from an API server", "proxy"}},
-		{"redirect", breaking(testserver.FaultRedirect("https://login.example.com/")), []string{"redirects", "HTTP 302", "kubeconfig's server"}},
-		{"no answer", breaking(testserver.FaultHang()), []string{"no answer before the deadline"}},
-		{"admission", breaking(testserver.FaultBody(403, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"admission webhook \"w\" denied the request"}`)),
+		{"firewall", breaking(fake.FaultBody(403, "text/html", "secret-of-the-page")), []string{"not allowed to", "namespace a", "HTTP 403", "not from an API server", "firewall"}},
+		{"proxy", breaking(fake.FaultBody(502, "text/html", "secret-of-the-page")), []string{"HTTP 502", "not from an API server", "proxy"}},
+		{"web server", breaking(fake.FaultBody(405, "text/html", "secret-of-the-page")), []string{"HTTP 405", "not from an API server", "proxy"}},
+		{"redirect", breaking(fake.FaultRedirect("https://login.example.com/")), []string{"redirects", "HTTP 302", "kubeconfig's server"}},
+		{"no answer", breaking(fake.FaultHang()), []string{"no answer before the deadline"}},
+		{"admission", breaking(fake.FaultBody(403, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"admission webhook \"w\" denied the request"}`)),
 			[]string{`admission webhook "w" denied the request`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := testserver.StartEmbedded(t, testserver.EmbeddedOptions{})
+			e := fake.StartAPIServer(t, fake.APIServerOptions{})
 			k := e.Kubeconfig("publisher")
 			c.arrange(e, &k)
 			file := filepath.Join(t.TempDir(), "kubeconfig")

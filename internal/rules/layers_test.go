@@ -40,7 +40,7 @@ var (
 	clientset = []string{"k8s.io/client-go/kubernetes"}
 	cli       = []string{"github.com/urfave/cli"}
 	// What only tests and examples may import.
-	testOnly = []string{"internal/testserver", "internal/lease/leasetest", "internal/logtest", "backends/backendtest"}
+	testOnly = []string{"internal/fake", "internal/testserver", "internal/lease/leasetest", "internal/logtest", "backends/backendtest"}
 )
 
 var rooms = []room{
@@ -81,8 +81,10 @@ var rooms = []room{
 	{name: "internal/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/logtest", light: slices.Concat(clouds, cluster, cli)},
-	{name: "internal/testserver", light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
+	{name: "internal/fake", light: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/testserver", may: []string{"internal/fake"}, light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
 	{name: "internal/rules"},
+	{name: "examples/demo", may: []string{"internal/fake"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "examples/...", may: []string{"..."}},
 }
 

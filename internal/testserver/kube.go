@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -19,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"oidc-publisher/internal/fake"
 )
 
 // KubeOptions are the settings of a real control plane. The zero value is one
@@ -57,11 +60,11 @@ type KubeKey struct {
 // NewKubeKey makes a key for RS256, ES256, ES384 or ES512.
 func NewKubeKey(t testing.TB, algorithm string) *KubeKey {
 	t.Helper()
-	key, err := newEmbeddedKey(algorithm)
+	key, err := fake.NewSigningKey(algorithm)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &KubeKey{key.id, key.private}
+	return &KubeKey{key.ID, key.Private}
 }
 
 // PrivatePEM is the key as a signing key file holds it.
@@ -96,7 +99,7 @@ type KubeCluster struct {
 	// CA is the cluster's CA certificate in PEM.
 	CA []byte
 
-	ca     authority
+	ca     fake.Authority
 	etcd   string // URL
 	issuer string
 	tokens map[string]string // by user
@@ -131,19 +134,19 @@ func Kube(t testing.TB, options KubeOptions) *KubeCluster {
 
 func newKubeCluster(t testing.TB, options KubeOptions) *KubeCluster {
 	t.Helper()
-	ca, err := newAuthority()
+	ca, err := fake.NewAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
-	pool.AddCert(ca.certificate)
-	k := &KubeCluster{CA: ca.pem, ca: ca, issuer: options.Issuer, tokens: map[string]string{"admin": newUID()}}
+	pool.AddCert(ca.Certificate)
+	k := &KubeCluster{CA: ca.PEM, ca: ca, issuer: options.Issuer, tokens: map[string]string{"admin": rand.Text()}}
 	k.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	if k.issuer == "" {
 		k.issuer = "https://issuer.example.com"
 	}
 	for _, user := range KubeUsers() {
-		k.tokens[user] = newUID()
+		k.tokens[user] = rand.Text()
 	}
 	return k
 }
@@ -239,11 +242,11 @@ func (s *KubeServer) writeKeys(t testing.TB, keys KubeKeys) {
 
 func (s *KubeServer) writeFiles(t testing.TB) {
 	t.Helper()
-	serving, err := s.cluster.ca.serving(EmbeddedOptions{})
+	serving, err := s.cluster.ca.Serving()
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificate, key, err := encodeCertificate(serving)
+	certificate, key, err := fake.EncodeCertificate(serving)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,19 +272,19 @@ func (s *KubeServer) write(t testing.TB, name string, data []byte) {
 }
 
 // Kubeconfig is by which a user of KubeUsers, or admin, reaches this server.
-func (s *KubeServer) Kubeconfig(user string) Kubeconfig {
-	return Kubeconfig{Server: s.URL(), CA: s.cluster.CA, Token: s.cluster.tokens[user]}
+func (s *KubeServer) Kubeconfig(user string) fake.Kubeconfig {
+	return fake.Kubeconfig{Server: s.URL(), CA: s.cluster.CA, Token: s.cluster.tokens[user]}
 }
 
 // CertificateKubeconfig is for any user by a client certificate.
-func (s *KubeServer) CertificateKubeconfig(t testing.TB, user string) Kubeconfig {
+func (s *KubeServer) CertificateKubeconfig(t testing.TB, user string) fake.Kubeconfig {
 	t.Helper()
-	issued, err := s.cluster.ca.client(user)
+	issued, err := s.cluster.ca.Client(user)
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := Kubeconfig{Server: s.URL(), CA: s.cluster.CA}
-	if k.Certificate, k.Key, err = encodeCertificate(issued); err != nil {
+	k := fake.Kubeconfig{Server: s.URL(), CA: s.cluster.CA}
+	if k.Certificate, k.Key, err = fake.EncodeCertificate(issued); err != nil {
 		t.Fatal(err)
 	}
 	return k
@@ -344,7 +347,7 @@ func (k *KubeCluster) SetEndpoints(t testing.TB, servers ...*KubeServer) {
 	const prefix = "/registry/endpointslices/default/kubernetes"
 	k.sendEtcd(t, "/v3/kv/deleterange", map[string]any{"key": []byte(prefix + "-"), "range_end": []byte(prefix + ".")})
 	for i, s := range servers {
-		object := endpointSlice(fmt.Sprintf("kubernetes-%d", i), s.address)
+		object := fake.EndpointSlice(fmt.Sprintf("kubernetes-%d", i), s.address)
 		object["kind"], object["apiVersion"] = "EndpointSlice", "discovery.k8s.io/v1"
 		slice, err := json.Marshal(object)
 		if err != nil {

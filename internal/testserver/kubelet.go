@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"oidc-publisher/internal/fake"
 )
 
 // KubeletOptions are the settings of a kubelet.
@@ -97,13 +99,13 @@ func (k *KubeletServer) configure(t testing.TB, dir string, health int) (path st
 
 func (k *KubeletServer) kubeconfig(t testing.TB, dir string) (path string) {
 	t.Helper()
-	issued, err := k.cluster.ca.client("system:node:"+k.Node, "system:nodes")
+	issued, err := k.cluster.ca.Client("system:node:"+k.Node, "system:nodes")
 	if err != nil {
 		t.Fatal(err)
 	}
 	path = filepath.Join(dir, "kubeconfig")
-	config := Kubeconfig{Server: k.cluster.Servers[0].URL(), CA: k.cluster.CA}
-	if config.Certificate, config.Key, err = encodeCertificate(issued); err != nil {
+	config := fake.Kubeconfig{Server: k.cluster.Servers[0].URL(), CA: k.cluster.CA}
+	if config.Certificate, config.Key, err = fake.EncodeCertificate(issued); err != nil {
 		t.Fatal(err)
 	}
 	if err := config.Write(path); err != nil {

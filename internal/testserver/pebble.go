@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"oidc-publisher/internal/fake"
+
 	"golang.org/x/net/dns/dnsmessage"
 )
 
@@ -47,7 +49,7 @@ func Pebble(t testing.TB, options PebbleOptions) *PebbleServer {
 	path, dir := Require(t, "pebble"), t.TempDir()
 	address, management := fmt.Sprintf("127.0.0.1:%d", FreePort(t)), fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	p := &PebbleServer{
-		Directory: "https://" + address + "/dir", CAFile: filepath.Join(dir, "ca.pem"),
+		Directory: "https://" + address + "/dir", CAFile: filepath.Join(dir, "ca.PEM"),
 		HTTPPort: FreePort(t), TLSPort: FreePort(t), management: "https://" + management,
 	}
 	p.certify(t, dir)
@@ -79,19 +81,19 @@ func Pebble(t testing.TB, options PebbleOptions) *PebbleServer {
 // certify gives the directory a certificate of a CA of its own.
 func (p *PebbleServer) certify(t testing.TB, dir string) {
 	t.Helper()
-	ca, err := newAuthority()
+	ca, err := fake.NewAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificate, err := ca.serving(EmbeddedOptions{})
+	certificate, err := ca.Serving()
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, key, err := encodeCertificate(certificate)
+	chain, key, err := fake.EncodeCertificate(certificate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, p.CAFile, ca.pem)
+	writeFile(t, p.CAFile, ca.PEM)
 	writeFile(t, filepath.Join(dir, "tls.crt"), chain)
 	writeFile(t, filepath.Join(dir, "tls.key"), key)
 }

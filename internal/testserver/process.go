@@ -3,7 +3,7 @@
 // and a bounded life.
 //
 // The functions that take a testing.TB fail or skip the test; Launch and
-// PickPort return errors instead, for programs that are no test.
+// PickPort return errors instead.
 package testserver
 
 import (
@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"oidc-publisher/internal/fake"
 )
 
 const (
@@ -243,14 +245,14 @@ func (p *Process) Pid() int {
 // Output returns the last 64 KiB that the server printed, across restarts.
 func (p *Process) Output() string { return p.output.String() }
 
-// begin starts the child. Pdeathsig fires when the thread that forked dies,
-// so one goroutine keeps that thread until the child has ended.
+// begin starts the child. endWithParent ends it with the thread that forked, so
+// one goroutine keeps that thread until the child has ended.
 func (p *Process) begin() error {
 	cmd := exec.Command(p.cmd.Path, p.cmd.Args...)
 	cmd.Dir = p.cmd.Dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, p.cmd.Env...)
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = endWithParent()
 	cmd.WaitDelay = time.Second // grandchildren may hold the output open
 	started, done := make(chan error, 1), make(chan struct{})
 	go func() {
@@ -324,7 +326,7 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 
 // tokenBeginnings are those of tokens that an API server signs (their header
 // begins with alg) and of credentials that StandIns issue.
-var tokenBeginnings = [][]byte{[]byte("eyJhbGciOi"), []byte(googleTokens)}
+var tokenBeginnings = [][]byte{[]byte("eyJhbGciOi"), []byte(fake.GoogleTokenPrefix)}
 
 // tail is a writer that keeps the last outputLimit bytes, and whether there
 // ever was a token.

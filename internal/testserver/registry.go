@@ -26,6 +26,8 @@ import (
 	"testing"
 	"time"
 
+	"oidc-publisher/internal/fake"
+
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 )
@@ -83,7 +85,7 @@ func (r *RegistryServer) newSigner(t testing.TB, bundle string) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: "registry tokens"},
+		SerialNumber: fake.NewSerial(), Subject: pkix.Name{CommonName: "registry tokens"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -109,7 +111,7 @@ func (r *RegistryServer) serveToken(w http.ResponseWriter, req *http.Request) {
 	user, password, _ := req.BasicAuth()
 	if !slices.ContainsFunc(r.accounts, func(a Accounts) bool { return a.Authenticates(user, password) }) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="tokens"`)
-		answerJSON(w, http.StatusUnauthorized, map[string]string{"details": "incorrect username or password"})
+		fake.AnswerJSON(w, http.StatusUnauthorized, map[string]string{"details": "incorrect username or password"})
 		return
 	}
 	var rights []access
@@ -126,7 +128,7 @@ func (r *RegistryServer) serveToken(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
-	answerJSON(w, http.StatusOK, map[string]any{"token": token, "access_token": token, "expires_in": 60, "issued_at": time.Now().UTC().Format(time.RFC3339)})
+	fake.AnswerJSON(w, http.StatusOK, map[string]any{"token": token, "access_token": token, "expires_in": 60, "issued_at": time.Now().UTC().Format(time.RFC3339)})
 }
 
 // access is one right in a registry token.

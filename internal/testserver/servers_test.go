@@ -10,6 +10,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -80,9 +81,9 @@ func TestFaultProxy(t *testing.T) {
 		io.WriteString(w, strings.Repeat("x", 1000))
 	}))
 	defer backend.Close()
-	p := testserver.NewFaultProxy(t, backend.URL)
-	p.Inject(1, testserver.Method("PUT"), testserver.LoseAck)
-	p.Inject(1, testserver.Method("GET"), testserver.CutBody)
+	p := fake.NewFaultProxy(t, backend.URL)
+	p.Inject(1, fake.Method("PUT"), fake.LoseAck)
+	p.Inject(1, fake.Method("GET"), fake.CutBody)
 
 	req, _ := http.NewRequest("PUT", p.Endpoint+"/a%2Fb?q=1", strings.NewReader("data"))
 	if _, err := http.DefaultClient.Do(req); !errors.Is(err, io.EOF) {

@@ -1,4 +1,4 @@
-package testserver
+package fake
 
 import (
 	"crypto"
@@ -19,27 +19,27 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// embeddedKey is a signing key with the ID that kube-apiserver gives it.
-type embeddedKey struct {
-	id        string
-	algorithm jose.SignatureAlgorithm
-	private   crypto.Signer
+// SigningKey is a signing key with the ID that kube-apiserver gives it.
+type SigningKey struct {
+	ID        string
+	Algorithm jose.SignatureAlgorithm
+	Private   crypto.Signer
 }
 
-func newEmbeddedKey(algorithm string) (embeddedKey, error) {
+func NewSigningKey(algorithm string) (SigningKey, error) {
 	private, err := newPrivateKey(algorithm)
 	if err != nil {
-		return embeddedKey{}, err
+		return SigningKey{}, err
 	}
 	der, err := x509.MarshalPKIXPublicKey(private.Public())
 	if err != nil {
-		return embeddedKey{}, err
+		return SigningKey{}, err
 	}
 	if algorithm == "" {
 		algorithm = "RS256"
 	}
 	sum := sha256.Sum256(der)
-	return embeddedKey{base64.RawURLEncoding.EncodeToString(sum[:]), jose.SignatureAlgorithm(algorithm), private}, nil
+	return SigningKey{base64.RawURLEncoding.EncodeToString(sum[:]), jose.SignatureAlgorithm(algorithm), private}, nil
 }
 
 func newPrivateKey(algorithm string) (crypto.Signer, error) {
@@ -59,23 +59,23 @@ func newPrivateKey(algorithm string) (crypto.Signer, error) {
 
 // AddKey adds a key to those that are published and returns its ID: the first
 // step of an official rotation. Tokens are signed as before.
-func (e *Embedded) AddKey(algorithm string) (string, error) {
-	key, err := newEmbeddedKey(algorithm)
+func (e *APIServer) AddKey(algorithm string) (string, error) {
+	key, err := NewSigningKey(algorithm)
 	if err != nil {
 		return "", err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.keys = append(e.keys, key)
-	return key.id, nil
+	return key.ID, nil
 }
 
 // SignWith makes the published key of that ID the signing key: the second step.
-func (e *Embedded) SignWith(id string) error {
+func (e *APIServer) SignWith(id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, key := range e.keys {
-		if key.id == id {
+		if key.ID == id {
 			e.signer = key
 			return nil
 		}
@@ -86,15 +86,15 @@ func (e *Embedded) SignWith(id string) error {
 // RemoveKey takes the key of that ID out of those that are published: the last
 // step. The signing key may be removed too, which a real server also takes
 // without complaint.
-func (e *Embedded) RemoveKey(id string) {
+func (e *APIServer) RemoveKey(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.keys = slices.DeleteFunc(e.keys, func(key embeddedKey) bool { return key.id == id })
+	e.keys = slices.DeleteFunc(e.keys, func(key SigningKey) bool { return key.ID == id })
 }
 
 // Rotate is an official rotation without its last step: a new key is published
 // beside the old and signs. It returns the new key's ID.
-func (e *Embedded) Rotate(algorithm string) (string, error) {
+func (e *APIServer) Rotate(algorithm string) (string, error) {
 	id, err := e.AddKey(algorithm)
 	if err != nil {
 		return "", err
@@ -104,19 +104,19 @@ func (e *Embedded) Rotate(algorithm string) (string, error) {
 
 // Replace is the blunt rotation: a new key takes the place of all others. It
 // returns the new key's ID.
-func (e *Embedded) Replace(algorithm string) (string, error) {
-	key, err := newEmbeddedKey(algorithm)
+func (e *APIServer) Replace(algorithm string) (string, error) {
+	key, err := NewSigningKey(algorithm)
 	if err != nil {
 		return "", err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.keys, e.signer = []embeddedKey{key}, key
-	return key.id, nil
+	e.keys, e.signer = []SigningKey{key}, key
+	return key.ID, nil
 }
 
 // ShareKeys makes this server publish and sign with what another one does.
-func (e *Embedded) ShareKeys(other *Embedded) {
+func (e *APIServer) ShareKeys(other *APIServer) {
 	other.mu.Lock()
 	keys, signer := slices.Clone(other.keys), other.signer
 	other.mu.Unlock()
@@ -126,41 +126,41 @@ func (e *Embedded) ShareKeys(other *Embedded) {
 }
 
 // KeyIDs are the IDs of the published keys, in order.
-func (e *Embedded) KeyIDs() []string {
+func (e *APIServer) KeyIDs() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	ids := make([]string, len(e.keys))
 	for i, key := range e.keys {
-		ids[i] = key.id
+		ids[i] = key.ID
 	}
 	return ids
 }
 
 // SigningKeyID is the ID of the key that signs.
-func (e *Embedded) SigningKeyID() string {
+func (e *APIServer) SigningKeyID() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.signer.id
+	return e.signer.ID
 }
 
-func (e *Embedded) jwks() ([]byte, error) {
+func (e *APIServer) jwks() ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	for _, key := range e.keys {
 		set.Keys = append(set.Keys, jose.JSONWebKey{
-			Key: key.private.Public(), KeyID: key.id, Algorithm: string(key.algorithm), Use: "sig",
+			Key: key.Private.Public(), KeyID: key.ID, Algorithm: string(key.Algorithm), Use: "sig",
 		})
 	}
 	return json.Marshal(set)
 }
 
-func (e *Embedded) document() ([]byte, error) {
+func (e *APIServer) document() ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var algorithms []string
 	for _, key := range e.keys {
-		algorithms = append(algorithms, string(key.algorithm))
+		algorithms = append(algorithms, string(key.Algorithm))
 	}
 	slices.Sort(algorithms)
 	_, port, _ := net.SplitHostPort(e.address)
@@ -178,28 +178,28 @@ func (e *Embedded) document() ([]byte, error) {
 }
 
 // MintToken signs a token as TokenRequest does, without asking for rights.
-func (e *Embedded) MintToken(namespace, name, audience string, expiry time.Duration) (string, error) {
+func (e *APIServer) MintToken(namespace, name, audience string, expiry time.Duration) (string, error) {
 	e.cluster.mu.Lock()
 	uid, found := e.cluster.accounts[namespace+"/"+name]
 	e.cluster.mu.Unlock()
 	if !found {
 		return "", fmt.Errorf("there is no service account %s/%s", namespace, name)
 	}
-	return e.sign(embeddedAccount{namespace, name, uid}, []string{audience}, time.Now(), expiry)
+	return e.sign(account{namespace, name, uid}, []string{audience}, time.Now(), expiry)
 }
 
-type embeddedAccount struct{ namespace, name, uid string }
+type account struct{ namespace, name, uid string }
 
-func (e *Embedded) sign(a embeddedAccount, audiences []string, now time.Time, expiry time.Duration) (string, error) {
+func (e *APIServer) sign(a account, audiences []string, now time.Time, expiry time.Duration) (string, error) {
 	e.mu.Lock()
 	key, issuer := e.signer, e.issuer
 	e.mu.Unlock()
-	if key.private == nil {
+	if key.Private == nil {
 		return "", errors.New("there is no signing key")
 	}
 	signer, err := jose.NewSigner(jose.SigningKey{
-		Algorithm: key.algorithm,
-		Key:       jose.JSONWebKey{Key: key.private, KeyID: key.id, Algorithm: string(key.algorithm), Use: "sig"},
+		Algorithm: key.Algorithm,
+		Key:       jose.JSONWebKey{Key: key.Private, KeyID: key.ID, Algorithm: string(key.Algorithm), Use: "sig"},
 	}, nil)
 	if err != nil {
 		return "", err

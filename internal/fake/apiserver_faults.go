@@ -1,4 +1,4 @@
-package testserver
+package fake
 
 import (
 	"bytes"
@@ -12,21 +12,21 @@ import (
 type Fault func(next http.Handler) http.Handler
 
 // Break makes the server answer wrongly at that path, or at every path if it
-// is empty, until Mend.
-func (e *Embedded) Break(path string, fault Fault) {
+// is empty, until Repair.
+func (e *APIServer) Break(path string, fault Fault) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.faults[path] = fault
 }
 
-// Mend ends all faults.
-func (e *Embedded) Mend() {
+// Repair ends all faults.
+func (e *APIServer) Repair() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	clear(e.faults)
 }
 
-func (e *Embedded) faulty(path string, next http.Handler) http.Handler {
+func (e *APIServer) faulty(path string, next http.Handler) http.Handler {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, at := range []string{path, ""} {

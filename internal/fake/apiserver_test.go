@@ -1,4 +1,4 @@
-package testserver_test
+package fake_test
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -31,7 +32,7 @@ type apiServer struct {
 	client *http.Client
 }
 
-func newAPIServer(name string, kubeconfig func(user string) testserver.Kubeconfig) apiServer {
+func newAPIServer(name string, kubeconfig func(user string) fake.Kubeconfig) apiServer {
 	s := apiServer{name: name, tokens: map[string]string{"stranger": "unknown"}}
 	for _, user := range []string{"admin", "reader", "nobody"} {
 		k := kubeconfig(user)
@@ -85,7 +86,7 @@ func (s apiServer) ask(t *testing.T, e exchange) reply {
 }
 
 // different are members whose value differs from server to server, and
-// leftOut are those that the embedded server does without.
+// leftOut are those that the fake server does without.
 func different() []string {
 	return []string{"uid", "kid", "n", "x", "y", "jwks_uri", "token", "expirationTimestamp", "port", "iat", "nbf", "exp", "jti"}
 }
@@ -130,16 +131,16 @@ func empty(v any) any {
 	return v
 }
 
-// The embedded server is only worth something as long as it answers like the
-// real one.
-func TestEmbeddedAnswersLikeTheRealServer(t *testing.T) {
+// The tests that use the fake server mean something only while it answers like
+// the real one.
+func TestAPIServerAnswersLikeTheRealOne(t *testing.T) {
 	cluster := testserver.Kube(t, testserver.KubeOptions{})
 	cluster.Grant(t, "reader")
-	embedded := testserver.StartEmbedded(t, testserver.EmbeddedOptions{})
-	embedded.Grant("admin", testserver.RightAll)
-	embedded.Grant("reader", testserver.RightDiscovery)
+	fakeServer := fake.StartAPIServer(t, fake.APIServerOptions{})
+	fakeServer.Grant("admin", fake.RightAll)
+	fakeServer.Grant("reader", fake.RightDiscovery)
 	actual := newAPIServer("kube-apiserver", cluster.Servers[0].Kubeconfig)
-	ours := newAPIServer("embedded", embedded.Kubeconfig)
+	ours := newAPIServer("fake", fakeServer.Kubeconfig)
 
 	const document, keys = "/.well-known/openid-configuration", "/openid/v1/jwks"
 	const namespace = "/api/v1/namespaces/kube-system"
@@ -171,17 +172,17 @@ func TestEmbeddedAnswersLikeTheRealServer(t *testing.T) {
 	for _, c := range cases {
 		t.Run(strings.Join([]string{c.user, c.method, c.path, c.accept}, " "), func(t *testing.T) {
 			if diff := cmp.Diff(actual.ask(t, c), ours.ask(t, c)); diff != "" {
-				t.Errorf("(-kube-apiserver +embedded):\n%s", diff)
+				t.Errorf("(-kube-apiserver +fake):\n%s", diff)
 			}
 		})
 	}
 	for _, path := range []string{document, keys} {
 		want, got := members(t, actual.raw(t, path)), members(t, ours.raw(t, path))
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("order of members in %s (-kube-apiserver +embedded):\n%s", path, diff)
+			t.Errorf("order of members in %s (-kube-apiserver +fake):\n%s", path, diff)
 		}
 	}
-	compareTokens(t, cluster.MintToken(t, "default", "default", "aud"), embedded)
+	compareTokens(t, cluster.MintToken(t, "default", "default", "aud"), fakeServer)
 }
 
 func (s apiServer) raw(t *testing.T, path string) []byte {
@@ -215,9 +216,9 @@ func members(t *testing.T, data []byte) []string {
 	return out
 }
 
-func compareTokens(t *testing.T, actual string, embedded *testserver.Embedded) {
+func compareTokens(t *testing.T, actual string, fakeServer *fake.APIServer) {
 	t.Helper()
-	ours, err := embedded.MintToken("default", "default", "aud", 10*time.Minute)
+	ours, err := fakeServer.MintToken("default", "default", "aud", 10*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +232,7 @@ func compareTokens(t *testing.T, actual string, embedded *testserver.Embedded) {
 			shapes = append(shapes, shape(t, data))
 		}
 		if diff := cmp.Diff(shapes[0], shapes[1]); diff != "" {
-			t.Errorf("%s of a token (-kube-apiserver +embedded):\n%s", part, diff)
+			t.Errorf("%s of a token (-kube-apiserver +fake):\n%s", part, diff)
 		}
 	}
 }
@@ -279,8 +280,8 @@ func awaitSlices(t *testing.T, s apiServer, want int) []map[string]any {
 	}
 }
 
-func TestEmbeddedRotation(t *testing.T) {
-	e := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Algorithm: "ES256"})
+func TestAPIServerRotation(t *testing.T) {
+	e := fake.StartAPIServer(t, fake.APIServerOptions{Algorithm: "ES256"})
 	first := e.SigningKeyID()
 	second, err := e.AddKey("RS256")
 	if err != nil {
@@ -308,8 +309,8 @@ func TestEmbeddedRotation(t *testing.T) {
 	}
 }
 
-func TestEmbeddedStopsAndStartsAtOneAddress(t *testing.T) {
-	e := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Algorithm: "ES256"})
+func TestAPIServerRestartsAtTheSameAddress(t *testing.T) {
+	e := fake.StartAPIServer(t, fake.APIServerOptions{Algorithm: "ES256"})
 	address := e.Address()
 	e.Stop()
 	e.Stop()
@@ -325,7 +326,7 @@ func TestEmbeddedStopsAndStartsAtOneAddress(t *testing.T) {
 }
 
 func TestKubeconfigIsPrivate(t *testing.T) {
-	e := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Algorithm: "ES256"})
+	e := fake.StartAPIServer(t, fake.APIServerOptions{Algorithm: "ES256"})
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := e.WriteKubeconfig(path, "admin"); err != nil {
 		t.Fatal(err)

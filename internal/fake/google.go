@@ -1,4 +1,4 @@
-package testserver
+package fake
 
 import (
 	"crypto/rand"
@@ -173,7 +173,7 @@ func (g *Google) federate(w http.ResponseWriter, r *http.Request, provider Googl
 	g.mu.Lock()
 	g.principals[access] = provider.principal(token.Subject)
 	g.mu.Unlock()
-	answerJSON(w, http.StatusOK, map[string]any{
+	AnswerJSON(w, http.StatusOK, map[string]any{
 		"access_token": access, "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
 		"token_type": "Bearer", "expires_in": int(life.Seconds()),
 	})
@@ -225,24 +225,24 @@ func (g *Google) impersonate(w http.ResponseWriter, r *http.Request, email strin
 		return
 	}
 	expiry := time.Now().Add(min(life, g.life())).Truncate(time.Second)
-	answerJSON(w, http.StatusOK, map[string]string{
+	AnswerJSON(w, http.StatusOK, map[string]string{
 		"accessToken": g.issue("c.", expiry), "expireTime": expiry.UTC().Format(time.RFC3339),
 	})
 }
 
-// googleTokens is how Google's access tokens begin.
-const googleTokens = "ya29."
+// GoogleTokenPrefix is how Google's access tokens begin.
+const GoogleTokenPrefix = "ya29."
 
 func (g *Google) issue(kind string, expiry time.Time) string {
-	token := googleTokens + kind + "b0Aaek" + rand.Text() + strings.ToLower(rand.Text())
+	token := GoogleTokenPrefix + kind + "b0Aaek" + rand.Text() + strings.ToLower(rand.Text())
 	g.remember(token, expiry)
 	return token
 }
 
 func oauthError(w http.ResponseWriter, status int, code, description string) {
-	answerJSON(w, status, map[string]string{"error": code, "error_description": description})
+	AnswerJSON(w, status, map[string]string{"error": code, "error_description": description})
 }
 
 func rpcError(w http.ResponseWriter, status int, code, message string, details ...map[string]any) {
-	answerJSON(w, status, map[string]any{"error": map[string]any{"code": status, "message": message, "status": code, "details": details}})
+	AnswerJSON(w, status, map[string]any{"error": map[string]any{"code": status, "message": message, "status": code, "details": details}})
 }

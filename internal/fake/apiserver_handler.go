@@ -1,4 +1,4 @@
-package testserver
+package fake
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 )
 
 // handler is the whole server: faults, authentication, authorisation, routes.
-func (e *Embedded) handler() http.Handler {
+func (e *APIServer) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/.well-known/openid-configuration", e.serveDiscovery("application/json", e.document))
 	mux.HandleFunc("/openid/v1/jwks", e.serveDiscovery("application/jwk-set+json", e.jwks))
@@ -26,7 +26,7 @@ func (e *Embedded) handler() http.Handler {
 	})
 }
 
-func (e *Embedded) authenticated(next http.Handler) http.Handler {
+func (e *APIServer) authenticated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		user, known := e.cluster.userOf(token)
@@ -39,13 +39,13 @@ func (e *Embedded) authenticated(next http.Handler) http.Handler {
 	})
 }
 
-func (e *Embedded) may(r *http.Request, right Right) bool {
+func (e *APIServer) may(r *http.Request, right Right) bool {
 	return e.cluster.may(r.Header.Get("X-Remote-User"), right)
 }
 
 // serveDiscovery is one of the two documents, with the manners of the real
 // server: GET only, and the media type has to match.
-func (e *Embedded) serveDiscovery(mediaType string, render func() ([]byte, error)) http.HandlerFunc {
+func (e *APIServer) serveDiscovery(mediaType string, render func() ([]byte, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !e.may(r, RightAll) && (r.Method != http.MethodGet || !e.may(r, RightDiscovery)) {
 			forbidPath(w, r)
@@ -79,7 +79,7 @@ func accepts(r *http.Request, mediaType string) bool {
 	return accept == "" || strings.Contains(accept, "*/*") || strings.Contains(accept, mediaType)
 }
 
-func (e *Embedded) serveNothing(w http.ResponseWriter, r *http.Request) {
+func (e *APIServer) serveNothing(w http.ResponseWriter, r *http.Request) {
 	if !e.may(r, RightAll) {
 		forbidPath(w, r)
 		return
@@ -94,7 +94,7 @@ func notFound(w http.ResponseWriter) {
 	w.Write([]byte("404 page not found\n"))
 }
 
-func (e *Embedded) serveNamespace(w http.ResponseWriter, r *http.Request) {
+func (e *APIServer) serveNamespace(w http.ResponseWriter, r *http.Request) {
 	if !e.may(r, RightNamespaces) {
 		forbid(w, r, "get", resource{kind: "namespaces", name: "kube-system", namespace: "kube-system"})
 		return
@@ -109,7 +109,7 @@ func (e *Embedded) serveNamespace(w http.ResponseWriter, r *http.Request) {
 
 // serveEndpoints lists one slice for each server, because a slice has one port
 // for all its addresses.
-func (e *Embedded) serveEndpoints(w http.ResponseWriter, r *http.Request) {
+func (e *APIServer) serveEndpoints(w http.ResponseWriter, r *http.Request) {
 	if !e.may(r, RightEndpoints) {
 		forbid(w, r, "list", resource{group: "discovery.k8s.io", kind: "endpointslices", namespace: "default"})
 		return
@@ -118,7 +118,7 @@ func (e *Embedded) serveEndpoints(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("labelSelector") == "kubernetes.io/service-name=kubernetes" {
 		e.cluster.mu.Lock()
 		for i, address := range e.cluster.endpoints {
-			items = append(items, endpointSlice(fmt.Sprintf("kubernetes-%d", i), address))
+			items = append(items, EndpointSlice(fmt.Sprintf("kubernetes-%d", i), address))
 		}
 		e.cluster.mu.Unlock()
 	}
@@ -129,9 +129,9 @@ func (e *Embedded) serveEndpoints(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// endpointSlice is what kube-apiserver's endpoint reconciler writes
+// EndpointSlice is what kube-apiserver's endpoint reconciler writes
 // (pkg/controlplane/reconcilers/endpointsadapter.go), for one address.
-func endpointSlice(name, address string) map[string]any {
+func EndpointSlice(name, address string) map[string]any {
 	host, port, _ := net.SplitHostPort(address)
 	number, _ := strconv.Atoi(port)
 	family := "IPv4"
@@ -149,7 +149,7 @@ func endpointSlice(name, address string) map[string]any {
 	}
 }
 
-func (e *Embedded) serveToken(w http.ResponseWriter, r *http.Request) {
+func (e *APIServer) serveToken(w http.ResponseWriter, r *http.Request) {
 	namespace, name := r.PathValue("namespace"), r.PathValue("name")
 	if !e.may(r, RightMint) {
 		forbid(w, r, "create", resource{kind: "serviceaccounts", sub: "/token", name: name, namespace: namespace})
@@ -198,18 +198,18 @@ func writeTooShort(w http.ResponseWriter, seconds int64) {
 }
 
 // account finds a service account, or says what is missing.
-func (e *Embedded) account(namespace, name string) (embeddedAccount, map[string]any) {
+func (e *APIServer) account(namespace, name string) (account, map[string]any) {
 	e.cluster.mu.Lock()
 	defer e.cluster.mu.Unlock()
 	if uid, found := e.cluster.accounts[namespace+"/"+name]; found {
-		return embeddedAccount{namespace, name, uid}, nil
+		return account{namespace, name, uid}, nil
 	}
 	for known := range e.cluster.accounts {
 		if strings.HasPrefix(known, namespace+"/") {
-			return embeddedAccount{}, map[string]any{"name": name, "kind": "serviceaccounts"}
+			return account{}, map[string]any{"name": name, "kind": "serviceaccounts"}
 		}
 	}
-	return embeddedAccount{}, map[string]any{"name": namespace, "kind": "namespaces"}
+	return account{}, map[string]any{"name": namespace, "kind": "namespaces"}
 }
 
 // resource is what a refusal names.

@@ -1,4 +1,4 @@
-package testserver
+package fake
 
 import (
 	"context"
@@ -150,7 +150,8 @@ func unverifiedIssuer(token string) string {
 // readBody reads a request's body as far as a service would.
 func readBody(r *http.Request) ([]byte, error) { return io.ReadAll(io.LimitReader(r.Body, 1<<20)) }
 
-func answerJSON(w http.ResponseWriter, status int, body any) {
+// AnswerJSON answers with the status and the body as JSON.
+func AnswerJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body)
@@ -185,9 +186,9 @@ func claimText(value any) []string {
 	}
 }
 
-// PublicFace serves the server's documents as a publication of them at the
+// PublicSite serves the server's documents as a publication of them at the
 // root of its issuer's host would.
-func (e *Embedded) PublicFace() http.Handler {
+func (e *APIServer) PublicSite() http.Handler {
 	serve := func(kind string, render func() ([]byte, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			body, err := render()

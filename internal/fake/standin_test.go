@@ -1,4 +1,4 @@
-package testserver_test
+package fake_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -26,16 +27,16 @@ const (
 )
 
 // tenant is an API server with a published issuer.
-func tenant(t *testing.T) (*testserver.Internet, *testserver.Embedded) {
+func tenant(t *testing.T) (*fake.Internet, *fake.APIServer) {
 	t.Helper()
-	internet := testserver.NewInternet(t)
-	api := testserver.StartEmbedded(t, testserver.EmbeddedOptions{Issuer: standInIssuer})
+	internet := fake.NewInternet(t)
+	api := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: standInIssuer})
 	api.AddServiceAccount("team", "puller")
-	internet.Route("issuer.example.com", api.PublicFace())
+	internet.Route("issuer.example.com", api.PublicSite())
 	return internet, api
 }
 
-func mint(t *testing.T, api *testserver.Embedded, audience string, life time.Duration) string {
+func mint(t *testing.T, api *fake.APIServer, audience string, life time.Duration) string {
 	t.Helper()
 	token, err := api.MintToken("team", "puller", audience, life)
 	if err != nil {
@@ -77,12 +78,12 @@ func post(t *testing.T, target, kind string, header http.Header, body []byte) (i
 
 func TestCloudsmithStandIn(t *testing.T) {
 	internet, api := tenant(t)
-	c := testserver.StartCloudsmith(t, internet)
-	c.AddProvider("acme", testserver.CloudsmithProvider{
+	c := fake.StartCloudsmith(t, internet)
+	c.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: standInIssuer, Services: []string{"puller"},
 		Claims: map[string]string{"aud": cloudAudience, "sub": "system:serviceaccount:team:.*"},
 	})
-	c.AddProvider("narrow", testserver.CloudsmithProvider{
+	c.AddProvider("narrow", fake.CloudsmithProvider{
 		Issuer: standInIssuer, Services: []string{"puller"}, Claims: map[string]string{"sub": "system:serviceaccount:other:.*"},
 	})
 	good := mint(t, api, cloudAudience, time.Hour)
@@ -107,7 +108,7 @@ func TestCloudsmithStandIn(t *testing.T) {
 			}
 		})
 	}
-	c.Next(testserver.Throttled(time.Hour))
+	c.Next(fake.Throttled(time.Hour))
 	if status, answer := postJSON(t, c.URL+"/openid/acme/", nil, map[string]string{}); status != http.StatusTooManyRequests {
 		t.Errorf("status %d: %v", status, answer)
 	}
@@ -115,8 +116,8 @@ func TestCloudsmithStandIn(t *testing.T) {
 
 func TestGoogleStandIn(t *testing.T) {
 	internet, api := tenant(t)
-	g := testserver.StartGoogle(t, internet)
-	g.AddProvider(testserver.GoogleProvider{
+	g := fake.StartGoogle(t, internet)
+	g.AddProvider(fake.GoogleProvider{
 		Name: googleTarget, Issuer: standInIssuer,
 		Condition: func(claims map[string]any) bool { return claims["sub"] != "system:serviceaccount:team:stranger" },
 	})

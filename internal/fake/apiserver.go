@@ -1,4 +1,8 @@
-package testserver
+// Package fake holds stand-ins that run inside the process: an API server, the
+// services that exchange tokens, an internet on loopback, and a proxy that
+// fails on request. It starts no program and needs no particular operating
+// system, so that the demo can link it anywhere.
+package fake
 
 import (
 	"crypto/tls"
@@ -15,7 +19,7 @@ import (
 	"time"
 )
 
-// Right is something that a user of an Embedded server may do.
+// Right is something that a user of an APIServer may do.
 type Right int
 
 const (
@@ -31,9 +35,9 @@ const (
 	RightAll
 )
 
-// EmbeddedOptions are the settings of an Embedded server. The zero value is a
+// APIServerOptions are the settings of an APIServer. The zero value is a
 // server like kubeadm's.
-type EmbeddedOptions struct {
+type APIServerOptions struct {
 	// Issuer is --service-account-issuer, https://issuer.example.com if empty.
 	Issuer string
 	// Algorithm is that of the first signing key: RS256 (default), ES256,
@@ -41,7 +45,7 @@ type EmbeddedOptions struct {
 	Algorithm string
 	// SameCluster makes this server another one of that cluster: they share
 	// CA, users, service accounts and endpoints, and each has its own keys.
-	SameCluster *Embedded
+	SameCluster *APIServer
 	// Listen is the address, a free port of 127.0.0.1 if empty.
 	Listen string
 	// Names are those in the serving certificate, DNS names and addresses. If
@@ -52,27 +56,28 @@ type EmbeddedOptions struct {
 	NotBefore, NotAfter time.Time
 }
 
-// Embedded is an API server inside this process, as far as oidc-publisher sees
-// one: discovery, TokenRequest, the kube-system namespace and the endpoints of
-// the service default/kubernetes, with TLS and RBAC. A test holds it against
-// the real kube-apiserver. Its methods may be called from several goroutines.
-type Embedded struct {
-	cluster     *embeddedCluster
+// APIServer answers as much of the Kubernetes API as oidc-publisher uses:
+// discovery, TokenRequest, the kube-system namespace and the endpoints of the
+// service default/kubernetes, with TLS and RBAC. A test compares its answers
+// with those of the real kube-apiserver. Its methods may be called from several
+// goroutines.
+type APIServer struct {
+	cluster     *cluster
 	certificate tls.Certificate
 	address     string
 
 	mu     sync.Mutex
 	server *http.Server  // nil while stopped
-	served chan struct{} // closed when server has let go of the port
+	served chan struct{} // closed when server has closed its port
 	issuer string
-	keys   []embeddedKey
-	signer embeddedKey
+	keys   []SigningKey
+	signer SigningKey
 	faults map[string]Fault
 }
 
-// embeddedCluster is what the servers of one cluster share.
-type embeddedCluster struct {
-	ca  authority
+// cluster is what the servers of one cluster share.
+type cluster struct {
+	ca  Authority
 	uid string
 
 	mu        sync.Mutex
@@ -82,10 +87,10 @@ type embeddedCluster struct {
 	endpoints []string
 }
 
-// StartEmbedded is NewEmbedded for tests, which it ends with the test.
-func StartEmbedded(t testing.TB, options EmbeddedOptions) *Embedded {
+// StartAPIServer is NewAPIServer for tests, which it ends with the test.
+func StartAPIServer(t testing.TB, options APIServerOptions) *APIServer {
 	t.Helper()
-	e, err := NewEmbedded(options)
+	e, err := NewAPIServer(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,9 +98,9 @@ func StartEmbedded(t testing.TB, options EmbeddedOptions) *Embedded {
 	return e
 }
 
-// NewEmbedded starts a server. The caller must Stop it.
-func NewEmbedded(options EmbeddedOptions) (*Embedded, error) {
-	e := &Embedded{issuer: options.Issuer, address: options.Listen, faults: map[string]Fault{}}
+// NewAPIServer starts a server. The caller must Stop it.
+func NewAPIServer(options APIServerOptions) (*APIServer, error) {
+	e := &APIServer{issuer: options.Issuer, address: options.Listen, faults: map[string]Fault{}}
 	if e.issuer == "" {
 		e.issuer = "https://issuer.example.com"
 	}
@@ -106,13 +111,13 @@ func NewEmbedded(options EmbeddedOptions) (*Embedded, error) {
 		return nil, err
 	}
 	var err error
-	if e.certificate, err = e.cluster.ca.serving(options); err != nil {
+	if e.certificate, err = e.cluster.ca.servingBetween(options.NotBefore, options.NotAfter, options.Names...); err != nil {
 		return nil, err
 	}
-	if e.signer, err = newEmbeddedKey(options.Algorithm); err != nil {
+	if e.signer, err = NewSigningKey(options.Algorithm); err != nil {
 		return nil, err
 	}
-	e.keys = []embeddedKey{e.signer}
+	e.keys = []SigningKey{e.signer}
 	if err := e.Start(); err != nil {
 		return nil, err
 	}
@@ -120,16 +125,16 @@ func NewEmbedded(options EmbeddedOptions) (*Embedded, error) {
 	return e, nil
 }
 
-func (e *Embedded) join(other *Embedded) error {
+func (e *APIServer) join(other *APIServer) error {
 	if other != nil {
 		e.cluster = other.cluster
 		return nil
 	}
-	ca, err := newAuthority()
+	ca, err := NewAuthority()
 	if err != nil {
 		return err
 	}
-	e.cluster = &embeddedCluster{
+	e.cluster = &cluster{
 		ca: ca, uid: newUID(),
 		tokens: map[string]string{}, rights: map[string][]Right{},
 		accounts: map[string]string{"default/default": newUID(), "kube-system/default": newUID()},
@@ -138,7 +143,7 @@ func (e *Embedded) join(other *Embedded) error {
 }
 
 // Start serves again after Stop, at the same address.
-func (e *Embedded) Start() error {
+func (e *APIServer) Start() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.server != nil {
@@ -146,7 +151,7 @@ func (e *Embedded) Start() error {
 	}
 	listener, err := net.Listen("tcp", e.address)
 	if err != nil {
-		return fmt.Errorf("embedded API server: %w", err)
+		return fmt.Errorf("API server: %w", err)
 	}
 	if strings.HasSuffix(e.address, ":0") {
 		e.address = listener.Addr().String()
@@ -167,7 +172,7 @@ func (e *Embedded) Start() error {
 }
 
 // Stop closes the port and all connections. It may be called more than once.
-func (e *Embedded) Stop() {
+func (e *APIServer) Stop() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.server != nil {
@@ -178,20 +183,20 @@ func (e *Embedded) Stop() {
 }
 
 // Address is the host and port.
-func (e *Embedded) Address() string { return e.address }
+func (e *APIServer) Address() string { return e.address }
 
 // URL is the server as a kubeconfig names it.
-func (e *Embedded) URL() string { return "https://" + e.address }
+func (e *APIServer) URL() string { return "https://" + e.address }
 
 // UID is that of the kube-system namespace.
-func (e *Embedded) UID() string { return e.cluster.uid }
+func (e *APIServer) UID() string { return e.cluster.uid }
 
 // CA is the cluster's CA certificate in PEM.
-func (e *Embedded) CA() []byte { return e.cluster.ca.pem }
+func (e *APIServer) CA() []byte { return e.cluster.ca.PEM }
 
 // Token is the user's bearer token. A user that is asked for exists from then
 // on, without rights.
-func (e *Embedded) Token(user string) string {
+func (e *APIServer) Token(user string) string {
 	e.cluster.mu.Lock()
 	defer e.cluster.mu.Unlock()
 	if e.cluster.tokens[user] == "" {
@@ -201,28 +206,28 @@ func (e *Embedded) Token(user string) string {
 }
 
 // SetToken replaces the user's bearer token: the old one is refused from now on.
-func (e *Embedded) SetToken(user, token string) {
+func (e *APIServer) SetToken(user, token string) {
 	e.cluster.mu.Lock()
 	defer e.cluster.mu.Unlock()
 	e.cluster.tokens[user] = token
 }
 
 // Grant adds to the user's rights.
-func (e *Embedded) Grant(user string, rights ...Right) {
+func (e *APIServer) Grant(user string, rights ...Right) {
 	e.cluster.mu.Lock()
 	defer e.cluster.mu.Unlock()
 	e.cluster.rights[user] = append(e.cluster.rights[user], rights...)
 }
 
 // Revoke takes all rights of the user away.
-func (e *Embedded) Revoke(user string) {
+func (e *APIServer) Revoke(user string) {
 	e.cluster.mu.Lock()
 	defer e.cluster.mu.Unlock()
 	delete(e.cluster.rights, user)
 }
 
 // AddServiceAccount creates a service account, and its namespace.
-func (e *Embedded) AddServiceAccount(namespace, name string) {
+func (e *APIServer) AddServiceAccount(namespace, name string) {
 	e.cluster.mu.Lock()
 	defer e.cluster.mu.Unlock()
 	e.cluster.accounts[namespace+"/"+name] = newUID()
@@ -230,36 +235,36 @@ func (e *Embedded) AddServiceAccount(namespace, name string) {
 
 // Leave removes this server from the endpoints, as a server does that ends in
 // an orderly way.
-func (e *Embedded) Leave() { e.cluster.leave(e.address) }
+func (e *APIServer) Leave() { e.cluster.leave(e.address) }
 
 // Enter adds this server to the endpoints again.
-func (e *Embedded) Enter() { e.cluster.enter(e.address) }
+func (e *APIServer) Enter() { e.cluster.enter(e.address) }
 
 // SetIssuer is a restart with another --service-account-issuer.
-func (e *Embedded) SetIssuer(issuer string) {
+func (e *APIServer) SetIssuer(issuer string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.issuer = issuer
 }
 
 // Issuer is the present issuer.
-func (e *Embedded) Issuer() string {
+func (e *APIServer) Issuer() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.issuer
 }
 
 // WriteKubeconfig writes the file by which the user reaches this server.
-func (e *Embedded) WriteKubeconfig(path, user string) error {
+func (e *APIServer) WriteKubeconfig(path, user string) error {
 	return e.Kubeconfig(user).Write(path)
 }
 
 // Kubeconfig is what WriteKubeconfig writes, to be changed first.
-func (e *Embedded) Kubeconfig(user string) Kubeconfig {
+func (e *APIServer) Kubeconfig(user string) Kubeconfig {
 	return Kubeconfig{Server: e.URL(), CA: e.CA(), Token: e.Token(user)}
 }
 
-func (c *embeddedCluster) enter(address string) {
+func (c *cluster) enter(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !slices.Contains(c.endpoints, address) {
@@ -267,14 +272,14 @@ func (c *embeddedCluster) enter(address string) {
 	}
 }
 
-func (c *embeddedCluster) leave(address string) {
+func (c *cluster) leave(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.endpoints = slices.DeleteFunc(c.endpoints, func(other string) bool { return other == address })
 }
 
 // userOf returns the owner of a bearer token.
-func (c *embeddedCluster) userOf(token string) (string, bool) {
+func (c *cluster) userOf(token string) (string, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, user := range slices.Sorted(maps.Keys(c.tokens)) {
@@ -285,7 +290,7 @@ func (c *embeddedCluster) userOf(token string) (string, bool) {
 	return "", false
 }
 
-func (c *embeddedCluster) may(user string, right Right) bool {
+func (c *cluster) may(user string, right Right) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Contains(c.rights[user], right) || slices.Contains(c.rights[user], RightAll)

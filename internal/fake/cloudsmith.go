@@ -1,4 +1,4 @@
-package testserver
+package fake
 
 import (
 	"bytes"
@@ -69,9 +69,9 @@ func (c *Cloudsmith) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	org, slash := strings.CutSuffix(org, "/")
 	switch {
 	case !ok || !slash || org == "" || strings.Contains(org, "/"):
-		answerJSON(w, http.StatusNotFound, map[string]string{"detail": "Not found."})
+		AnswerJSON(w, http.StatusNotFound, map[string]string{"detail": "Not found."})
 	case r.Method != http.MethodPost:
-		answerJSON(w, http.StatusMethodNotAllowed, map[string]string{"detail": "Method not allowed."})
+		AnswerJSON(w, http.StatusMethodNotAllowed, map[string]string{"detail": "Method not allowed."})
 	default:
 		c.exchange(w, r, org)
 	}
@@ -90,24 +90,24 @@ func (c *Cloudsmith) exchange(w http.ResponseWriter, r *http.Request, org string
 				fields[name] = []string{"This field is required."}
 			}
 		}
-		answerJSON(w, http.StatusUnprocessableEntity, map[string]any{"detail": "Invalid input.", "fields": fields})
+		AnswerJSON(w, http.StatusUnprocessableEntity, map[string]any{"detail": "Invalid input.", "fields": fields})
 		return
 	}
 	provider, ok := c.authenticate(r, org, request.Token)
 	if !ok {
-		answerJSON(w, http.StatusUnauthorized, map[string]string{"detail": "OIDC token cannot be authenticated."})
+		AnswerJSON(w, http.StatusUnauthorized, map[string]string{"detail": "OIDC token cannot be authenticated."})
 		return
 	}
 	if !strings.Contains(" "+strings.Join(provider.Services, " ")+" ", " "+request.Service+" ") {
-		answerJSON(w, http.StatusBadRequest, map[string]string{"detail": "JWT cannot be created."})
+		AnswerJSON(w, http.StatusBadRequest, map[string]string{"detail": "JWT cannot be created."})
 		return
 	}
 	token, err := c.issue(org, request.Service)
 	if err != nil {
-		answerJSON(w, http.StatusInternalServerError, map[string]string{"detail": "Server error."})
+		AnswerJSON(w, http.StatusInternalServerError, map[string]string{"detail": "Server error."})
 		return
 	}
-	answerJSON(w, http.StatusCreated, map[string]string{"token": token})
+	AnswerJSON(w, http.StatusCreated, map[string]string{"token": token})
 }
 
 // authenticate finds the provider of the token's issuer whose claims it meets.

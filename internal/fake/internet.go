@@ -1,4 +1,4 @@
-package testserver
+package fake
 
 import (
 	"crypto/tls"
@@ -24,7 +24,7 @@ type Internet struct {
 	// CAFile holds the CA's certificate as PEM.
 	CAFile string
 
-	ca       authority
+	ca       Authority
 	proxy    *http.Server
 	listener net.Listener
 	mu       sync.Mutex
@@ -35,12 +35,12 @@ type Internet struct {
 // NewInternet starts it; the end of the test stops it.
 func NewInternet(t testing.TB) *Internet {
 	t.Helper()
-	ca, err := newAuthority()
+	ca, err := NewAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Internet{ca: ca, CAFile: filepath.Join(t.TempDir(), "ca.pem"), routes: map[string]http.Handler{}, seen: map[string]int{}}
-	if err := os.WriteFile(n.CAFile, ca.pem, 0o644); err != nil {
+	n := &Internet{ca: ca, CAFile: filepath.Join(t.TempDir(), "ca.PEM"), routes: map[string]http.Handler{}, seen: map[string]int{}}
+	if err := os.WriteFile(n.CAFile, ca.PEM, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if n.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -60,7 +60,7 @@ func (n *Internet) Env() []string {
 // Client is an http.Client that lives in this internet.
 func (n *Internet) Client() *http.Client {
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(n.ca.pem)
+	roots.AppendCertsFromPEM(n.ca.PEM)
 	proxy := &url.URL{Scheme: "http", Host: n.listener.Addr().String()}
 	return &http.Client{Transport: &http.Transport{
 		Proxy:             http.ProxyURL(proxy),
@@ -102,7 +102,7 @@ func (n *Internet) connect(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such host", http.StatusBadGateway)
 		return
 	}
-	certificate, err := n.ca.serving(EmbeddedOptions{Names: []string{host}})
+	certificate, err := n.ca.Serving(host)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
