@@ -5,7 +5,7 @@ import "io"
 func completionCommand() *Command {
 	return &Command{
 		Name:      "completion",
-		Usage:     "print a completion script for bash, zsh or fish",
+		Usage:     "print a completion script",
 		ArgsUsage: "bash|zsh|fish",
 		Description: "bash:  source <(" + Name + " completion bash)\n" +
 			"zsh:   source <(" + Name + " completion zsh)\n" +

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"oidc-publisher/discovery"
 )
@@ -22,26 +19,13 @@ const (
 	ExitPartly  = 4
 )
 
-// UsageError is a command line that can't be carried out.
-type UsageError struct {
-	// Message says what is wrong, Hint what to do; Hint may be empty.
-	Message, Hint string
-}
-
-func (e *UsageError) Error() string { return e.Message }
-
-// Usagef returns a UsageError without a hint.
-func Usagef(format string, args ...any) error {
-	return &UsageError{Message: fmt.Sprintf(format, args...)}
-}
-
-// ExitError is an outcome that was already printed and needs only its code.
+// ExitError is an outcome that was already printed; only its exit code is left.
 type ExitError struct{ Code int }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
 
 // reportError prints an error on stderr and returns the exit code. It is the
-// only place that does either.
+// only place that maps errors to exit codes.
 func reportError(stderr io.Writer, err error, refused func(error) bool) int {
 	var usage *UsageError
 	var printed *ExitError
@@ -68,29 +52,15 @@ func reportError(stderr io.Writer, err error, refused func(error) bool) int {
 	}
 }
 
-// Say prints a message of one or more lines, each with the program's name, since
-// the output of other tools may surround it. It masks tokens that were given
-// where a path or a name belongs.
+// Say prints a message on stderr. Each line starts with the program's name,
+// because the output of other tools may surround it, and tokens are masked. With
+// --log-format json the message is a log record.
 func Say(w io.Writer, kind, message string) {
 	if s, ok := w.(*structured); ok {
-		s.log.Error(message, "kind", kind) // masks by itself
+		s.log.Error(message, "kind", kind) // the logger masks tokens
 		return
 	}
 	for line := range strings.Lines(message) {
 		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", Name, kind, Printable(discovery.MaskTokens(strings.TrimRight(line, "\n"))))
 	}
-}
-
-// Printable escapes what a terminal or an XML parser would act upon.
-func Printable(s string) string {
-	var out strings.Builder
-	for _, r := range s {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			quoted := strconv.QuoteRune(r)
-			out.WriteString(quoted[1 : len(quoted)-1])
-			continue
-		}
-		out.WriteRune(r)
-	}
-	return out.String()
 }
