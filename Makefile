@@ -192,7 +192,7 @@ test: deps lint servers ## set everything up, then run every test with -race
 	  $(GO) test -race -count=1 -timeout 30m -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
 
 # Without -race, which costs memory and time of its own.
-figures = PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 30m -v -tags $(TAGS),figures ./cmd/oidc-publisher
+figures = PATH="$(SERVER_PATH):$$PATH" OIDC_PUBLISHER_REQUIRE_SERVERS=1 $(GO) test -count=1 -timeout 30m -v -tags $(TAGS),figures ./internal/e2e
 
 soak: servers ## let watch look every second for ten minutes, and see that its memory stays flat
 	OIDC_PUBLISHER_SOAK=10m $(figures) -run '^TestWatchSoak$$'

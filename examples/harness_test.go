@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -43,17 +42,7 @@ func runIn(m *testing.M) int {
 	return m.Run()
 }
 
-var build = sync.OnceValues(func() (path string, err error) {
-	path = filepath.Join(folder, "oidc-publisher")
-	args := []string{"build", "-tags", "disable_grpc_modules", "-o", path}
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		args = append(args, "-race")
-	}
-	if out, err := exec.Command("go", append(args, "../cmd/oidc-publisher")...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
-})
+var build = sync.OnceValues(func() (path string, err error) { return testserver.Build(folder, "oidc-publisher") })
 
 // program is oidc-publisher as users run it.
 func program(t *testing.T) string {

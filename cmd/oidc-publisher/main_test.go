@@ -19,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(building{m}, map[string]func(){"oidc-publisher": main})
+	testscript.Main(m, map[string]func(){"oidc-publisher": main})
 }
 
 // TestScripts runs testdata/cli: the command line as users meet it. Each

@@ -84,6 +84,7 @@ var rooms = []room{
 	{name: "internal/fake", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/testserver", may: []string{"internal/fake"}, light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
 	{name: "internal/rules"},
+	{name: "internal/e2e"},
 	{name: "examples/demo", may: []string{"internal/fake"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "examples/...", may: []string{"..."}},
 }

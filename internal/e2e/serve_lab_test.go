@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"encoding/json"
@@ -14,6 +14,15 @@ import (
 	"oidc-publisher/internal/fake"
 	"oidc-publisher/internal/testserver"
 )
+
+// event is a line of `serve --output json`.
+type event struct {
+	Event                string
+	Address, URL, Issuer string
+	Reason               string
+	Keys, Added, Dropped []string
+	GraceEnds            map[string]time.Time `json:"grace_ends"`
+}
 
 // site is a running `oidc-publisher serve --output json`.
 type site struct {

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -26,11 +26,11 @@ import (
 // before the answer; a credential that is written to standard output is larger
 // than the pipe, so the program still has it when its first byte comes out.
 func TestNoTokenInTheProcessList(t *testing.T) {
+	l := newLab(t)
 	small, err := builtProvider()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLab(t)
 	cloudsmith, google := fake.StartCloudsmith(t, l.internet), fake.StartGoogle(t, l.internet)
 	l.internet.Route("api.cloudsmith.io", cloudsmith)
 	l.internet.Route("sts.googleapis.com", google)

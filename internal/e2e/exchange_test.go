@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"crypto/x509"
@@ -22,8 +22,12 @@ import (
 )
 
 const (
+	googlePool     = "projects/123456789/locations/global/workloadIdentityPools/clusters"
+	googleProvider = googlePool + "/providers/cluster-a"
+	googleAccount  = "puller@acme.iam.gserviceaccount.com"
+
 	cloudAudience  = "https://api.cloudsmith.io"
-	googleAudience = "https://iam.googleapis.com/" + scriptProvider
+	googleAudience = "https://iam.googleapis.com/" + googleProvider
 	pullerSubject  = "system:serviceaccount:team:puller"
 )
 
@@ -58,8 +62,8 @@ func newFederated(t *testing.T) *federated {
 	f.cloudsmith.AddProvider("acme", fake.CloudsmithProvider{
 		Issuer: labIssuer, Services: []string{"puller"}, Claims: map[string]string{"aud": cloudAudience, "sub": pullerSubject},
 	})
-	f.google.AddProvider(fake.GoogleProvider{Name: scriptProvider, Issuer: labIssuer})
-	f.google.Bind(scriptAccount, "principal://iam.googleapis.com/"+scriptPool+"/subject/"+pullerSubject)
+	f.google.AddProvider(fake.GoogleProvider{Name: googleProvider, Issuer: labIssuer})
+	f.google.Bind(googleAccount, "principal://iam.googleapis.com/"+googlePool+"/subject/"+pullerSubject)
 	f.internet.Route("api.cloudsmith.io", f.cloudsmith)
 	f.internet.Route("sts.googleapis.com", f.google)
 	f.internet.Route("iamcredentials.googleapis.com", f.google)
@@ -135,7 +139,7 @@ func atCloudsmith(more ...string) []string {
 }
 
 func atGoogle(more ...string) []string {
-	return append([]string{"gcp", "--provider", scriptProvider, "--service-account", scriptAccount}, more...)
+	return append([]string{"gcp", "--provider", googleProvider, "--service-account", googleAccount}, more...)
 }
 
 // TestExchangeChain: a token of a real API server, verified through what was
@@ -158,7 +162,7 @@ func TestExchangeChain(t *testing.T) {
 		"Cloudsmith by mint":           atCloudsmith("--kubeconfig", f.kubeconfig, "--mint", "team/puller", "--audience", cloudAudience),
 		"Google":                       atGoogle("--token-file", google),
 		"Google by mint":               atGoogle("--kubeconfig", f.kubeconfig, "--mint", "team/puller", "--audience", googleAudience),
-		"Google, the federated itself": {"gcp", "--provider", scriptProvider, "--token-file", google},
+		"Google, the federated itself": {"gcp", "--provider", googleProvider, "--token-file", google},
 	} {
 		got := f.exchange(append(args, "--output", "docker-config", "--registry", f.registry.Host)...)
 		if got.code != cli.ExitDone || got.stderr != "" {
@@ -206,9 +210,9 @@ func TestRefusedExchanges(t *testing.T) {
 		{"Cloudsmith: account", atCloudsmith("--token-file", f.token("stranger", cloudAudience)), `"sub":"system:serviceaccount:team:stranger"`},
 		{"Cloudsmith: expired", atCloudsmith("--token-file", f.expired(cloudAudience)), "likely cause: the token has expired"},
 		{"Google: audience", atGoogle("--token-file", f.token("puller", "vault")), `likely cause: the token is for the audience "vault"`},
-		{"Google: provider", atGoogle("--token-file", google, "--provider", scriptProvider+"2"), "likely cause: there is no such provider"},
+		{"Google: provider", atGoogle("--token-file", google, "--provider", googleProvider+"2"), "likely cause: there is no such provider"},
 		{"Google: account", atGoogle("--token-file", f.token("stranger", googleAudience)),
-			"--member=principal://iam.googleapis.com/" + scriptPool + "/subject/system:serviceaccount:team:stranger"},
+			"--member=principal://iam.googleapis.com/" + googlePool + "/subject/system:serviceaccount:team:stranger"},
 		{"Google: expired", atGoogle("--token-file", f.expired(googleAudience)), "likely cause: the token has expired"},
 		{"Google: lifetime", atGoogle("--token-file", google, "--lifetime", "2h"), "likely cause: the lifetime or a scope"},
 		{"the API server's own", atCloudsmith("--token-file", f.token("puller", labIssuer)), "the token is for the API server itself"},

@@ -1,4 +1,5 @@
-package main
+// Package e2e tests the program as it is built, against real servers.
+package e2e
 
 import (
 	"bytes"
@@ -11,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -29,14 +29,16 @@ import (
 // built is the program as users run it, made once by TestMain.
 var built string
 
-// building makes the program before the tests run. With -race it has the race
+// TestMain builds the program before the tests run. With -race it has the race
 // detector too.
-type building struct{ m *testing.M }
-
-func (b building) Run() int {
+func TestMain(m *testing.M) {
 	flag.Parse()
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
 	if testing.Short() {
-		return b.m.Run()
+		return m.Run()
 	}
 	dir, err := os.MkdirTemp("", "oidc-publisher-test-")
 	if err != nil {
@@ -44,26 +46,11 @@ func (b building) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	built = filepath.Join(dir, cli.Name)
-	args := []string{"build", "-tags", "disable_grpc_modules", "-o", built}
-	env := os.Environ()
-	if raceDetector() {
-		args = append(args, "-race")
-	} else { // as it is released
-		args, env = append(args, "-trimpath", "-ldflags", "-s -w"), append(env, "CGO_ENABLED=0")
-	}
-	cmd := exec.Command("go", append(args, ".")...)
-	cmd.Env = env
-	if out, err := cmd.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+	if built, err = testserver.Build(dir, "oidc-publisher"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return b.m.Run()
-}
-
-func raceDetector() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+	return m.Run()
 }
 
 // lab is an internet, a place for files, and whatever servers a test starts.

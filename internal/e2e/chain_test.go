@@ -1,11 +1,9 @@
-package main
+package e2e
 
 import (
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,19 +23,7 @@ import (
 
 // builtProvider is the small program as nodes run it.
 var builtProvider = sync.OnceValues(func() (path string, err error) {
-	path = filepath.Join(filepath.Dir(built), "oidc-publisher-credential-provider")
-	args, env := []string{"build", "-tags", "disable_grpc_modules", "-o", path}, os.Environ()
-	if raceDetector() {
-		args = append(args, "-race")
-	} else {
-		args, env = append(args, "-trimpath", "-ldflags", "-s -w"), append(env, "CGO_ENABLED=0")
-	}
-	cmd := exec.Command("go", append(args, "../oidc-publisher-credential-provider")...)
-	cmd.Env = env
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
+	return testserver.Build(filepath.Dir(built), "oidc-publisher-credential-provider")
 })
 
 const (

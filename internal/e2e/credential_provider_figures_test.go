@@ -1,6 +1,6 @@
 //go:build figures
 
-package main
+package e2e
 
 import (
 	"encoding/json"
@@ -36,8 +36,8 @@ func TestCredentialProviderFigures(t *testing.T) {
 		t.Fatal(err)
 	}
 	release(t, empty, source)
-	release(t, plugin, "../oidc-publisher-credential-provider")
-	release(t, big, ".")
+	release(t, plugin, "oidc-publisher/cmd/oidc-publisher-credential-provider")
+	release(t, big, "oidc-publisher/cmd/oidc-publisher")
 	request := filepath.Join(l.dir, "request.json")
 	token := discovery.NewToken("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJpIiwic3ViIjoicyIsImF1ZCI6WyJhIl19.c2VhbA") // for the audience a
 	if err := os.WriteFile(request, fmt.Appendf(nil, `{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderRequest",

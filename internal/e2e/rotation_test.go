@@ -1,10 +1,11 @@
-package main
+package e2e
 
 import (
 	"strings"
 	"testing"
 	"time"
 
+	"oidc-publisher/backends"
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/internal/testserver"
 	"oidc-publisher/publish"
@@ -87,13 +88,13 @@ func TestAMachineWhoseClockIsADayAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := openDir(dir)
+	target, err := backends.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer target.Backend.Close()
 	ahead := publish.Publisher{
-		Source: source, Targets: []publish.Target{{Name: dir, Backend: store, Local: true}}, Policy: publish.Policy{Grace: publish.DefaultGrace},
+		Source: source, Targets: []publish.Target{target}, Policy: publish.Policy{Grace: publish.DefaultGrace},
 		Timeout: time.Minute, NoVerify: true, Now: func() time.Time { return time.Now().Add(25 * time.Hour) },
 	}
 	report, err := ahead.Publish(t.Context())

@@ -1,6 +1,6 @@
 //go:build figures
 
-package main
+package e2e
 
 import (
 	"context"

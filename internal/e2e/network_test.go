@@ -1,10 +1,8 @@
-package main
+package e2e
 
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -12,13 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	urfave "github.com/urfave/cli/v2"
 
 	"oidc-publisher/internal/cli"
 
@@ -215,49 +210,6 @@ func TestNoEnvironment(t *testing.T) {
 	bare("publish", "--public-key", "sa.pub", "--issuer", issuer.URL, "--to", dir)
 	wantList(t, "public", publicKeys(t, dir), key.ID)
 	bare("verify", issuer.URL, "--public-key", "sa.pub")
-}
-
-// TestEveryFlagHasItsVariable: it is read, and it is the only one.
-func TestEveryFlagHasItsVariable(t *testing.T) {
-	for _, command := range newApp(nil, io.Discard, io.Discard).Commands {
-		for _, flag := range command.Flags {
-			name := flag.Names()[0]
-			want := "OIDC_PUBLISHER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-			documented, ok := flag.(urfave.DocGenerationFlag)
-			if !ok || !slices.Equal(documented.GetEnvVars(), []string{want}) {
-				t.Errorf("%s --%s has not exactly the variable %s", command.Name, name, want)
-				continue
-			}
-			t.Run(command.Name+" "+name, func(t *testing.T) {
-				value := "some-value"
-				switch flag.(type) {
-				case *urfave.BoolFlag:
-					value = "true"
-				case *urfave.DurationFlag:
-					value = "7s"
-				case *urfave.StringSliceFlag:
-					value = "one,two"
-				}
-				t.Setenv(want, value)
-				app, ran := newApp(nil, io.Discard, io.Discard), false
-				app.Command(command.Name).Action = func(c *cli.Context) error {
-					ran = true
-					got := fmt.Sprint(c.Value(name))
-					if _, ok := flag.(*urfave.StringSliceFlag); ok {
-						wantList(t, "--"+name, cli.Values(c, name), "one", "two")
-						got = value
-					}
-					if !c.IsSet(name) || got != value {
-						t.Errorf("--%s is %q, want %q", name, got, value)
-					}
-					return nil
-				}
-				if err := app.Run([]string{app.Name, command.Name}); err != nil || !ran {
-					t.Errorf("error %v", err)
-				}
-			})
-		}
-	}
 }
 
 // TestVerifyGate follows a half-rolled rotation on two real API servers: the
