@@ -17,8 +17,8 @@ import (
 	"syscall"
 	"unicode"
 
-	"oidc-publisher/discovery"
 	"oidc-publisher/federation/credentialprovider"
+	"oidc-publisher/internal/httpx"
 )
 
 const (
@@ -91,7 +91,7 @@ func said(stderr io.Writer, err error, code int) int {
 	if err == nil {
 		return exitDone
 	}
-	_, _ = fmt.Fprintf(stderr, "%s: error: %s", credentialprovider.ProgramName, oneLine(discovery.MaskTokens(err.Error())))
+	_, _ = fmt.Fprintf(stderr, "%s: error: %s", credentialprovider.ProgramName, oneLine(httpx.MaskTokens(err.Error())))
 	return code
 }
 

@@ -6,11 +6,11 @@ import (
 	"strings"
 
 	kubelet "k8s.io/kubelet/config/v1"
-	"oidc-publisher/internal/cli"
-
 	"oidc-publisher/federation/credentialprovider"
 	"oidc-publisher/federation/credentialprovider/nodeconfig"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/cli"
+	"oidc-publisher/internal/httpx"
 )
 
 // cloudsmithAudience is what the tokens are for unless somebody says otherwise.
@@ -173,7 +173,7 @@ func printCheck(w io.Writer, matches []nodeconfig.Match, key, why string) error 
 const maxNodeConfig = 1 << 20
 
 func readNodeConfig(path string) (kubelet.CredentialProviderConfig, error) {
-	data, err := readConfig(path, maxNodeConfig)
+	data, err := httpx.ReadFile(path, maxNodeConfig)
 	if err != nil {
 		return kubelet.CredentialProviderConfig{}, err
 	}

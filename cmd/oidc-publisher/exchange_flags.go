@@ -2,17 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
-
-	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/cli"
+	"oidc-publisher/internal/httpx"
 )
 
 const (
@@ -212,7 +210,7 @@ func readCredentialConfig(c *cli.Context, name string) (exchange.GCPConfig, exch
 	fail := func(err error) (exchange.GCPConfig, exchange.TokenFile, error) {
 		return exchange.GCPConfig{}, exchange.TokenFile{}, cli.Usagef("--credential-config %s: %v", name, err)
 	}
-	data, err := readConfig(name, maxTokenFile)
+	data, err := httpx.ReadFile(name, maxTokenFile)
 	if err != nil {
 		return fail(err)
 	}
@@ -221,22 +219,4 @@ func readCredentialConfig(c *cli.Context, name string) (exchange.GCPConfig, exch
 		return fail(err)
 	}
 	return config, file, nil
-}
-
-// readConfig reads a file of at most limit bytes. It is never cut: half a
-// configuration must not pass for a whole one.
-func readConfig(path string, limit int) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, int64(limit)+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > limit {
-		return nil, errors.New("is too large to be one")
-	}
-	return data, nil
 }

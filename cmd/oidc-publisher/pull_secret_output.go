@@ -8,10 +8,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"oidc-publisher/discovery"
 	"oidc-publisher/federation/pullsecret"
-
 	"oidc-publisher/internal/cli"
+	"oidc-publisher/internal/httpx"
 )
 
 // The JSON form of a pass: a contract with scripts.
@@ -112,12 +111,12 @@ func pullReportJSON(job *pullsecret.Job, report pullsecret.Report, failed error)
 		Exchanged: report.Exchanged, Expiry: orNull(report.Expiry), Namespaces: []pullNamespaceJSON{},
 	}
 	if failed != nil {
-		out.Error = discovery.MaskTokens(failed.Error())
+		out.Error = httpx.MaskTokens(failed.Error())
 	}
 	for _, r := range report.Results {
 		one := pullNamespaceJSON{Namespace: r.Namespace, Outcome: string(r.Outcome), Expiry: shownExpiry(r), Accounts: orEmpty(r.Accounts)}
 		if r.Err != nil {
-			one.Error = discovery.MaskTokens(r.Err.Error())
+			one.Error = httpx.MaskTokens(r.Err.Error())
 		}
 		out.Namespaces = append(out.Namespaces, one)
 	}

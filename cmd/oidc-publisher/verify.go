@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
 	"time"
 
-	"oidc-publisher/internal/cli"
-
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/explain"
+	"oidc-publisher/internal/cli"
+	"oidc-publisher/internal/httpx"
 	"oidc-publisher/publish"
 )
 
@@ -226,12 +225,12 @@ func readToken(c *cli.Context, file string) (discovery.Token, error) {
 		defer opened.Close()
 		from = opened
 	}
-	raw, err := io.ReadAll(io.LimitReader(from, maxTokenFile+1))
+	raw, err := httpx.Read(from, maxTokenFile)
 	switch {
+	case errors.Is(err, httpx.ErrTooLarge):
+		return discovery.Token{}, fmt.Errorf("--token-file %s: larger than %d bytes, so it is not a token", file, maxTokenFile)
 	case err != nil:
 		return discovery.Token{}, fmt.Errorf("--token-file %s: %w", file, err)
-	case len(raw) > maxTokenFile:
-		return discovery.Token{}, fmt.Errorf("--token-file %s: is larger than %d bytes, so it is no token", file, maxTokenFile)
 	case strings.TrimSpace(string(raw)) == "":
 		return discovery.Token{}, fmt.Errorf("--token-file %s: is empty", file)
 	}

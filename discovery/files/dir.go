@@ -6,13 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // Source reads files at each Fetch.
@@ -110,17 +110,5 @@ func readFile(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, discovery.MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > discovery.MaxSize {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, discovery.MaxSize)
-	}
-	return data, nil
+	return httpx.ReadFile(path, discovery.MaxSize)
 }

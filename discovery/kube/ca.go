@@ -5,12 +5,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
-	"os"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
+
+	"oidc-publisher/internal/httpx"
 )
+
+// maxCA bounds a file of CA certificates in bytes.
+const maxCA = 1 << 20
 
 // followCA makes clients read the CA's file again as soon as a certificate is
 // refused. client-go itself reads it every five minutes.
@@ -47,7 +51,7 @@ func (t *caTransport) current() http.RoundTripper {
 func (t *caTransport) reload() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	data, err := os.ReadFile(t.file)
+	data, err := httpx.ReadFile(t.file, maxCA)
 	if err != nil || bytes.Equal(data, t.ca) {
 		return
 	}

@@ -2,12 +2,12 @@ package kube
 
 import (
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"strings"
 
 	"k8s.io/client-go/rest"
+
+	"oidc-publisher/internal/httpx"
 )
 
 // maxTokenFile bounds a token file in bytes: a JWT in a header can't be longer
@@ -42,18 +42,13 @@ func (t tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func readToken(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", fmt.Errorf("token file: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
+	data, err := httpx.ReadFile(file, maxTokenFile)
 	if err != nil {
 		return "", fmt.Errorf("token file: %w", err)
 	}
 	token := strings.TrimSpace(string(data))
-	if token == "" || len(data) > maxTokenFile {
-		return "", fmt.Errorf("token file %s: it must hold one token and nothing else", file)
+	if token == "" {
+		return "", fmt.Errorf("token file %s is empty", file)
 	}
 	return token, nil
 }

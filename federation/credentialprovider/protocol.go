@@ -15,6 +15,7 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/httpx"
 )
 
 const (
@@ -36,12 +37,12 @@ type request struct {
 }
 
 func readRequest(in io.Reader) (request, error) {
-	data, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
-	if err != nil {
-		return request{}, fmt.Errorf("read kubelet's request from standard input: %w", err)
-	}
-	if len(data) > maxRequest {
+	data, err := httpx.Read(in, maxRequest)
+	switch {
+	case errors.Is(err, httpx.ErrTooLarge):
 		return request{}, fmt.Errorf("kubelet's request on standard input is larger than %d bytes", maxRequest)
+	case err != nil:
+		return request{}, fmt.Errorf("read kubelet's request from standard input: %w", err)
 	}
 	return parseRequest(data)
 }

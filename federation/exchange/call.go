@@ -192,14 +192,14 @@ func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byt
 		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and a token goes nowhere but to the configured address: check it, and the proxy", c.service, host, status, leadingTo(resp, secrets))
 	}
 	code, text := c.reason(body)
-	reason := joined(": ", clean(code, secrets...), clean(text, secrets...))
+	reason := joined(": ", httpx.MaskForeign(code, secrets...), httpx.MaskForeign(text, secrets...))
 	if reason == "" {
 		reason = "it gave no reason"
 	}
 	if status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500 {
 		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: retryAfter(resp.Header, c.now())}
 	}
-	return nil, &RefusedError{Service: c.service, Host: host, Status: status, Code: clean(code, secrets...), Reason: reason}
+	return nil, &RefusedError{Service: c.service, Host: host, Status: status, Code: httpx.MaskForeign(code, secrets...), Reason: reason}
 }
 
 func leadingTo(resp *http.Response, secrets []string) string {
@@ -207,7 +207,7 @@ func leadingTo(resp *http.Response, secrets []string) string {
 	if err != nil {
 		return ""
 	}
-	return " leading to " + strconv.Quote(clean(to.Host, secrets...))
+	return " leading to " + strconv.Quote(httpx.MaskForeign(to.Host, secrets...))
 }
 
 // retryAfter reads the header (RFC 9110 section 10.2.3), 0 where it says nothing.
@@ -239,12 +239,12 @@ func serviceURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "":
-		return nil, fmt.Errorf("%q is not a URL", clean(raw))
+		return nil, fmt.Errorf("%q is not a URL", httpx.MaskForeign(raw))
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return nil, fmt.Errorf("the URL of %q must hold no user, query or fragment", clean(u.Host))
+		return nil, fmt.Errorf("the URL of %q must hold no user, query or fragment", httpx.MaskForeign(u.Host))
 	case u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()):
 		return u, nil
 	default:
-		return nil, fmt.Errorf("%q must be https: a token is sent to it (http is for loopback only)", clean(raw))
+		return nil, fmt.Errorf("%q must be https: a token is sent to it (http is for loopback only)", httpx.MaskForeign(raw))
 	}
 }

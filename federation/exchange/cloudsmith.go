@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // CloudsmithURL is where Cloudsmith's API is.
@@ -55,7 +56,7 @@ func checkSlug(what, slug string) error {
 	}
 	const most = 200
 	if slug == "" || len(slug) > most || strings.Trim(slug, ".") == "" || strings.ContainsFunc(slug, foreign) {
-		return fmt.Errorf("%q is not the slug of a Cloudsmith %s: it has letters, digits, and the signs -_. between them", clean(slug), what)
+		return fmt.Errorf("%q is not the slug of a Cloudsmith %s: it has letters, digits, and the signs -_. between them", httpx.MaskForeign(slug), what)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // credentialConfig is the file by which Google's client libraries know how to
@@ -58,7 +59,7 @@ func (f TokenFile) Token(content []byte) (discovery.Token, error) {
 	}
 	token, ok := members[f.Field].(string)
 	if !ok || token == "" {
-		return discovery.Token{}, fmt.Errorf("has no text member %q, which the credential configuration names", clean(f.Field))
+		return discovery.Token{}, fmt.Errorf("has no text member %q, which the credential configuration names", httpx.MaskForeign(f.Field))
 	}
 	return discovery.NewToken(token), nil
 }
@@ -98,17 +99,17 @@ func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenF
 	}
 	for kind := range kinds.Source {
 		if kind != "file" && kind != "format" {
-			return GCPConfig{}, TokenFile{}, fmt.Errorf("has a credential_source with %q: only a file is taken, for the other kinds run commands or send requests", clean(kind))
+			return GCPConfig{}, TokenFile{}, fmt.Errorf("has a credential_source with %q: only a file is taken, for the other kinds run commands or send requests", httpx.MaskForeign(kind))
 		}
 	}
 	format := file.Source.Format
 	switch {
 	case file.Type != "external_account":
-		return GCPConfig{}, TokenFile{}, fmt.Errorf("is of type %q, not external_account: a key is no workload identity", clean(file.Type))
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("is of type %q, not external_account: a key is no workload identity", httpx.MaskForeign(file.Type))
 	case file.UniverseDomain != "" && file.UniverseDomain != "googleapis.com":
-		return GCPConfig{}, TokenFile{}, fmt.Errorf("is for the universe %q, not googleapis.com", clean(file.UniverseDomain))
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("is for the universe %q, not googleapis.com", httpx.MaskForeign(file.UniverseDomain))
 	case file.SubjectTokenType != subjectTokenType && file.SubjectTokenType != "urn:ietf:params:oauth:token-type:id_token":
-		return GCPConfig{}, TokenFile{}, fmt.Errorf("wants a subject token of type %q, which a service account token is not", clean(file.SubjectTokenType))
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("wants a subject token of type %q, which a service account token is not", httpx.MaskForeign(file.SubjectTokenType))
 	case file.Source.File == "":
 		return GCPConfig{}, TokenFile{}, errors.New("names no file in its credential_source")
 	case format.Type != "" && format.Type != "text" && format.Type != "json", format.Type == "json" && format.Field == "":

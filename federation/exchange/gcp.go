@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // Where Google's two services are.
@@ -70,7 +71,7 @@ func (g GCPConfig) normal() (GCPConfig, error) {
 		return g, err
 	}
 	if g.ServiceAccount != "" && !emailLike(g.ServiceAccount) {
-		return g, fmt.Errorf("%q is not the e-mail address of a Google service account", clean(g.ServiceAccount))
+		return g, fmt.Errorf("%q is not the e-mail address of a Google service account", httpx.MaskForeign(g.ServiceAccount))
 	}
 	const most = 12 * time.Hour
 	switch {
@@ -110,15 +111,15 @@ func ParseProvider(given string) (string, error) {
 	form := []string{"projects", "", "locations", "global", "workloadIdentityPools", "", "providers", ""}
 	const shape = "projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER"
 	if len(parts) != len(form) {
-		return "", fmt.Errorf("%q is not the name of a workload identity pool provider: it is %s", clean(given), shape)
+		return "", fmt.Errorf("%q is not the name of a workload identity pool provider: it is %s", httpx.MaskForeign(given), shape)
 	}
 	for i, want := range form {
 		if want != "" && parts[i] != want || want == "" && !plainName(parts[i]) {
-			return "", fmt.Errorf("%q is not the name of a workload identity pool provider: it is %s", clean(given), shape)
+			return "", fmt.Errorf("%q is not the name of a workload identity pool provider: it is %s", httpx.MaskForeign(given), shape)
 		}
 	}
 	if strings.ContainsFunc(parts[1], func(r rune) bool { return !unicode.IsDigit(r) }) {
-		return "", fmt.Errorf("%q names the project by its ID, and Google wants its number: gcloud projects describe %s --format='value(projectNumber)'", clean(given), parts[1])
+		return "", fmt.Errorf("%q names the project by its ID, and Google wants its number: gcloud projects describe %s --format='value(projectNumber)'", httpx.MaskForeign(given), parts[1])
 	}
 	return name, nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // Claims is what a service account token says of itself. Nothing of it is
@@ -113,7 +114,7 @@ func RefuseAPIToken(token discovery.Token, file string) error {
 	}
 	for _, audience := range claims.Audience {
 		if strings.TrimRight(audience, "/") == strings.TrimRight(claims.Issuer, "/") || apiAudience(audience) {
-			return &APITokenError{Why: fmt.Sprintf("its audience is %q", clean(audience))}
+			return &APITokenError{Why: fmt.Sprintf("its audience is %q", httpx.MaskForeign(audience))}
 		}
 	}
 	return nil

@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // Exit codes: a contract with scripts.
@@ -61,6 +61,6 @@ func Say(w io.Writer, kind, message string) {
 		return
 	}
 	for line := range strings.Lines(message) {
-		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", Name, kind, Printable(discovery.MaskTokens(strings.TrimRight(line, "\n"))))
+		_, _ = fmt.Fprintf(w, "%s: %s: %s\n", Name, kind, Printable(httpx.MaskTokens(strings.TrimRight(line, "\n"))))
 	}
 }

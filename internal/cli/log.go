@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // Defaults of --log-format for the help: Logger's, and ServiceLogger's.
@@ -67,7 +67,7 @@ type Masked struct{ io.Writer }
 
 // Write takes a whole record: half a token would not be recognised.
 func (m Masked) Write(record []byte) (int, error) {
-	if _, err := io.WriteString(m.Writer, discovery.MaskTokens(string(record))); err != nil {
+	if _, err := io.WriteString(m.Writer, httpx.MaskTokens(string(record))); err != nil {
 		return 0, err
 	}
 	return len(record), nil

@@ -54,14 +54,11 @@ func (g *Gate) Close() bool { return !g.closed.Swap(true) }
 // ReadAll reads a body, and of one that is too large no more than it takes to
 // tell.
 func ReadAll(r io.Reader) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(r, publish.MaxObjectSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(body) > publish.MaxObjectSize {
+	body, err := httpx.Read(r, publish.MaxObjectSize)
+	if errors.Is(err, httpx.ErrTooLarge) {
 		return nil, publish.ErrTooLarge
 	}
-	return body, nil
+	return body, err
 }
 
 // Ended returns why an operation was given up, if it was: context.Canceled or

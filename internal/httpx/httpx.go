@@ -1,25 +1,55 @@
-// Package httpx reads HTTP answers of strangers within bounds.
+// Package httpx takes input from outside within bounds: answers to HTTP
+// requests, files and streams. It classifies network failures and masks
+// secrets in foreign text.
 package httpx
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
 )
 
-// ErrTooLarge is returned for a body above the limit. The body is never cut:
-// half a document must not pass for a whole one.
-var ErrTooLarge = errors.New("answer is too large")
+// ErrTooLarge is wrapped for input above the limit. Input is never cut: half a
+// document must not be taken for a whole one.
+var ErrTooLarge = errors.New("too large")
 
-// ReadBody reads at most limit bytes of a response body and closes it.
-func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+type tooLargeError struct{ limit int64 }
+
+func (e tooLargeError) Error() string { return fmt.Sprintf("larger than %d bytes", e.limit) }
+
+func (e tooLargeError) Is(target error) bool { return target == ErrTooLarge }
+
+// Read reads all of r, at most limit bytes.
+func Read(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(body)) > limit {
-		return nil, ErrTooLarge
+	if int64(len(data)) > limit {
+		return nil, tooLargeError{limit}
 	}
-	return body, nil
+	return data, nil
+}
+
+// ReadBody reads a response body of at most limit bytes and closes it.
+func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
+	defer resp.Body.Close()
+	return Read(resp.Body, limit)
+}
+
+// ReadFile reads a file of at most limit bytes. Its errors name the path.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := Read(f, limit)
+	if errors.Is(err, ErrTooLarge) {
+		err = &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return data, err
 }

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"time"
 
-	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
 )
 
@@ -40,7 +39,7 @@ func (s Server) NoAnswer(ctx context.Context, r Request, err error) error {
 	case failure == httpx.Refused, failure == httpx.NoRoute, failure == httpx.NotConnected:
 		return fmt.Errorf("%s: can't connect: the API server is down, or the kubeconfig names a wrong address or port: %w", where, err)
 	case errors.Is(err, httpx.ErrTooLarge):
-		return fmt.Errorf("%s: the answer to %s is larger than %d bytes: this is not the document of an API server: %w", where, r, discovery.MaxSize, err)
+		return fmt.Errorf("%s: the answer to %s is %w: this is not the document of an API server", where, r, err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%s: the connection broke in the middle of the answer to %s: try again: %w", where, r, err)
 	default:

@@ -533,7 +533,7 @@ func TestWhatIsToldOfAnswers(t *testing.T) {
 		{"busy", http.StatusTooManyRequests, "no", "HTTP status 429"},
 		{"a stranger", http.StatusOK, "<html>stranger", "is no Lease"},
 		{"another object", http.StatusOK, `{"kind":"stranger"}`, "is no Lease"},
-		{"far too much", http.StatusOK, strings.Repeat("stranger", 1<<18), "too large"},
+		{"far too much", http.StatusOK, strings.Repeat("stranger", 1<<18), "larger than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())

@@ -55,7 +55,7 @@ var rooms = []room{
 	{name: "internal/serve", may: []string{"internal/gate", "publish", "discovery", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/acme", may: []string{"internal/serve", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/tunnel", light: slices.Concat(clouds, cluster, cli)},
-	{name: "internal/cli", may: []string{"discovery"}, light: slices.Concat(clouds, cluster)},
+	{name: "internal/cli", may: []string{"internal/httpx"}, light: slices.Concat(clouds, cluster)},
 	{name: "internal/gate", may: []string{"publish", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx", "internal/service/retry"}, light: slices.Concat(clouds, cluster, cli)},

@@ -5,11 +5,11 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"sync/atomic"
 	"time"
+
+	"oidc-publisher/internal/httpx"
 )
 
 // maxPEM bounds a certificate file in bytes; a chain is a few kilobytes.
@@ -104,24 +104,11 @@ func (c *Certificate) take(read pair) error {
 }
 
 func (c *Certificate) read() (read pair, err error) {
-	if read.cert, err = readPEM(c.certFile); err != nil {
+	if read.cert, err = httpx.ReadFile(c.certFile, maxPEM); err != nil {
 		return pair{}, fmt.Errorf("certificate: %w", err)
 	}
-	if read.key, err = readPEM(c.keyFile); err != nil {
+	if read.key, err = httpx.ReadFile(c.keyFile, maxPEM); err != nil {
 		return pair{}, fmt.Errorf("certificate's key: %w", err)
 	}
 	return read, nil
-}
-
-func readPEM(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxPEM+1))
-	if err == nil && len(data) > maxPEM {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxPEM)
-	}
-	return data, err
 }

@@ -1,0 +1,147 @@
+package httpx
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	masked = "[masked]"
+	// maxForeign bounds foreign text in an error, in bytes.
+	maxForeign = 400
+	// maxScanned bounds how much of a foreign text is examined.
+	maxScanned = 4 << 10
+	// minShared is how many bytes in a row of a secret give it away.
+	minShared = 12
+)
+
+// MaskTokens masks JWTs in a text that is shown: a token that was given where a
+// path or a name is expected comes back in errors. It keeps key IDs.
+func MaskTokens(text string) string { return maskRuns(text, jwtStart) }
+
+// MaskForeign makes the text of a remote side fit for an error: one line,
+// printable, short, without the secrets, without pieces of them, and without
+// anything else that looks like a token.
+func MaskForeign(text string, secrets ...string) string {
+	if len(text) > maxScanned {
+		text = text[:maxScanned]
+	}
+	var line strings.Builder
+	for _, r := range text {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			r = ' '
+		}
+		line.WriteRune(r)
+	}
+	text = strings.Join(strings.Fields(line.String()), " ")
+	for _, secret := range secrets {
+		text = maskShared(text, secret)
+	}
+	text = maskRuns(text, func(run string) int {
+		if tokenLike(run) {
+			return 0
+		}
+		return -1
+	})
+	if len(text) > maxForeign {
+		text = strings.ToValidUTF8(text[:maxForeign], "") + "…"
+	}
+	return text
+}
+
+// maskShared masks whatever text and secret have in common.
+func maskShared(text, secret string) string {
+	if secret == "" {
+		return text
+	}
+	n := min(minShared, len(secret))
+	var out strings.Builder
+	for i := 0; i < len(text); {
+		end := i
+		for end+n <= len(text) && strings.Contains(secret, text[end:end+n]) {
+			end++
+		}
+		if end == i {
+			out.WriteByte(text[i])
+			i++
+			continue
+		}
+		out.WriteString(masked)
+		i = end + n - 1
+	}
+	return out.String()
+}
+
+// maskRuns masks each run of a token's characters from where secret says that
+// a secret begins in it; -1 is nowhere.
+func maskRuns(text string, secret func(run string) int) string {
+	var out strings.Builder
+	for text != "" {
+		rest := strings.TrimLeftFunc(text, inToken)
+		if run := text[:len(text)-len(rest)]; run != "" {
+			if at := secret(run); at >= 0 {
+				run = run[:at] + masked
+			}
+			out.WriteString(run)
+		}
+		end := strings.IndexFunc(rest, inToken)
+		if end < 0 {
+			end = len(rest)
+		}
+		out.WriteString(rest[:end])
+		text = rest[end:]
+	}
+	return out.String()
+}
+
+func inToken(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.+=~", r)
+}
+
+// jwtStart returns where in a run a JWT begins. Header and claims are JSON
+// objects, so each begins with "eyJ", or with "ey" or "ew" where the brace is
+// followed by white space.
+func jwtStart(run string) int {
+	const shortest = 12
+	if at := strings.Index(run, "eyJ"); at >= 0 && len(run)-at >= shortest {
+		return at
+	}
+	parts := strings.Split(run, ".")
+	if (strings.HasPrefix(run, "ey") || strings.HasPrefix(run, "ew")) && len(parts) > 2 && len(parts[0]) >= shortest && len(parts[1]) >= shortest {
+		return 0
+	}
+	return -1
+}
+
+// tokenLike recognises pieces of JWTs and opaque tokens: base64 of a JSON object
+// begins with "ey" and a capital, or with "ew"; opaque tokens mix cases and
+// digits over a length that the names of things do not have.
+func tokenLike(run string) bool {
+	for part := range strings.SplitSeq(run, ".") {
+		if opaque(strings.Trim(part, "-_~+=")) {
+			return true
+		}
+	}
+	for _, start := range []string{"ey", "ew"} {
+		for rest := run; ; {
+			_, after, found := strings.Cut(rest, start)
+			if !found {
+				break
+			}
+			if len(after) >= 10 && !strings.ContainsAny(after[:10], ".~+=") && (start == "ey" && 'A' <= after[0] && after[0] <= 'Z' || mixed(after[:10])) {
+				return true
+			}
+			rest = after
+		}
+	}
+	return false
+}
+
+func opaque(part string) bool {
+	return len(part) >= 28 && mixed(part) && strings.ContainsAny(part, "0123456789")
+}
+
+func mixed(s string) bool {
+	return strings.ContainsFunc(s, unicode.IsLower) && strings.ContainsFunc(s, unicode.IsUpper)
+}
