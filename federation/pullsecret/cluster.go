@@ -138,13 +138,16 @@ func readTable(body []byte) ([]found, error) {
 	return rows, nil
 }
 
-// apply writes a secret by server-side apply.
-func (c *Cluster) apply(ctx context.Context, namespace, name string, body []byte, force, dryRun bool) error {
+// apply writes a secret by server-side apply and returns its new version.
+func (c *Cluster) apply(ctx context.Context, namespace, name string, body []byte, force, dryRun bool) (version, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := c.metadata.Resource(secrets).Namespace(namespace).Patch(ctx, name, types.ApplyPatchType, body,
+	got, err := c.metadata.Resource(secrets).Namespace(namespace).Patch(ctx, name, types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: Manager, Force: &force, DryRun: dryRunOption(dryRun), FieldValidation: metav1.FieldValidationStrict})
-	return c.explain(ctx, requestFor("patch", secretRule(namespace, name)), err)
+	if err != nil {
+		return version{}, c.explain(ctx, requestFor("patch", secretRule(namespace, name)), err)
+	}
+	return versionOf(got.ObjectMeta), nil
 }
 
 // remove deletes that very secret.

@@ -56,7 +56,7 @@ func TestNobodyCanBeElected(t *testing.T) {
 		pass(time.Hour)
 		c.lives(http.StatusOK, "after an hour of refusals")
 		c.leads(false)
-		if n := strings.Count(c.log.String(), `msg=fault of="leader election"`); n != 1 {
+		if n := strings.Count(c.log.String(), `msg="leader election failed"`); n != 1 {
 			t.Errorf("one lasting fault is told %d times:\n%s", n, &c.log)
 		}
 	})

@@ -108,16 +108,16 @@ func FuzzFields(f *testing.F) {
 		entry := metav1.ManagedFieldsEntry{Manager: Manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(string(raw))}
 		meta := metav1.ObjectMeta{Labels: map[string]string{LabelManagedBy: Manager}, Annotations: s.annotations(c), ManagedFields: []metav1.ManagedFieldsEntry{entry}}
 		fields := readFields(entry)
-		if holds := s.holds(meta, c); holds != (fields.content() && fields.annotation(AnnotationExpiresAt) && fields.annotation(AnnotationExchangedAt)) || holds && !json.Valid(raw) {
-			t.Errorf("that it holds is %t for %s", holds, raw)
+		if intact := s.intact(meta); intact != (fields.content() && fields.annotation(AnnotationExpiresAt) && fields.annotation(AnnotationExchangedAt)) || intact && !json.Valid(raw) {
+			t.Errorf("intact is %t for %s", intact, raw)
 		}
 		for _, other := range []metav1.ManagedFieldsEntry{
 			{Manager: "kubectl", Operation: entry.Operation, FieldsV1: entry.FieldsV1},
 			{Manager: Manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: entry.FieldsV1},
 		} {
 			meta.ManagedFields = []metav1.ManagedFieldsEntry{other}
-			if s.holds(meta, c) {
-				t.Errorf("it holds by %s's %s of %s", other.Manager, other.Operation, raw)
+			if s.intact(meta) {
+				t.Errorf("intact by %s's %s of %s", other.Manager, other.Operation, raw)
 			}
 		}
 	})

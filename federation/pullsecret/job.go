@@ -98,7 +98,7 @@ func (j *Job) look(ctx context.Context, names []string) ([]Result, error) {
 		if err != nil {
 			r.Err = explain(err, names[i], j.Secret.Name)
 		} else if f != nil {
-			_, r.Err = w.plan(f, credential{})
+			_, r.Err = w.plan(f)
 			r.Expiry = j.Secret.freshUntil(*f)
 		}
 		results[i] = r.judged()
@@ -157,7 +157,7 @@ func (j *Job) write(ctx context.Context, report *Report) error {
 	done := 0
 	return each(ctx, len(results), func(i int) {
 		if results[i].Outcome == "" {
-			results[i] = w.write(ctx, results[i].Namespace, c, results[i].seen)
+			results[i] = w.write(ctx, results[i].Namespace, c, results[i].seen, version{})
 		}
 		mu.Lock()
 		defer mu.Unlock()

@@ -15,8 +15,8 @@ import (
 	"oidc-publisher/internal/service"
 )
 
-// KeeperConfig says what to keep, and how. All but Attach, TakeOver and Elector
-// is needed.
+// KeeperConfig is the configuration of a Keeper. All but Attach, TakeOver and
+// Elector is required.
 type KeeperConfig struct {
 	Cluster    *Cluster
 	Secret     Secret
@@ -32,60 +32,75 @@ type KeeperConfig struct {
 	Log     *slog.Logger
 }
 
-// Keeper keeps the secret in every namespace: a new credential before the old
-// one expires, and what is new, deleted or edited at once.
+// Keeper keeps the secret in every namespace. It writes all secrets after its
+// election and with each new credential, which it gets before the old one
+// expires, and at once every secret whose version is not the one it wrote.
 type Keeper struct {
 	KeeperConfig
 	writer  *writer
 	metrics *metrics
 	health  *service.Health
-	said    *teller
+	wall    func() time.Time // without the monotonic reading
+	// failures logs each failure once.
+	failures *service.Failures
 
-	mu  sync.Mutex
-	now *credential // nil before the first exchange
-	// present are the namespaces that are to have the secret, and whether
-	// they are being deleted; secrets are the ones that are there.
-	present map[string]bool
-	secrets map[string]kept
-	// waiting are namespaces that were not tried yet since the start.
-	listed  int // how many lists are still to come
-	waiting map[string]bool
-	failing map[string]bool
-	rivals  map[string]rival
-	queue   workqueue.TypedRateLimitingInterface[string]
+	mu     sync.Mutex
+	now    *credential       // nil before the first exchange
+	spaces map[string]*space // by namespace
+	queue  workqueue.TypedRateLimitingInterface[string]
+	// unlisted counts the lists that are still to come, and untried are the
+	// namespaces in which nothing was tried yet since the election.
+	unlisted int
+	untried  map[string]bool
 }
 
-// kept is what is known of a secret.
-type kept struct {
+// space is what the keeper knows of one namespace.
+type space struct {
+	selected, deleting bool
+	// failed is set while the last write or attachment failed.
+	failed  bool
+	seen    seenSecret
+	written write
+}
+
+// seenSecret is the secret as its watch reported it last. The zero value is no
+// secret.
+type seenSecret struct {
+	version version
+	// exchanged and expires are for the metrics only: anyone may edit
+	// annotations.
 	exchanged, expires time.Time
 	intact             bool
 }
 
-// rival counts how often one credential was written to a namespace: more than
-// once is because somebody undid it.
-type rival struct {
-	credential, last time.Time
-	writes           int
+// write is the last successful write of a secret.
+type write struct {
+	version    version
+	credential time.Time // when the credential was exchanged
+	at         time.Time
+	// count is how often this credential was written in short succession.
+	count int
 }
 
 const (
-	// slack is what a turn of the loop may take beside an exchange.
+	// slack is the time of a pass beside the exchange.
 	slack = 3 * time.Minute
-	// A namespace that fails is tried again between these.
+	// The wait after a failed write doubles from firstAgain to maxAgain.
 	firstAgain, maxAgain = 250 * time.Millisecond, time.Minute
-	// Who undoes a credential more often than this, with less than maxAgain in
-	// between, is answered ever more slowly: two controllers at war would
-	// otherwise keep the API server busy.
-	prompt = 5
+	// A secret that others change again and again is repaired at once this
+	// often, and then ever more slowly: two controllers that undo each other's
+	// writes must not overload the API server.
+	promptRepairs = 5
 )
 
-// NewKeeper makes a keeper whose metrics are in the registry.
+// NewKeeper returns a keeper whose metrics are in the registry.
 func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
-		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver, yields: true},
-		health:       service.NewHealth(2*c.Timeout+turn+slack, "not every namespace was served yet"),
-		said:         newTeller(c.Log),
+		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver},
+		health:       service.NewHealth(2*c.Timeout+turn+slack, "not every namespace has been written yet"),
+		failures:     service.NewFailures(c.Log),
+		wall:         func() time.Time { return time.Now().Round(0) },
 	}
 	k.metrics = newMetrics(registry, k)
 	k.forget()
@@ -93,21 +108,21 @@ func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 }
 
 // Handler serves /livez, /readyz and, from the given handler, /metrics. It is
-// ready once every namespace was tried with a credential, or while another
+// ready once a write was tried in every namespace, or while another replica
 // leads.
 func (k *Keeper) Handler(metrics http.Handler) http.Handler { return k.health.Handler(metrics) }
 
-// forget is for the time out of office: others may have done anything.
+// forget drops everything known of the cluster: between two elections another
+// replica writes.
 func (k *Keeper) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.now, k.queue = nil, nil
-	k.present, k.secrets = map[string]bool{}, map[string]kept{}
-	k.waiting, k.failing, k.rivals = map[string]bool{}, map[string]bool{}, map[string]rival{}
+	k.spaces, k.untried, k.unlisted = map[string]*space{}, map[string]bool{}, 0
 }
 
-// Run keeps the secrets until ctx ends and then returns nil, once the writes in
-// hand are done and the Lease given up.
+// Run keeps the secrets until ctx ends, and returns nil after the writes in
+// progress and the release of the Lease.
 func (k *Keeper) Run(ctx context.Context) error {
 	if k.Elector == nil {
 		return k.lead(ctx)
@@ -124,7 +139,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		},
 		Told: func(err error) {
 			k.health.TriedElection()
-			k.said.outcome("leader election", err)
+			k.failures.Report("leader election", err)
 		},
 	})
 }
@@ -154,33 +169,52 @@ func (k *Keeper) lead(ctx context.Context) error {
 	return nil
 }
 
-// look has a namespace written if it is not as it should be.
-func (k *Keeper) look(namespace string) {
+// space returns the entry of a namespace, which it adds if needed. The caller
+// holds the lock.
+func (k *Keeper) space(namespace string) *space {
+	s := k.spaces[namespace]
+	if s == nil {
+		s = new(space)
+		k.spaces[namespace] = s
+	}
+	return s
+}
+
+// writable reports whether the namespace is to have the secret and can get it.
+func (s *space) writable() bool { return s != nil && s.selected && !s.deleting }
+
+// current reports whether the last secret seen is the one that was written with
+// the credential.
+func (s *space) current(c credential) bool {
+	return s.written.credential.Equal(c.at) && s.seen.version == s.written.version
+}
+
+// enqueue has the namespace written unless its secret is current.
+func (k *Keeper) enqueue(namespace string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	ending, wanted := k.present[namespace]
-	if k.now == nil || k.queue == nil || !wanted || ending {
+	s := k.spaces[namespace]
+	if k.now == nil || k.queue == nil || !s.writable() || s.current(*k.now) {
 		return
 	}
-	if s, there := k.secrets[namespace]; there && s.intact && !s.exchanged.Before(k.now.at) && !k.waiting[namespace] {
-		return
-	}
-	k.queue.AddAfter(namespace, k.rivals[namespace].pause(*k.now))
+	k.queue.AddAfter(namespace, s.written.delay(*k.now))
 }
 
-// pause is before the credential is written once more.
-func (r rival) pause(c credential) time.Duration {
-	if !r.credential.Equal(c.at) || r.writes <= prompt || time.Since(r.last) > maxAgain {
+// delay is the wait before the credential is written again.
+func (w write) delay(c credential) time.Duration {
+	if !w.credential.Equal(c.at) || w.count <= promptRepairs || time.Since(w.at) > maxAgain {
 		return 0
 	}
-	return min(firstAgain<<min(r.writes-prompt-1, 10), maxAgain)
+	return min(firstAgain<<min(w.count-promptRepairs-1, 10), maxAgain)
 }
 
-func (r rival) wrote(at time.Time) rival {
-	if !r.credential.Equal(at) || time.Since(r.last) > 2*maxAgain {
-		r = rival{credential: at}
+// next is the write that follows this one.
+func (w write) next(c credential, v version) write {
+	count := 1
+	if w.credential.Equal(c.at) && time.Since(w.at) <= 2*maxAgain {
+		count = w.count + 1
 	}
-	return rival{at, time.Now(), r.writes + 1}
+	return write{version: v, credential: c.at, at: time.Now(), count: count}
 }
 
 func (k *Keeper) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string]) {
@@ -194,69 +228,83 @@ func (k *Keeper) work(ctx context.Context, queue workqueue.TypedRateLimitingInte
 	}
 }
 
-// process writes one namespace with what is right now.
+// process writes the newest credential to one namespace.
 func (k *Keeper) process(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string], namespace string) {
-	k.mu.Lock()
-	c := k.now
-	ending, wanted := k.present[namespace]
-	k.mu.Unlock()
-	// With an expired credential there is nothing to give: the next exchange
-	// comes back here.
-	if ctx.Err() != nil || c == nil || !wanted || ending || c.expired(time.Now()) {
+	c, written, needed := k.task(namespace)
+	if ctx.Err() != nil || !needed {
 		queue.Forget(namespace)
 		return
 	}
-	r := k.writer.write(ctx, namespace, *c, nil)
+	r := k.writer.write(ctx, namespace, c, nil, written)
 	if ctx.Err() != nil {
 		return
 	}
-	k.observe(namespace, *c, r)
+	k.observe(namespace, c, r)
 	if r.Err != nil && r.Outcome != Refused {
 		queue.AddRateLimited(namespace)
 		return
 	}
-	queue.Forget(namespace) // somebody else's secret is looked at again when it changes
+	queue.Forget(namespace) // a refused secret is read again when it changes
+}
+
+// task returns the credential to write, and the version of the secret that has
+// it already. An expired credential is not written: the next one follows.
+func (k *Keeper) task(namespace string) (c credential, written version, needed bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.spaces[namespace]
+	if k.now == nil || !s.writable() || k.now.expired(time.Now()) || s.current(*k.now) && !s.failed {
+		return credential{}, version{}, false
+	}
+	if s.written.credential.Equal(k.now.at) {
+		written = s.written.version
+	}
+	return *k.now, written, true
 }
 
 func (k *Keeper) observe(namespace string, c credential, r Result) {
 	k.mu.Lock()
-	_, wanted := k.present[namespace]
-	delete(k.waiting, namespace)
-	if wanted && r.Outcome.wrote() {
-		k.rivals[namespace] = k.rivals[namespace].wrote(c.at)
-	}
-	if r.Err != nil && wanted {
-		k.failing[namespace] = true
-	} else {
-		delete(k.failing, namespace)
-	}
-	if wanted { // or its series would stay for ever
+	s := k.spaces[namespace]
+	delete(k.untried, namespace)
+	selected := s != nil && s.selected
+	if selected { // else its series would stay
+		s.failed = r.Err != nil
+		if r.Outcome == Updated && s.written.credential.Equal(c.at) {
+			r.Outcome = Repaired
+		}
+		if r.Outcome.wrote() {
+			s.written = s.written.next(c, r.version)
+		}
 		k.metrics.wrote(r)
 	}
 	k.mu.Unlock()
-	if wanted {
-		k.said.outcome("namespace "+namespace, r.Err)
+	if selected {
+		k.failures.Report("secret write", r.Err, "namespace", namespace)
 	}
-	switch r.Outcome {
-	case Created:
-		k.Log.Info("created", "namespace", namespace)
-	case Repaired:
-		k.Log.Warn("repaired what somebody else changed", "namespace", namespace)
-	case TakenOver, Replaced:
-		k.Log.Warn("took over the secret of somebody else", "namespace", namespace, "outcome", string(r.Outcome))
-	case Updated:
-		k.Log.Debug("updated", "namespace", namespace)
-	}
-	for _, account := range r.Accounts {
-		k.Log.Info("attached", "namespace", namespace, "account", account)
-	}
-	k.turned()
+	k.log(namespace, r)
+	k.passed()
 }
 
-// turned tells health where things stand.
-func (k *Keeper) turned() {
+func (k *Keeper) log(namespace string, r Result) {
+	switch r.Outcome {
+	case Created:
+		k.Log.Info("secret created", "namespace", namespace)
+	case Repaired:
+		k.Log.Warn("secret repaired: another writer had changed it", "namespace", namespace)
+	case TakenOver, Replaced:
+		k.Log.Warn("secret taken over from another owner", "namespace", namespace, "outcome", string(r.Outcome))
+	case Updated:
+		k.Log.Debug("secret updated", "namespace", namespace)
+	}
+	for _, account := range r.Accounts {
+		k.Log.Info("service account attached", "namespace", namespace, "account", account)
+	}
+}
+
+// passed reports to health.
+func (k *Keeper) passed() {
 	k.mu.Lock()
-	done := k.now != nil && k.listed == 0 && len(k.waiting) == 0
+	complete := k.now != nil && k.unlisted == 0 && len(k.untried) == 0
 	k.mu.Unlock()
-	k.health.Passed(done)
+	k.health.Passed(complete)
 }

@@ -98,15 +98,14 @@ func (c *census) Collect(out chan<- prometheus.Metric) {
 	c.keeper.mu.Lock()
 	defer c.keeper.mu.Unlock()
 	states := map[string]float64{"current": 0, "failing": 0, "outdated": 0}
-	for namespace, ending := range c.keeper.present {
-		s, there := c.keeper.secrets[namespace]
-		if ending {
+	for namespace, s := range c.keeper.spaces {
+		if !s.writable() {
 			continue
 		}
-		states[c.keeper.state(namespace)]++
-		if there && s.intact {
-			out <- prometheus.MustNewConstMetric(c.exchanged, prometheus.GaugeValue, seconds(s.exchanged), namespace)
-			out <- prometheus.MustNewConstMetric(c.expiry, prometheus.GaugeValue, seconds(s.expires), namespace)
+		states[c.keeper.state(s)]++
+		if s.seen.intact {
+			out <- prometheus.MustNewConstMetric(c.exchanged, prometheus.GaugeValue, seconds(s.seen.exchanged), namespace)
+			out <- prometheus.MustNewConstMetric(c.expiry, prometheus.GaugeValue, seconds(s.seen.expires), namespace)
 		}
 	}
 	for state, n := range states {
@@ -114,13 +113,12 @@ func (c *census) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// state of a namespace; the keeper is locked.
-func (k *Keeper) state(namespace string) string {
-	s, there := k.secrets[namespace]
+// state returns the state of a namespace. The caller holds the lock.
+func (k *Keeper) state(s *space) string {
 	switch {
-	case k.failing[namespace]:
+	case s.failed:
 		return "failing"
-	case there && s.intact && k.now != nil && !s.exchanged.Before(k.now.at):
+	case k.now != nil && s.current(*k.now):
 		return "current"
 	default:
 		return "outdated"

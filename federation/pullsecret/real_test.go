@@ -502,30 +502,30 @@ func TestRaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := credential{got, time.Now()}
-	first := writes.write(t.Context(), "default", c, nil)
+	first := writes.write(t.Context(), "default", c, nil, version{})
 	stale, err := w.job.Cluster.find(t.Context(), "default", "regcred")
 	if err != nil || first.Outcome != Created {
 		t.Fatal(first, err)
 	}
 	later := credential{got, time.Now()}
 	w.edit(t, "default", object{"metadata": map[string]any{"labels": map[string]any{"team": "blue"}}})
-	if r := writes.write(t.Context(), "default", later, &seen{stale}); r.Outcome != Updated {
+	if r := writes.write(t.Context(), "default", later, &seen{stale}, version{}); r.Outcome != Updated {
 		t.Errorf("edited meanwhile: %+v", r)
 	}
 	w.Delete(t, foreign("default", secretType, nil))
-	if r := writes.write(t.Context(), "default", later, &seen{stale}); r.Outcome != Created {
+	if r := writes.write(t.Context(), "default", later, &seen{stale}, version{}); r.Outcome != Created {
 		t.Errorf("deleted meanwhile: %+v", r)
 	}
 	w.Delete(t, foreign("default", secretType, nil))
 	w.Apply(t, foreign("default", "Opaque", map[string]any{"a": []byte("b")}))
 	for name, known := range map[string]*seen{"replaced": {stale}, "created": {nil}} {
-		if r := writes.write(t.Context(), "default", later, known); r.Outcome != Refused {
+		if r := writes.write(t.Context(), "default", later, known, version{}); r.Outcome != Refused {
 			t.Errorf("%s meanwhile: %+v", name, r)
 		}
 	}
 	w.Delete(t, foreign("default", "Opaque", nil))
 	w.Apply(t, foreign("default", secretType, map[string]any{secretKey: []byte(`{"auths":{}}`)}))
-	if r := writes.write(t.Context(), "default", c, &seen{nil}); r.Outcome != Refused {
+	if r := writes.write(t.Context(), "default", c, &seen{nil}, version{}); r.Outcome != Refused {
 		t.Errorf("created with our type meanwhile: %+v", r)
 	}
 }
@@ -583,7 +583,7 @@ func TestOnlyWhatWasSeenIsDeleted(t *testing.T) {
 	if err := w.job.Cluster.remove(t.Context(), *stale); !apierrors.IsConflict(err) {
 		t.Errorf("another one: %v", err)
 	}
-	if r := writes.write(t.Context(), "default", c, &seen{stale}); r.Outcome != TakenOver || w.secret("default").Metadata.UID != before {
+	if r := writes.write(t.Context(), "default", c, &seen{stale}, version{}); r.Outcome != TakenOver || w.secret("default").Metadata.UID != before {
 		t.Errorf("another one, which need not be deleted: %+v", r)
 	}
 }

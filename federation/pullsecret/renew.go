@@ -8,48 +8,46 @@ import (
 	"time"
 
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/service/retry"
 )
 
-// How a credential is renewed.
+// The timing of renewal.
 const (
-	// A credential is replaced when this share of its life is over, or up to
-	// a tenth of that earlier, so that many keepers don't ask at once.
+	// A credential is renewed after this share of its lifetime, or up to a
+	// tenth of that earlier, so that many keepers do not exchange at once.
 	renewAt, earlier = 2.0 / 3, 0.1
-	// unknownLife is assumed where the service does not say.
+	// unknownLife is the assumed lifetime if the service states none.
 	unknownLife = 15 * time.Minute
-	// minRenewal lies at least between two exchanges that succeed, whatever
-	// the service says.
+	// minRenewal is the least time between two successful exchanges.
 	minRenewal = time.Second
-	// A failed exchange is tried again after firstRetry, which doubles up to
-	// maxRetry, or when the service says, but within maxPatience, and once
-	// more lastTry before the old credential expires.
-	firstRetry, maxRetry = time.Second, time.Minute
-	maxPatience, lastTry = time.Hour, time.Minute
-	// turn is how often the loop looks at the clock on the wall: a machine
-	// that slept has not noticed.
+	// A failed exchange is retried after firstRetry, which doubles up to
+	// maxRetry, or after the delay that the service asks for, at most
+	// maxRequested, and once more lastTry before the old credential expires.
+	firstRetry, maxRetry  = time.Second, time.Minute
+	maxRequested, lastTry = time.Hour, time.Minute
+	// turn is how often a wait reads the wall clock.
 	turn = 10 * time.Second
 )
 
-// renew gets one credential after the other.
+// renew gets one credential after another.
 func (k *Keeper) renew(ctx context.Context) {
-	backoff := firstRetry
+	backoff := retry.Backoff{First: firstRetry, Longest: maxRetry}
 	for ctx.Err() == nil {
 		wait, err := k.exchangeOnce(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			wait = k.patience(backoff/2+rand.N(backoff/2+1), asked(err))
-			backoff = min(2*backoff, maxRetry)
+			wait = k.retryDelay(backoff.Next(), requestedDelay(err))
 		default:
-			backoff = firstRetry
+			backoff.Reset()
 		}
 		k.sleep(ctx, wait)
 	}
 }
 
-// asked is the wait that a service asked for.
-func asked(err error) time.Duration {
+// requestedDelay returns the delay that a service asked for.
+func requestedDelay(err error) time.Duration {
 	var later *exchange.UnavailableError
 	if !errors.As(err, &later) {
 		return 0
@@ -57,10 +55,10 @@ func asked(err error) time.Duration {
 	return later.RetryAfter
 }
 
-// patience is for how long a service is left alone that asked for it: at most
-// maxPatience, and no longer than the old credential leaves time for.
-func (k *Keeper) patience(least, asked time.Duration) time.Duration {
-	wait := min(asked, maxPatience)
+// retryDelay honours the requested delay up to maxRequested, and as long as it
+// leaves time for one more try before the old credential expires.
+func (k *Keeper) retryDelay(least, requested time.Duration) time.Duration {
+	wait := min(requested, maxRequested)
 	if c := k.current(); c != nil && !c.Expiry.IsZero() {
 		if left := time.Until(c.Expiry) - lastTry; left > 0 {
 			wait = min(wait, left)
@@ -69,7 +67,7 @@ func (k *Keeper) patience(least, asked time.Duration) time.Duration {
 	return max(least, wait)
 }
 
-// exchangeOnce returns when to do it again if it went well.
+// exchangeOnce returns the wait before the next exchange after a success.
 func (k *Keeper) exchangeOnce(ctx context.Context) (next time.Duration, err error) {
 	limited, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
@@ -83,7 +81,7 @@ func (k *Keeper) exchangeOnce(ctx context.Context) (next time.Duration, err erro
 		return 0, ctx.Err()
 	}
 	k.metrics.exchanged(c, err)
-	k.said.outcome("exchange", err)
+	k.failures.Report("exchange", err)
 	if err != nil {
 		return 0, err
 	}
@@ -100,7 +98,7 @@ func expiryText(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// renewal is how long after its exchange a credential is replaced.
+// renewal is the time from the exchange of a credential to its renewal.
 func renewal(c credential) time.Duration {
 	life := unknownLife
 	if !c.Expiry.IsZero() {
@@ -110,19 +108,19 @@ func renewal(c credential) time.Duration {
 	return max(time.Duration(float64(life)*share), minRenewal)
 }
 
-// use hands a new credential to all namespaces.
+// use has a new credential written to all namespaces.
 func (k *Keeper) use(c credential) {
 	k.mu.Lock()
 	k.now = &c
 	var names []string
-	for name := range k.present {
+	for name := range k.spaces {
 		names = append(names, name)
 	}
 	k.mu.Unlock()
 	for _, name := range names {
-		k.look(name)
+		k.enqueue(name)
 	}
-	k.turned()
+	k.passed()
 }
 
 // current is the newest credential, nil before the first.
@@ -132,21 +130,15 @@ func (k *Keeper) current() *credential {
 	return k.now
 }
 
-// sleep waits by the clock on the wall.
+// sleep waits until either clock has advanced by wait: the monotonic clock
+// stands still while a machine is suspended, and the wall clock may be set back.
 func (k *Keeper) sleep(ctx context.Context, wait time.Duration) {
-	until := time.Now().Add(wait).Round(0) // without the monotonic clock
+	start, wall := time.Now(), k.wall()
 	for {
-		k.turned()
-		left := until.Sub(time.Now().Round(0))
-		if left <= 0 {
+		k.passed()
+		left := wait - max(time.Since(start), k.wall().Sub(wall))
+		if left <= 0 || !retry.Sleep(ctx, min(left, turn)) {
 			return
-		}
-		timer := time.NewTimer(min(left, turn))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C:
 		}
 	}
 }

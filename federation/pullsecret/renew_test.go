@@ -155,7 +155,7 @@ func TestAFailedExchangeKeepsTheOldCredential(t *testing.T) {
 		if c.keeper.current() == old || c.keeper.current().Expiry.Before(expiry.Add(50*time.Minute)) {
 			t.Error("there is no new credential")
 		}
-		if !strings.Contains(c.log.String(), `msg="works again" of=exchange`) {
+		if !strings.Contains(c.log.String(), `msg="exchange recovered"`) {
 			t.Errorf("it does not say that it works again:\n%s", &c.log)
 		}
 		pass(50 * time.Minute)
@@ -181,7 +181,7 @@ func TestAServiceThatAsksForPatience(t *testing.T) {
 			for i, at := range c.times {
 				if left := expiry.Sub(at); left > 0 && left <= lastTry {
 					last++
-				} else if gap := at.Sub(c.times[max(i, 1)-1]); i > 1 && gap < min(asked, maxPatience) {
+				} else if gap := at.Sub(c.times[max(i, 1)-1]); i > 1 && gap < min(asked, maxRequested) {
 					t.Errorf("%v: tried again after %v", asked, gap)
 				}
 			}
@@ -190,45 +190,69 @@ func TestAServiceThatAsksForPatience(t *testing.T) {
 				t.Errorf("%v: %d tries just before the old credential expires", asked, last)
 			}
 			c.set(func() { c.err = nil })
-			if pass(maxPatience); c.keeper.current().Expiry.Equal(expiry) {
+			if pass(maxRequested); c.keeper.current().Expiry.Equal(expiry) {
 				t.Errorf("%v: an hour after the fault there is no new credential", asked)
 			}
 		})
 	}
 }
 
-// TestRival: who undoes what was written is answered at once, and if he goes on,
-// ever more slowly, until there was peace or there is another credential.
-func TestRival(t *testing.T) {
+// TestRepairsSlowDown: a secret that others change is repaired at once, and if
+// they go on, ever more slowly, until they stop or there is another credential.
+func TestRepairsSlowDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var r rival
+		var w write
 		c := credential{at: time.Now()}
-		for range prompt {
-			if r = r.wrote(c.at); r.pause(c) != 0 {
-				t.Errorf("a pause of %v after %d writes", r.pause(c), r.writes)
+		for range promptRepairs {
+			if w = w.next(c, version{}); w.delay(c) != 0 {
+				t.Errorf("a delay of %v after %d writes", w.delay(c), w.count)
 			}
 		}
 		before := time.Duration(0)
 		for range 20 {
-			r = r.wrote(c.at)
-			if now := r.pause(c); now < before || now < firstAgain || now > maxAgain {
-				t.Errorf("a pause of %v after %d writes, and %v before", now, r.writes, before)
+			w = w.next(c, version{})
+			if now := w.delay(c); now < before || now < firstAgain || now > maxAgain {
+				t.Errorf("a delay of %v after %d writes, and %v before", now, w.count, before)
 			} else {
 				before = now
 			}
-			time.Sleep(r.pause(c))
+			time.Sleep(w.delay(c))
 		}
 		if before != maxAgain {
-			t.Errorf("the longest pause is %v", before)
+			t.Errorf("the longest delay is %v", before)
 		}
-		if r.pause(credential{at: time.Now()}) != 0 {
+		if w.delay(credential{at: time.Now()}) != 0 {
 			t.Error("a new credential waits")
 		}
 		time.Sleep(3 * maxAgain)
-		if r.pause(c) != 0 || r.wrote(c.at).pause(c) != 0 {
-			t.Error("a pause in peace")
+		if w.delay(c) != 0 || w.next(c, version{}).delay(c) != 0 {
+			t.Error("a delay after a quiet time")
 		}
 	})
+}
+
+// TestRenewalByEitherClock, whichever is first: the machine may have been
+// suspended, and the wall clock may have been set back.
+func TestRenewalByEitherClock(t *testing.T) {
+	for name, jump := range map[string]time.Duration{"suspended": 50 * time.Minute, "set back": -50 * time.Minute, "right": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := NewKeeper(KeeperConfig{Timeout: 30 * time.Second, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
+				began := time.Now()
+				k.wall = func() time.Time {
+					if time.Since(began) < time.Minute {
+						return time.Now().Round(0)
+					}
+					return time.Now().Round(0).Add(jump)
+				}
+				k.sleep(t.Context(), time.Hour)
+				want := min(time.Hour, time.Hour-jump)
+				if got := time.Since(began); got < want || got > want+turn {
+					t.Errorf("it waited %v, want %v", got, want)
+				}
+			})
+		})
+	}
 }
 
 // TestBadExchanges: none of them is a new credential, or the end.

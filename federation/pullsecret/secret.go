@@ -128,11 +128,19 @@ func (s Secret) manifest(namespace string, c credential, over *found) ([]byte, e
 	return json.Marshal(m)
 }
 
-// found is a secret of that name that is there.
+// found is a secret of that name in the cluster.
 type found struct {
 	kind string // its type
 	meta metav1.ObjectMeta
 }
+
+// version identifies the content of a secret: any write changes it.
+type version struct {
+	uid      types.UID
+	resource string
+}
+
+func versionOf(meta metav1.ObjectMeta) version { return version{meta.UID, meta.ResourceVersion} }
 
 // refuse returns why the secret is not ours, or nil.
 func (s Secret) refuse(f found) error {
@@ -188,18 +196,9 @@ func appliers(meta metav1.ObjectMeta) []string {
 	return names
 }
 
-// holds reports whether the secret still has what was applied with the credential.
-// The API server takes a field from its manager when another changes it.
-func (s Secret) holds(meta metav1.ObjectMeta, c credential) bool {
-	for key, value := range s.annotations(c) {
-		if meta.Annotations[key] != value {
-			return false
-		}
-	}
-	return s.intact(meta)
-}
-
-// intact is holds for whichever credential.
+// intact reports whether the secret still has what was applied from the same
+// inputs: the API server takes a field from its manager when another changes it.
+// A single pass has no other memory than this.
 func (s Secret) intact(meta metav1.ObjectMeta) bool {
 	if meta.Labels[LabelManagedBy] != Manager || meta.Annotations[AnnotationOwner] != s.Owner || meta.Annotations[AnnotationInputs] != s.inputs() {
 		return false

@@ -18,100 +18,120 @@ import (
 	"oidc-publisher/internal/kubeerr"
 )
 
-// again is when a list and its watch are tried again. client-go's own pauses
-// grow to a minute, and through outages that follow each other.
+// again is the wait before a list and its watch are retried. client-go's own
+// default grows to a minute, and keeps growing through successive outages.
 var again = wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: 3 * time.Second}
 
 // watch follows the namespaces, unless they are named, and the one secret in
 // each, by their metadata.
 func (k *Keeper) watch(ctx context.Context, busy *sync.WaitGroup) {
 	name := "metadata.name=" + k.Secret.Name
-	follow := func(what string, resource schema.GroupVersionResource, namespace string, options metav1.ListOptions, store cache.ReflectorStore) {
+	follow := func(resource schema.GroupVersionResource, namespace string, options metav1.ListOptions, store cache.ReflectorStore) {
 		k.mu.Lock()
-		k.listed++
+		k.unlisted++
 		k.mu.Unlock()
+		about := []any{"resource", resource.Resource}
+		if namespace != "" {
+			about = append(about, "namespace", namespace)
+		}
 		source := &source{cluster: k.Cluster, resource: resource, namespace: namespace, options: options,
-			told: func(err error) { k.said.outcome(what, err) }}
-		reflector := cache.NewReflectorWithOptions(source, &metav1.PartialObjectMetadata{}, store, cache.ReflectorOptions{Name: what, Backoff: &again})
+			report: func(err error) { k.failures.Report("watch", err, about...) }}
+		reflector := cache.NewReflectorWithOptions(source, &metav1.PartialObjectMetadata{}, store, cache.ReflectorOptions{Name: resource.Resource, Backoff: &again})
 		busy.Go(func() { reflector.RunWithContext(ctx) })
 	}
 	if len(k.Namespaces.Names) == 0 {
-		follow("watching namespaces", namespaces, "", metav1.ListOptions{LabelSelector: k.Namespaces.Selector}, newMirror(k.namespaceIs, k.namespaceGone, k.synced))
-		follow("watching secrets", secrets, "", metav1.ListOptions{FieldSelector: name}, newMirror(k.secretIs, k.secretGone, k.synced))
+		follow(namespaces, "", metav1.ListOptions{LabelSelector: k.Namespaces.Selector}, newMirror(k.namespaceIs, k.namespaceGone, k.synced))
+		follow(secrets, "", metav1.ListOptions{FieldSelector: name}, newMirror(k.secretIs, k.secretGone, k.synced))
 		return
 	}
 	names, _, err := k.Namespaces.find(ctx, k.Cluster)
 	if err != nil {
-		return // it asks nobody where they are named
+		return // impossible: for given names there is no request
 	}
 	for _, namespace := range names {
 		k.namespaceIs(metav1.ObjectMeta{Name: namespace})
-		follow("watching secrets in "+namespace, secrets, namespace, metav1.ListOptions{FieldSelector: name}, newMirror(k.secretIs, k.secretGone, k.synced))
+		follow(secrets, namespace, metav1.ListOptions{FieldSelector: name}, newMirror(k.secretIs, k.secretGone, k.synced))
 	}
 }
 
-// synced is called when a list is there for the first time.
+// synced counts down the first lists.
 func (k *Keeper) synced() {
 	k.mu.Lock()
-	k.listed--
+	k.unlisted--
 	k.mu.Unlock()
-	k.turned()
+	k.passed()
 }
 
 func (k *Keeper) namespaceIs(meta metav1.ObjectMeta) {
 	if k.Namespaces.excepts(meta.Name) {
 		return
 	}
-	ending := meta.DeletionTimestamp != nil
 	k.mu.Lock()
-	if _, known := k.present[meta.Name]; !known && !ending {
-		k.waiting[meta.Name] = true
-	}
-	k.present[meta.Name] = ending
-	if ending {
-		delete(k.waiting, meta.Name)
+	s := k.space(meta.Name)
+	known := s.selected
+	s.selected, s.deleting = true, meta.DeletionTimestamp != nil
+	switch {
+	case s.deleting:
+		delete(k.untried, meta.Name)
+	case !known:
+		k.untried[meta.Name] = true
 	}
 	k.mu.Unlock()
-	k.look(meta.Name)
+	k.enqueue(meta.Name)
 }
 
+// namespaceGone is also for a namespace that lost its label: its secret may
+// still be there.
 func (k *Keeper) namespaceGone(meta metav1.ObjectMeta) {
 	k.mu.Lock()
-	delete(k.present, meta.Name)
-	delete(k.waiting, meta.Name)
-	delete(k.failing, meta.Name)
-	delete(k.rivals, meta.Name)
+	if s := k.spaces[meta.Name]; s != nil {
+		*s = space{seen: s.seen}
+		k.drop(meta.Name, s)
+	}
+	delete(k.untried, meta.Name)
 	k.metrics.forget(meta.Name)
 	k.mu.Unlock()
-	k.said.forget("namespace " + meta.Name)
+	k.failures.Forget("secret write", "namespace", meta.Name)
 }
 
 func (k *Keeper) secretIs(meta metav1.ObjectMeta) {
 	k.mu.Lock()
-	k.secrets[meta.Namespace] = kept{
+	k.space(meta.Namespace).seen = seenSecret{
+		version:   versionOf(meta),
 		exchanged: annotatedTime(meta, AnnotationExchangedAt),
 		expires:   annotatedTime(meta, AnnotationExpiresAt),
-		intact:    k.Secret.intact(meta) && len(appliers(meta)) == 0,
+		intact:    k.Secret.intact(meta),
 	}
 	k.mu.Unlock()
-	k.look(meta.Namespace)
+	k.enqueue(meta.Namespace)
 }
 
 func (k *Keeper) secretGone(meta metav1.ObjectMeta) {
 	k.mu.Lock()
-	delete(k.secrets, meta.Namespace)
+	if s := k.spaces[meta.Namespace]; s != nil {
+		s.seen = seenSecret{}
+		k.drop(meta.Namespace, s)
+	}
 	k.mu.Unlock()
-	k.look(meta.Namespace)
+	k.enqueue(meta.Namespace)
 }
 
-// source lists and watches by metadata, and tells how that goes: client-go
-// itself tries again for ever in silence.
+// drop removes the entry of a namespace without a secret that needs none. The
+// caller holds the lock.
+func (k *Keeper) drop(namespace string, s *space) {
+	if !s.selected && s.seen == (seenSecret{}) {
+		delete(k.spaces, namespace)
+	}
+}
+
+// source lists and watches metadata, and reports the outcome: client-go itself
+// retries forever without a word.
 type source struct {
 	cluster   *Cluster
 	resource  schema.GroupVersionResource
 	namespace string
 	options   metav1.ListOptions
-	told      func(error)
+	report    func(error)
 }
 
 // IsWatchListSemanticsUnSupported keeps client-go to lists, which every API
@@ -127,19 +147,19 @@ func (s *source) ListWithContext(ctx context.Context, options metav1.ListOptions
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	list, err := s.cluster.metadata.Resource(s.resource).Namespace(s.namespace).List(limited, s.selected(options))
-	if err != nil { // of a list alone nothing works yet
-		s.tell(ctx, limited, "list", err)
+	if err != nil { // success is reported once the watch succeeds too
+		s.outcome(ctx, limited, "list", err)
 	}
 	return list, err
 }
 
 func (s *source) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	w, err := s.cluster.metadata.Resource(s.resource).Namespace(s.namespace).Watch(ctx, s.selected(options))
-	s.tell(ctx, ctx, "watch", err)
+	s.outcome(ctx, ctx, "watch", err)
 	if err != nil {
-		// An error that client-go knows makes it watch again from where it
-		// was, which an API server that restarted may accept only to refuse
-		// it in the stream. Any other leads to a list first.
+		// Hide the type: after an error that it knows, client-go watches again
+		// from the old version, which an API server that restarted may accept
+		// only to refuse it in the stream. After any other it lists first.
 		return nil, errors.New(err.Error())
 	}
 	return w, nil
@@ -153,19 +173,19 @@ func (s *source) Watch(options metav1.ListOptions) (watch.Interface, error) {
 	return s.WatchWithContext(context.Background(), options)
 }
 
-func (s *source) tell(ctx, within context.Context, verb string, err error) {
+func (s *source) outcome(ctx, within context.Context, verb string, err error) {
 	if err != nil {
 		rule := kubeerr.Rule{Verbs: []string{"list", "watch"}, Resource: s.resource.Resource, Namespace: s.namespace}
 		rule.Name, _ = strings.CutPrefix(s.options.FieldSelector, "metadata.name=")
 		err = fmt.Errorf("%s %s: %w", verb, s.resource.Resource, s.cluster.explain(within, requestFor(verb, rule), err))
 	}
 	if ctx.Err() == nil {
-		s.told(err)
+		s.report(err)
 	}
 }
 
-// mirror is the store of a reflector. It keeps no objects, only the keys, to
-// know after a new list what has gone.
+// mirror is the store of a reflector. It keeps the keys only, to find out after
+// a new list what is gone.
 type mirror struct {
 	is, gone func(metav1.ObjectMeta)
 	synced   func()
@@ -206,7 +226,7 @@ func (m *mirror) Delete(object any) error {
 	return nil
 }
 
-// Replace takes in a new list.
+// Replace takes a new list.
 func (m *mirror) Replace(objects []any, _ string) error {
 	before := m.known
 	m.known = make(map[string]metav1.ObjectMeta, len(objects))
@@ -224,13 +244,13 @@ func (m *mirror) Replace(objects []any, _ string) error {
 	return nil
 }
 
-// Resync has nothing to do.
+// Resync does nothing.
 func (m *mirror) Resync() error { return nil }
 
 func metaOf(object any) (metav1.ObjectMeta, error) {
 	partial, ok := object.(*metav1.PartialObjectMetadata)
 	if !ok {
-		return metav1.ObjectMeta{}, fmt.Errorf("a %T is no metadata", object)
+		return metav1.ObjectMeta{}, fmt.Errorf("unexpected object of type %T", object)
 	}
 	return partial.ObjectMeta, nil
 }

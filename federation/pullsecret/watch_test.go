@@ -147,12 +147,11 @@ func overlook(t *testing.T, api *shortMemory) (knows func(namespace string) bool
 	return func(namespace string) bool {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		_, known := k.present[namespace]
-		return known
+		return k.spaces[namespace].writable()
 	}, log
 }
 
-const nowWorks = `msg="works again" of="watching namespaces"`
+const recovered = `msg="watch recovered" resource=namespaces`
 
 // TestWatchesAfterOutages: a few seconds after each the watches are back, and
 // from the moment that the log says so a new namespace is seen within a second.
@@ -166,7 +165,7 @@ func TestWatchesAfterOutages(t *testing.T) {
 			pass(time.Duration(20+5*outage) * time.Second)
 			api.start()
 			back := time.Now()
-			for strings.Count(log.String(), nowWorks) < outage {
+			for strings.Count(log.String(), recovered) < outage {
 				if pass(10 * time.Millisecond); time.Since(back) > 5*time.Second {
 					t.Fatalf("outage %d is over for %v:\n%s", outage, time.Since(back), log)
 				}
@@ -186,13 +185,13 @@ func TestAListAloneWorksNot(t *testing.T) {
 		api := &shortMemory{version: 1, deaf: true}
 		_, log := overlook(t, api)
 		pass(time.Minute)
-		if said := log.String(); strings.Contains(said, "works again") || strings.Count(said, `msg=fault of="watching namespaces"`) != 1 {
+		if said := log.String(); strings.Contains(said, "recovered") || strings.Count(said, `msg="watch failed" resource=namespaces`) != 1 {
 			t.Error(said)
 		}
 		api.mu.Lock()
 		api.deaf = false
 		api.mu.Unlock()
-		if pass(5 * time.Second); strings.Count(log.String(), nowWorks) != 1 {
+		if pass(5 * time.Second); strings.Count(log.String(), recovered) != 1 {
 			t.Error(log)
 		}
 	})

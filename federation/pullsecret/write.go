@@ -17,7 +17,7 @@ type Outcome string
 const (
 	Created   Outcome = "created"
 	Updated   Outcome = "updated"
-	Repaired  Outcome = "repaired" // somebody had changed it
+	Repaired  Outcome = "repaired" // another writer had changed it
 	TakenOver Outcome = "taken-over"
 	Replaced  Outcome = "replaced" // taken over by deleting it: it has a new UID
 	Unchanged Outcome = "unchanged"
@@ -46,18 +46,19 @@ type Result struct {
 	// Expiry is when the secret's credential expires, if that is known.
 	Expiry time.Time
 	// Err is why it was Refused or Failed. With any other outcome the secret
-	// is as it should be, and Unattached are service accounts that don't have
-	// it for all that.
+	// was written, and Unattached are service accounts that could not be
+	// changed.
 	Err        error
 	Unattached []*AccountError
 
-	seen *seen
+	seen    *seen
+	version version // of the secret that was written, or found Unchanged
 }
 
-// Partly reports whether the secret is as it should be and something else failed.
+// Partly reports whether the secret was written and a service account failed.
 func (r Result) Partly() bool { return len(r.Unattached) > 0 && r.Err != nil }
 
-// attached is the result with what came of attaching.
+// attached adds the outcome of attaching to the result.
 func (r Result) attached(changed []string, failed []*AccountError) Result {
 	r.Accounts, r.Unattached, r.Err = changed, failed, joined(failed)
 	if terminating(r.Err) {
@@ -70,33 +71,30 @@ func (r Result) attached(changed []string, failed []*AccountError) Result {
 // seen is what was found before there was a credential, nil for no secret.
 type seen struct{ secret *found }
 
-// writer makes a namespace's secret what it should be.
+// writer writes the secret of a namespace.
 type writer struct {
 	cluster  *Cluster
 	secret   Secret
 	attach   []string
 	takeOver bool
 	dryRun   bool
-	// yields leaves a secret that holds a newer credential of the same inputs:
-	// of two that go on writing, each would undo what the other wrote.
-	yields bool
 }
 
-// tries bounds how often a lost race is judged again.
-const tries = 5
+// maxRaces bounds how often a write is tried that conflicts with others.
+const maxRaces = 5
 
-// write returns an outcome for everything, errors included. It looks at the
-// secret that is there unless that was just seen.
-func (w *writer) write(ctx context.Context, namespace string, c credential, known *seen) Result {
+// write writes the secret and attaches it. It reads the present secret unless
+// that is known, and leaves it if its version is the given one.
+func (w *writer) write(ctx context.Context, namespace string, c credential, known *seen, written version) Result {
 	r := Result{Namespace: namespace, Expiry: c.Expiry}
-	r.Outcome, r.Err = w.put(ctx, namespace, c, known)
+	r.Outcome, r.version, r.Err = w.put(ctx, namespace, c, known, written)
 	if r = r.judged(); r.Err != nil || r.Outcome == Skipped {
 		return r
 	}
 	return r.attached(w.cluster.attachAll(ctx, namespace, w.attach, w.secret.Name, w.dryRun))
 }
 
-// judged gives an error its outcome.
+// judged sets the outcome of an error.
 func (r Result) judged() Result {
 	switch {
 	case r.Err == nil:
@@ -110,97 +108,92 @@ func (r Result) judged() Result {
 	return r
 }
 
-// put writes the secret, again as long as somebody else is faster.
-func (w *writer) put(ctx context.Context, namespace string, c credential, known *seen) (outcome Outcome, err error) {
-	for range tries {
-		if outcome, err = w.putOnce(ctx, namespace, c, known); !apierrors.IsConflict(err) {
+// put writes the secret, and reads it again after a conflict.
+func (w *writer) put(ctx context.Context, namespace string, c credential, known *seen, written version) (outcome Outcome, now version, err error) {
+	for range maxRaces {
+		if outcome, now, err = w.putOnce(ctx, namespace, c, known, written); !apierrors.IsConflict(err) {
 			break
 		}
 		known = nil
 	}
-	return outcome, explain(err, namespace, w.secret.Name)
+	return outcome, now, explain(err, namespace, w.secret.Name)
 }
 
-func (w *writer) putOnce(ctx context.Context, namespace string, c credential, known *seen) (Outcome, error) {
+func (w *writer) putOnce(ctx context.Context, namespace string, c credential, known *seen, written version) (Outcome, version, error) {
 	if known == nil {
 		f, err := w.cluster.find(ctx, namespace, w.secret.Name)
 		if err != nil {
-			return Failed, err
+			return Failed, version{}, err
 		}
 		known = &seen{f}
 	}
 	f := known.secret
-	outcome, err := w.plan(f, c)
-	if err != nil || outcome == Unchanged {
-		return outcome, err
+	if f != nil && versionOf(f.meta) == written {
+		return Unchanged, written, nil
+	}
+	outcome, err := w.plan(f)
+	if err != nil {
+		return outcome, version{}, err
 	}
 	if outcome == Replaced {
 		return w.replace(ctx, *f, c)
 	}
-	// What is ours is taken back from whoever changed it. What is not there is
-	// not forced: it may be there by now, and somebody else's.
-	err = w.apply(ctx, namespace, c, f)
+	now, err := w.apply(ctx, namespace, c, f)
 	switch {
 	case err == nil:
-		return outcome, nil
+		return outcome, now, nil
 	case apierrors.IsInvalid(err) && f != nil && w.takeOver: // it is immutable
 		return w.replace(ctx, *f, c)
 	default:
-		return Failed, err
+		return Failed, version{}, err
 	}
 }
 
-func (w *writer) apply(ctx context.Context, namespace string, c credential, over *found) error {
+// apply takes fields back from other managers, but only those of the secret
+// that was read: a new secret may by now exist and belong to another.
+func (w *writer) apply(ctx context.Context, namespace string, c credential, over *found) (version, error) {
 	body, err := w.secret.manifest(namespace, c, over)
 	if err != nil {
-		return err
+		return version{}, err
 	}
 	return w.cluster.apply(ctx, namespace, w.secret.Name, body, over != nil, w.dryRun)
 }
 
-// replace is for what can't be changed. A dry run ends before it: what comes
-// after the deletion can't be tried.
-func (w *writer) replace(ctx context.Context, f found, c credential) (Outcome, error) {
+// replace deletes the secret and creates it again. A dry run does neither: the
+// API server would refuse to create what still exists.
+func (w *writer) replace(ctx context.Context, f found, c credential) (Outcome, version, error) {
 	if w.dryRun {
-		return Replaced, nil
+		return Replaced, version{}, nil
 	}
 	if err := w.cluster.remove(ctx, f); err != nil && !apierrors.IsNotFound(err) {
-		return Failed, err
+		return Failed, version{}, err
 	}
-	if err := w.apply(ctx, f.meta.Namespace, c, nil); err != nil {
-		return Failed, err
+	now, err := w.apply(ctx, f.meta.Namespace, c, nil)
+	if err != nil {
+		return Failed, version{}, err
 	}
-	return Replaced, nil
+	return Replaced, now, nil
 }
 
-// plan judges what is there.
-func (w *writer) plan(f *found, c credential) (Outcome, error) {
+// plan decides what to do with the secret that was found.
+func (w *writer) plan(f *found) (Outcome, error) {
 	if f == nil {
 		return Created, nil
 	}
 	refusal := w.secret.refuse(*f)
-	if refusal != nil && !w.takeOver {
-		return Refused, refusal
-	}
-	return w.change(*f, refusal == nil, c), nil
-}
-
-func (w *writer) change(f found, ours bool, c credential) Outcome {
 	switch {
+	case refusal != nil && !w.takeOver:
+		return Refused, refusal
 	case f.kind != secretType:
-		return Replaced
-	case !ours:
-		return TakenOver
-	case w.secret.holds(f.meta, c), w.yields && w.secret.intact(f.meta) && annotatedTime(f.meta, AnnotationExchangedAt).After(c.at):
-		return Unchanged
-	case annotatedTime(f.meta, AnnotationExchangedAt).Equal(c.at):
-		return Repaired
+		return Replaced, nil
+	case refusal != nil:
+		return TakenOver, nil
 	default:
-		return Updated
+		return Updated, nil
 	}
 }
 
-// explain says what was tried, and where it can be mended, how.
+// explain adds to an error which secret it is about, and what to do.
 func explain(err error, namespace, name string) error {
 	what := fmt.Sprintf("secret %s/%s", namespace, name)
 	switch {
@@ -217,8 +210,8 @@ func explain(err error, namespace, name string) error {
 	}
 }
 
-// terminating reports whether the API server takes nothing new because the
-// namespace is being deleted (corev1.NamespaceTerminatingCause).
+// terminating reports whether a write was refused because the namespace is being
+// deleted (corev1.NamespaceTerminatingCause).
 func terminating(err error) bool {
 	return apierrors.HasStatusCause(err, metav1.CauseType("NamespaceTerminating"))
 }
