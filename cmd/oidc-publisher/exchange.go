@@ -127,13 +127,9 @@ func exchangeAction(c *cli.Context, s service, exchanger exchange.Exchanger, sub
 	}
 	ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 	defer cancel()
-	token, err := subject(ctx)
+	credential, err := s.exchange(ctx, c.Context, exchanger, subject)
 	if err != nil {
 		return cli.Overtime(err, c.Duration("timeout"))
-	}
-	credential, err := exchanger.Exchange(ctx, token)
-	if err != nil {
-		return s.explained(c.Context, cli.Overtime(err, c.Duration("timeout")), token)
 	}
 	return render(c.App.Writer, credential)
 }

@@ -49,9 +49,21 @@ func gcpService(config exchange.GCPConfig) service {
 	}
 }
 
-// explained adds to the error of an exchange, if it is a refusal, why the
-// token was refused. The context is the command's: an exchange may have used
-// up its own.
+// exchange exchanges the subject token. A refusal is explained within the
+// command's context, since the exchange may have used up its own.
+func (s service) exchange(ctx, command context.Context, exchanger exchange.Exchanger, subject subjectFunc) (exchange.Credential, error) {
+	token, err := subject(ctx)
+	if err != nil {
+		return exchange.Credential{}, err
+	}
+	credential, err := exchanger.Exchange(ctx, token)
+	if err != nil {
+		return exchange.Credential{}, s.explained(command, err, token)
+	}
+	return credential, nil
+}
+
+// explained adds to a refusal why the token was refused.
 func (s service) explained(ctx context.Context, err error, token discovery.Token) error {
 	var refused *exchange.RefusedError
 	if !errors.As(err, &refused) {

@@ -155,15 +155,7 @@ func pullSecretAction(c *cli.Context, owner, source string, s service, exchanger
 		return err
 	}
 	p.exchange = func(ctx context.Context) (exchange.Credential, error) {
-		token, err := subject(ctx)
-		if err != nil {
-			return exchange.Credential{}, err
-		}
-		credential, err := exchanger.Exchange(ctx, token)
-		if err != nil {
-			return exchange.Credential{}, s.explained(ctx, err, token)
-		}
-		return credential, nil
+		return s.exchange(ctx, c.Context, exchanger, subject)
 	}
 	if c.Bool("refresh") {
 		return pullSecretRefresh(c, p)
