@@ -19,5 +19,5 @@ func (s *Site) Remove(name string) {
 // Both are the two bodies as a reader sees them at one moment.
 func (s *Site) Both() (document, keys []byte) {
 	g := s.current.Load()
-	return g.document.identity.body, g.keys.identity.body
+	return g.document.body, g.keys.body
 }

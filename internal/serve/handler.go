@@ -1,64 +1,95 @@
 package serve
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/publish"
 )
 
-// retryAfter is in seconds: how soon a reader may hope for documents that are
-// not there yet.
-const retryAfter = "5"
-
-const allowed = "GET, HEAD, OPTIONS"
-
-// fixed are header values that never change; nobody may change them.
-type fixed struct {
-	anyOrigin, nosniff, vary, allow, json, noStore, retry []string
-	preflightHeaders, preflightAge                        []string
-}
-
-var headers = fixed{
-	anyOrigin:        []string{"*"},
-	nosniff:          []string{"nosniff"},
-	vary:             []string{"Accept-Encoding"},
-	allow:            []string{allowed},
-	json:             []string{"application/json"},
-	noStore:          []string{"no-store"},
-	retry:            []string{retryAfter},
-	preflightHeaders: []string{"*"},
-	preflightAge:     []string{"86400"},
-}
-
-// failure is an answer that is none of the documents.
-type failure struct {
-	status int
-	body   []byte
-	length []string
-}
-
-var (
-	notFound    = newFailure(http.StatusNotFound, "not_found", "this server has the two documents of its issuer, and nothing else")
-	notAllowed  = newFailure(http.StatusMethodNotAllowed, "method_not_allowed", "documents can be read with GET and HEAD")
-	unavailable = newFailure(http.StatusServiceUnavailable, "unavailable", "the documents are not known yet: try again soon")
+const (
+	allowed = "GET, HEAD, OPTIONS"
+	// retryAfter is in seconds: when to ask again for documents that are not
+	// there yet.
+	retryAfter = "5"
 )
 
-func newFailure(status int, code, message string) failure {
-	v := newVariant([]byte(`{"error":"`+code+`","message":"`+message+`"}`+"\n"), "", "")
-	return failure{status: status, body: v.body, length: v.bodyBytes}
+// page is one document as it is served.
+type page struct {
+	path                                 *url.URL
+	body                                 []byte
+	contentType, cacheControl, entityTag string
+	// modified is when the body last changed.
+	modified time.Time
+}
+
+// newPage makes the page of an object. before is the page that it replaces, if
+// there is one.
+func newPage(object publish.Object, path *url.URL, before *page) *page {
+	sum := sha256.Sum256(object.Body)
+	return &page{
+		path:         path,
+		body:         object.Body,
+		contentType:  object.ContentType,
+		cacheControl: object.CacheControl,
+		entityTag:    `"` + hex.EncodeToString(sum[:16]) + `"`,
+		modified:     modified(object.Body, before, time.Now().Truncate(time.Second)),
+	}
+}
+
+// modified gives two bodies never the same second, which is as fine as HTTP
+// dates are: a client that compares only dates would keep the first body.
+func modified(body []byte, before *page, now time.Time) time.Time {
+	switch {
+	case before == nil:
+		return now
+	case bytes.Equal(before.body, body):
+		return before.modified
+	case !now.After(before.modified):
+		return before.modified.Add(time.Second)
+	}
+	return now
+}
+
+// is compares the raw path too: each document has one spelling of its path.
+func (p *page) is(u *url.URL) bool { return p.path.Path == u.Path && p.path.RawPath == u.RawPath }
+
+func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", p.contentType)
+	h.Set("Etag", p.entityTag)
+	if p.cacheControl != "" {
+		h.Set("Cache-Control", p.cacheControl)
+	}
+	http.ServeContent(w, r, "", p.modified, bytes.NewReader(p.body))
 }
 
 // ServeHTTP serves the two documents.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	recorder := &statusRecorder{ResponseWriter: w}
 	what, page := s.current.Load().find(r.URL)
-	status := answer(w, r, what, page)
-	s.metrics.count(what, status)
+	answer(recorder, r, what, page)
+	s.metrics.count(what, recorder.status)
 	if s.debug {
-		s.log.DebugContext(r.Context(), "access", "method", r.Method, "path", r.URL.Path, "status", status, "from", r.RemoteAddr)
+		s.log.DebugContext(r.Context(), "access", "method", r.Method, "path", r.URL.Path, "status", recorder.status, "from", r.RemoteAddr)
 	}
+}
+
+// statusRecorder remembers the status of a response.
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *statusRecorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
 }
 
 // find returns no page for what is not there (yet).
@@ -74,8 +105,7 @@ func (g *generation) find(u *url.URL) (resource, *page) {
 	return otherResource, nil
 }
 
-// expected tells whether a path may turn out to be a document's, while the
-// issuer is not known.
+// expected returns what a path may turn out to be while the issuer is unknown.
 func expected(u *url.URL) resource {
 	switch {
 	case strings.HasSuffix(u.Path, "/"+discovery.ConfigurationPath):
@@ -86,92 +116,40 @@ func expected(u *url.URL) resource {
 	return otherResource
 }
 
-// answer returns the status that it sent.
-func answer(w http.ResponseWriter, r *http.Request, what resource, p *page) int {
+func answer(w http.ResponseWriter, r *http.Request, what resource, p *page) {
 	h := w.Header()
-	h["Access-Control-Allow-Origin"] = headers.anyOrigin
-	h["X-Content-Type-Options"] = headers.nosniff
-	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("X-Content-Type-Options", "nosniff")
 	switch {
 	case what == otherResource:
-		return notFound.send(w, r)
+		fail(w, http.StatusNotFound, "not_found", "only the issuer's two documents are served here")
 	case r.Method == http.MethodOptions:
-		return preflight(w)
-	case !read:
-		h["Allow"] = headers.allow
-		return notAllowed.send(w, r)
+		preflight(w)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		h.Set("Allow", allowed)
+		fail(w, http.StatusMethodNotAllowed, "method_not_allowed", "use GET or HEAD")
 	case p == nil:
-		h["Retry-After"] = headers.retry
-		return unavailable.send(w, r)
+		h.Set("Retry-After", retryAfter)
+		fail(w, http.StatusServiceUnavailable, "unavailable", "there are no documents yet: retry soon")
+	default:
+		p.ServeHTTP(w, r)
 	}
-	return p.send(w, r)
 }
 
-func (f failure) send(w http.ResponseWriter, r *http.Request) int {
-	h := w.Header()
-	h["Content-Type"] = headers.json
-	h["Cache-Control"] = headers.noStore
-	h["Content-Length"] = f.length
-	w.WriteHeader(f.status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(f.body) // the reader may be gone
-	}
-	return f.status
+func fail(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(`{"error":"` + code + `","message":"` + message + `"}` + "\n")) // the client may be gone
 }
 
-// preflight answers what a browser asks before it lets a script read (Fetch
-// standard, section 3.2).
-func preflight(w http.ResponseWriter) int {
+// preflight answers a browser that asks whether a script may read the documents
+// (Fetch standard, section 3.2).
+func preflight(w http.ResponseWriter) {
 	h := w.Header()
-	h["Allow"] = headers.allow
-	h["Access-Control-Allow-Methods"] = headers.allow
-	h["Access-Control-Allow-Headers"] = headers.preflightHeaders
-	h["Access-Control-Max-Age"] = headers.preflightAge
+	h.Set("Allow", allowed)
+	h.Set("Access-Control-Allow-Methods", allowed)
+	h.Set("Access-Control-Allow-Headers", "*")
+	h.Set("Access-Control-Max-Age", "86400")
 	w.WriteHeader(http.StatusNoContent)
-	return http.StatusNoContent
-}
-
-func (p *page) send(w http.ResponseWriter, r *http.Request) int {
-	v := &p.identity
-	if p.gzip.body != nil && prefersGzip(r.Header["Accept-Encoding"]) {
-		v = &p.gzip
-	}
-	h := w.Header()
-	h["Vary"] = headers.vary
-	h["Etag"] = v.entityTag
-	h["Last-Modified"] = p.lastModified
-	if p.cacheControl != nil {
-		h["Cache-Control"] = p.cacheControl
-	}
-	if p.unchanged(r.Header, v) {
-		w.WriteHeader(http.StatusNotModified)
-		return http.StatusNotModified
-	}
-	if v.encoding != nil {
-		h["Content-Encoding"] = v.encoding
-	}
-	h["Content-Type"] = p.contentType
-	h["Content-Length"] = v.bodyBytes
-	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(v.body) //nolint:gosec // JSON that was judged, sent as such with nosniff; the reader may be gone
-	}
-	return http.StatusOK
-}
-
-// unchanged is the order of RFC 9110 section 13.2.2: tags, and times only
-// without them.
-func (p *page) unchanged(h http.Header, v *variant) bool {
-	if tags := h["If-None-Match"]; len(tags) > 0 {
-		return anyTag(tags, v.entityTag[0])
-	}
-	since := h["If-Modified-Since"]
-	if len(since) != 1 {
-		return false
-	}
-	if since[0] == p.lastModified[0] {
-		return true
-	}
-	t, err := http.ParseTime(since[0])
-	return err == nil && !p.modified.After(t) && !t.After(time.Now())
 }

@@ -24,8 +24,9 @@ func (r resource) String() string {
 
 // answers are the statuses that a Site sends.
 var answers = [...]int{
-	http.StatusOK, http.StatusNoContent, http.StatusNotModified,
-	http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusServiceUnavailable,
+	http.StatusOK, http.StatusNoContent, http.StatusPartialContent, http.StatusNotModified,
+	http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
+	http.StatusServiceUnavailable,
 }
 
 // Metrics are the numbers of the public side. Counters are looked up once: a

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/gate"
@@ -42,21 +42,18 @@ func NewSite(log *slog.Logger, metrics *Metrics) *Site {
 	return s
 }
 
+// generation is one consistent pair, or nothing.
+type generation struct {
+	issuer         discovery.Issuer
+	set            discovery.KeySet
+	document, keys *page
+}
+
 // Issuer is that of the document being served, or "" while nothing is.
 func (s *Site) Issuer() discovery.Issuer { return s.current.Load().issuer }
 
 // Keys are the IDs of the keys being served, none while nothing is.
-func (s *Site) Keys() []string {
-	page := s.current.Load().keys
-	if page == nil {
-		return nil
-	}
-	set, err := discovery.ParseKeySet(page.identity.body)
-	if err != nil {
-		return nil // it was judged before it came here
-	}
-	return set.IDs()
-}
+func (s *Site) Keys() []string { return s.current.Load().set.IDs() }
 
 // Open returns a new handle on the store.
 func (s *Site) Open() publish.Backend { return &handle{site: s} }
@@ -65,18 +62,18 @@ func (s *Site) Open() publish.Backend { return &handle{site: s} }
 // reader sees one of them without the other. It reports whether that changed
 // anything.
 func (s *Site) Place(document, keys publish.Object) (changed bool, err error) {
-	if _, err := pathsOf(document); err != nil {
-		return false, err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	heldDocument, heldKeys := s.objects[document.Name], s.objects[keys.Name]
-	if heldDocument.Same(document) && heldKeys.Same(keys) {
+	if s.objects[document.Name].Same(document) && s.objects[keys.Name].Same(keys) {
 		return false, nil
+	}
+	next, err := newGeneration(document, keys, s.current.Load())
+	if err != nil {
+		return false, err
 	}
 	s.store(keys)
 	s.store(document)
-	s.turn()
+	s.current.Store(next)
 	return true, nil
 }
 
@@ -88,24 +85,42 @@ func (s *Site) store(object publish.Object) {
 	s.objects[object.Name] = object
 }
 
-// turn makes what the store holds visible, if it is a pair that can be served;
-// else the last good stays. It must be called with the lock held.
-func (s *Site) turn() {
+// refresh makes what the store holds visible if it is a pair that can be served;
+// otherwise the last good pair stays. It must be called with the lock held.
+func (s *Site) refresh() {
 	document, haveDocument := s.objects[discovery.ConfigurationPath]
 	keys, haveKeys := s.objects[discovery.JWKSPath]
 	if !haveDocument || !haveKeys {
 		return
 	}
-	paths, err := pathsOf(document)
-	if err != nil {
-		return
+	if next, err := newGeneration(document, keys, s.current.Load()); err == nil {
+		s.current.Store(next)
 	}
-	before := s.current.Load()
-	s.current.Store(&generation{
-		issuer:   paths.issuer,
-		document: newPage(document, paths.document, before.document, time.Now()),
-		keys:     newPage(keys, paths.keys, before.keys, time.Now()),
-	})
+}
+
+func newGeneration(document, keys publish.Object, before *generation) (*generation, error) {
+	parsed, err := discovery.ParseDocument(document.Body)
+	if err != nil {
+		return nil, err
+	}
+	set, err := discovery.ParseKeySet(keys.Body)
+	if err != nil {
+		return nil, err
+	}
+	issuer := parsed.Issuer()
+	at, err := url.Parse(issuer.ConfigurationURL())
+	if err != nil {
+		return nil, err
+	}
+	keysAt, err := url.Parse(issuer.JWKSURI())
+	if err != nil {
+		return nil, err
+	}
+	return &generation{
+		issuer: issuer, set: set,
+		document: newPage(document, at, before.document),
+		keys:     newPage(keys, keysAt, before.keys),
+	}, nil
 }
 
 // handle is the store as a publisher sees it.
@@ -146,7 +161,7 @@ func (h *handle) Put(ctx context.Context, object publish.Object, precondition pu
 	object.BytesOnly = false
 	h.site.store(object)
 	if object.Name == discovery.ConfigurationPath || object.Name == discovery.JWKSPath {
-		h.site.turn()
+		h.site.refresh()
 	}
 	return nil
 }
