@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -22,9 +24,9 @@ const (
 
 // page is one document as it is served.
 type page struct {
-	path                                 *url.URL
-	body                                 []byte
-	contentType, cacheControl, entityTag string
+	path   *url.URL
+	body   []byte
+	header http.Header
 	// modified is when the body last changed.
 	modified time.Time
 }
@@ -33,14 +35,18 @@ type page struct {
 // there is one.
 func newPage(object publish.Object, path *url.URL, before *page) *page {
 	sum := sha256.Sum256(object.Body)
-	return &page{
-		path:         path,
-		body:         object.Body,
-		contentType:  object.ContentType,
-		cacheControl: object.CacheControl,
-		entityTag:    `"` + hex.EncodeToString(sum[:16]) + `"`,
-		modified:     modified(object.Body, before, time.Now().Truncate(time.Second)),
+	p := &page{path: path, body: object.Body, header: publicHeader(), modified: modified(object.Body, before, time.Now().Truncate(time.Second))}
+	p.header.Set("Content-Type", object.ContentType)
+	p.header.Set("Etag", `"`+hex.EncodeToString(sum[:16])+`"`)
+	if object.CacheControl != "" {
+		p.header.Set("Cache-Control", object.CacheControl)
 	}
+	return p
+}
+
+// publicHeader lets scripts of any origin read an answer.
+func publicHeader() http.Header {
+	return http.Header{"Access-Control-Allow-Origin": {"*"}, "X-Content-Type-Options": {"nosniff"}}
 }
 
 // modified gives two bodies never the same second, which is as fine as HTTP
@@ -61,12 +67,7 @@ func modified(body []byte, before *page, now time.Time) time.Time {
 func (p *page) is(u *url.URL) bool { return p.path.Path == u.Path && p.path.RawPath == u.RawPath }
 
 func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Content-Type", p.contentType)
-	h.Set("Etag", p.entityTag)
-	if p.cacheControl != "" {
-		h.Set("Cache-Control", p.cacheControl)
-	}
+	maps.Copy(w.Header(), p.header)
 	http.ServeContent(w, r, "", p.modified, bytes.NewReader(p.body))
 }
 
@@ -90,6 +91,12 @@ type statusRecorder struct {
 func (r *statusRecorder) WriteHeader(status int) {
 	r.status = status
 	r.ResponseWriter.WriteHeader(status)
+}
+
+// ReadFrom lets the ResponseWriter use its own buffer: a new one for each request
+// would cost a tenth of the requests per second.
+func (r *statusRecorder) ReadFrom(body io.Reader) (int64, error) {
+	return io.Copy(r.ResponseWriter, body)
 }
 
 // find returns no page for what is not there (yet).
@@ -117,9 +124,12 @@ func expected(u *url.URL) resource {
 }
 
 func answer(w http.ResponseWriter, r *http.Request, what resource, p *page) {
+	if p != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		p.ServeHTTP(w, r)
+		return
+	}
 	h := w.Header()
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("X-Content-Type-Options", "nosniff")
+	maps.Copy(h, publicHeader())
 	switch {
 	case what == otherResource:
 		fail(w, http.StatusNotFound, "not_found", "only the issuer's two documents are served here")
@@ -128,11 +138,9 @@ func answer(w http.ResponseWriter, r *http.Request, what resource, p *page) {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		h.Set("Allow", allowed)
 		fail(w, http.StatusMethodNotAllowed, "method_not_allowed", "use GET or HEAD")
-	case p == nil:
+	default:
 		h.Set("Retry-After", retryAfter)
 		fail(w, http.StatusServiceUnavailable, "unavailable", "there are no documents yet: retry soon")
-	default:
-		p.ServeHTTP(w, r)
 	}
 }
 

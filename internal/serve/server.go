@@ -13,13 +13,12 @@ import (
 // Limits of the public side. A request is a few hundred bytes and an answer a
 // few kilobytes, so all are generous.
 const (
-	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 10 * time.Second
-	writeTimeout      = 10 * time.Second
-	idleTimeout       = time.Minute
-	maxHeader         = 8 << 10 // bytes; net/http adds 4 KiB to it
-	maxStreams        = 100     // of one HTTP/2 connection
-	drainTime         = 10 * time.Second
+	readTimeout  = 5 * time.Second // of the header: a body is never read
+	writeTimeout = 10 * time.Second
+	idleTimeout  = time.Minute
+	maxHeader    = 8 << 10 // bytes; net/http adds 4 KiB to it
+	maxStreams   = 100     // of one HTTP/2 connection
+	drainTime    = 10 * time.Second
 
 	// DefaultRoom is how many connections may be open at a time.
 	DefaultRoom = 1024
@@ -44,15 +43,14 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.C
 	}
 	limited := newLimiter(listener, room, s.Metrics)
 	server := &http.Server{
-		Handler:           readNoFurther(s.Handler),
-		TLSConfig:         config,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		ConnState:         limited.observe,
+		Handler:        readNoFurther(s.Handler),
+		TLSConfig:      config,
+		ReadTimeout:    readTimeout,
+		WriteTimeout:   writeTimeout,
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ConnState:      limited.observe,
 		// What strangers do wrong is no news: broken handshakes, mostly.
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
