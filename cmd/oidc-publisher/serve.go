@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -99,6 +100,10 @@ func serveAction(c *cli.Context) error {
 		return err
 	}
 	defer outliveReaders()()
+	if os.Getenv("GOGC") == "" {
+		// The live heap is 2 MiB, so that the default collects after 500 requests.
+		debug.SetGCPercent(400)
+	}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	registry := newRegistry()

@@ -33,6 +33,9 @@ import (
 const (
 	benchRounds  = 5
 	benchSeconds = 4
+	// bareShare is how many of the requests of a bare net/http server serve
+	// answers at least.
+	bareShare = 0.85
 	// One core for the server, the other for who asks.
 	serverCore, clientCore = "0", "1"
 )
@@ -50,6 +53,7 @@ type contender struct {
 
 var contenders = []contender{
 	{name: "oidc-publisher serve", start: (*bench).ours},
+	{name: "bare net/http", start: (*bench).bare},
 	{name: "nginx, tuned", start: (*bench).nginxTuned},
 	{name: "nginx, as Debian has it", start: (*bench).nginxStock},
 	{name: "caddy", start: (*bench).caddy},
@@ -108,6 +112,9 @@ func (b *bench) compare(scheme, cert, key string) {
 		}
 	}
 	ours := median(scores[contenders[0].name].perSecond)
+	if share := ours / median(scores[contenders[1].name].perSecond); share < bareShare {
+		b.t.Errorf("%.2f of the requests of a bare server, want %.2f", share, bareShare)
+	}
 	b.t.Logf("%-24s %12s %10s %12s %14s %10s", "", "requests/s", "ours is", "99 % within", "resident after", "at most")
 	for _, c := range contenders {
 		s, ok := scores[c.name]
@@ -206,6 +213,48 @@ func (b *bench) ours(port int, cert, key string) testserver.Command {
 		args = append(args, "--tls-cert", cert, "--tls-key", key)
 	}
 	return testserver.Command{Path: built, Args: args}
+}
+
+// bare is a net/http server without limits that writes the same answer.
+func (b *bench) bare(port int, cert, key string) testserver.Command {
+	source := b.file(b.t.TempDir(), "main.go", `package main
+
+import (
+	"net/http"
+	"os"
+)
+
+func main() {
+	body, err := os.ReadFile(os.Args[2])
+	if err != nil {
+		panic(err)
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Set("Accept-Ranges", "bytes")
+		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Cache-Control", "public, max-age=60")
+		h.Set("Content-Type", "application/jwk-set+json")
+		h.Set("Etag", "\"0123456789abcdef0123456789abcdef\"")
+		h.Set("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+		h.Set("X-Content-Type-Options", "nosniff")
+		_, _ = w.Write(body)
+	})
+	if len(os.Args) > 3 {
+		panic(http.ListenAndServeTLS(os.Args[1], os.Args[3], os.Args[4], handler))
+	}
+	panic(http.ListenAndServe(os.Args[1], handler))
+}
+`)
+	binary := strings.TrimSuffix(source, ".go")
+	if out, err := exec.CommandContext(b.t.Context(), testserver.Require(b.t, "go"), "build", "-o", binary, source).CombinedOutput(); err != nil {
+		b.t.Fatalf("go build: %v\n%s", err, out)
+	}
+	args := []string{fmt.Sprintf("127.0.0.1:%d", port), filepath.Join(b.docs, discovery.JWKSPath)}
+	if cert != "" {
+		args = append(args, cert, key)
+	}
+	return testserver.Command{Path: binary, Args: args}
 }
 
 // nginxTuned has no log, keeps files open and never ends a connection: as fast
