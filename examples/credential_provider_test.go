@@ -20,8 +20,8 @@ func TestCredentialProvider(t *testing.T) {
 		"gcp":        {"--provider", "projects/123456789/locations/global/workloadIdentityPools/clusters/providers/cluster-a"},
 	} {
 		dir := filepath.Join("credential-provider", provider)
-		printed(t, filepath.Join(dir, "credential-provider.yaml"), provider, append(args, "--print-config"))
-		printed(t, filepath.Join(dir, "rbac.yaml"), provider, append(args, "--print-rbac"))
+		printed(t, filepath.Join(dir, "credential-provider.yaml"), provider, append([]string{"config"}, args...))
+		printed(t, filepath.Join(dir, "rbac.yaml"), provider, append([]string{"rbac"}, args...))
 		for _, file := range []string{"rbac.yaml", "pod.yaml"} {
 			for _, o := range documents(t, readExample(t, filepath.Join(dir, file))) {
 				cluster.Apply(t, o)

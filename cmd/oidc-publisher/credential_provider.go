@@ -6,63 +6,67 @@ import (
 	"slices"
 	"strings"
 
-	"oidc-publisher/internal/cli"
+	kubelet "k8s.io/kubelet/config/v1"
 
 	"oidc-publisher/federation/credentialprovider"
+	"oidc-publisher/federation/credentialprovider/nodeconfig"
+	"oidc-publisher/internal/cli"
 )
-
-const categoryNode = "Instead of answering kubelet"
 
 func credentialProviderCommand() *cli.Command {
 	command := &cli.Command{
 		Name:        "credential-provider",
-		Usage:       "answer kubelet, which asks for the credential of an image",
+		Usage:       "answer kubelet with the credential of an image",
 		ArgsUsage:   strings.Join(credentialprovider.Providers(), "|"),
 		Description: credentialProviderDescription,
 		Action:      cli.NoSubcommand,
 	}
 	for _, provider := range credentialprovider.Providers() {
-		command.Subcommands = append(command.Subcommands, credentialProviderFor(provider))
+		command.Subcommands = append(command.Subcommands, credentialProviderOf(provider))
 	}
 	return command
 }
 
 //nolint:gosec // G101: a text about credentials
-const credentialProviderDescription = `kubelet runs this for pulls, with the token of the pod's service account on
-standard input (credentialprovider.kubelet.k8s.io/v1, Kubernetes 1.33 and
+const credentialProviderDescription = `kubelet runs this command for pulls, with the token of the pod's service account
+on standard input (credentialprovider.kubelet.k8s.io/v1, Kubernetes 1.33 and
 later), and reads a credential of the image's registry from standard output.
-oidc-publisher-credential-provider is the same as a small program of its own,
-which starts faster: install that on nodes.
+On nodes install oidc-publisher-credential-provider: the same as a small program
+of its own, which starts faster.
 
-Exit codes: 0 answered, with nothing for an image of another registry; 1 the
-exchange failed, and kubelet's log has the line that says why; 2 wrong usage;
-3 --check found no pattern that matches.`
+config and rbac print what nodes and cluster need; check tells whether kubelet
+would call the plugin for an image.
 
-func credentialProviderFor(provider string) *cli.Command {
-	settings := credentialprovider.NewSettings().Flags(provider)
-	flags := nodeFlags(provider)
-	for _, f := range settings {
-		flags = append(flags, cli.Setting(f.Name, f.Usage, f.Env, f.Many))
-	}
+Exit codes: 0 answered, without a credential for an image of another registry;
+1 the exchange failed, and kubelet's log has the reason in one line; 2 wrong
+usage; 3 check found that kubelet would get no credential.`
+
+func credentialProviderOf(provider string) *cli.Command {
+	output := func() cli.Flag { return cli.Output("text", "json") }
 	return &cli.Command{
 		Name:        provider,
 		Usage:       "credentials of " + serviceName(provider),
+		ArgsUsage:   "[config|rbac|check IMAGE]",
 		Description: credentialProviderExamples(provider),
-		Flags:       flags,
-		Action: func(c *cli.Context) error {
-			if err := cli.CheckArgs(c); err != nil {
-				return err
-			}
-			settings := credentialprovider.NewSettings()
-			for _, f := range settings.Flags(provider) {
-				if err := setFrom(c, f); err != nil {
-					return cli.Usagef("%v", err)
-				}
-			}
-			if nodeAsked(c) {
-				return nodeAction(c, provider, settings)
-			}
-			return answerKubelet(c, provider, settings)
+		Flags:       pluginFlags(provider),
+		Action:      func(c *cli.Context) error { return answerKubelet(c, provider) },
+		Subcommands: []*cli.Command{
+			{
+				Name: "config", Usage: "print kubelet's CredentialProviderConfig",
+				Flags:  append(append(pluginFlags(provider), nodeFlags(provider)...), envFlag(), output()),
+				Action: func(c *cli.Context) error { return printNodeConfig(c, provider) },
+			},
+			{
+				Name: "rbac", Usage: "print the RBAC that lets nodes request tokens of the audience",
+				Flags:  append(append(pluginFlags(provider), nodeFlags(provider)...), output()),
+				Action: func(c *cli.Context) error { return printNodeRights(c, provider) },
+			},
+			{
+				Name: "check", Usage: "show which pattern of matchImages matches an image", ArgsUsage: "IMAGE",
+				Flags: append(pluginFlags(provider), output(),
+					cli.String("config", "", "`FILE` with a node's CredentialProviderConfig (default: what config prints)")),
+				Action: func(c *cli.Context) error { return checkImage(c, provider) },
+			},
 		},
 	}
 }
@@ -73,44 +77,111 @@ func serviceName(provider string) string {
 
 func credentialProviderExamples(provider string) string {
 	example := cli.Name + " credential-provider " + provider
-	which := map[string]string{credentialprovider.ProviderGCP: ` \
+	flags := map[string]string{credentialprovider.ProviderGCP: ` \
     --provider projects/123456789/locations/global/workloadIdentityPools/clusters/providers/cluster-a`}[provider]
 	return `Examples:
-  # what goes on each node, and what is applied to the cluster
-  ` + example + ` --print-config` + which + ` > credential-provider.yaml
-  ` + example + ` --print-rbac` + which + ` | kubectl apply -f -
+  # what each node needs, and what is applied to the cluster
+  ` + example + ` config` + flags + ` > credential-provider.yaml
+  ` + example + ` rbac` + flags + ` | kubectl apply -f -
 
-  # would kubelet call it for this image?
-  ` + example + ` --check ` + map[string]string{
+  # would kubelet call the plugin for this image?
+  ` + example + ` check ` + map[string]string{
 		credentialprovider.ProviderCloudsmith: "docker.cloudsmith.io/acme/team/app:1",
 		credentialprovider.ProviderGCP:        "europe-docker.pkg.dev/project/repository/app:1",
 	}[provider]
 }
 
-// setFrom gives a setting what the command line or the environment has for it.
-func setFrom(c *cli.Context, f credentialprovider.Flag) error {
+// pluginFlags are the settings of the plugin, which kubelet passes too.
+func pluginFlags(provider string) []cli.Flag {
+	var flags []cli.Flag
+	for _, f := range credentialprovider.NewSettings().Flags(provider) {
+		flags = append(flags, cli.Setting(f.Name, f.Usage, f.Env, f.Many))
+	}
+	return cli.InCategory("Plugin", flags...)
+}
+
+func nodeFlags(provider string) []cli.Flag {
+	audience := cli.String("audience", "", "`AUDIENCE` of the tokens")
+	audience.DefaultText = map[string]string{
+		credentialprovider.ProviderCloudsmith: nodeconfig.CloudsmithAudience,
+		credentialprovider.ProviderGCP:        "https://iam.googleapis.com/ and the provider's name",
+	}[provider]
+	name := cli.String("name", "", "file `NAME` of the plugin; each audience needs its own")
+	name.DefaultText = credentialprovider.ProgramName + "-" + provider
+	return cli.InCategory("Node", audience, name, cli.String("kubernetes-version", "1.34+", "`VERSION` of the kubelets: 1.33, 1.34+"))
+}
+
+func envFlag() cli.Flag {
+	return cli.InCategory("Node", cli.List("env", "`NAME=VALUE` in the plugin's environment, such as HTTPS_PROXY; repeatable"))[0]
+}
+
+// pluginSettings reads pluginFlags. args are the same settings as arguments of
+// the plugin.
+func pluginSettings(c *cli.Context, provider string) (settings *credentialprovider.Settings, args []string, err error) {
+	settings = credentialprovider.NewSettings()
 	var errs []error
-	for _, value := range valuesOf(c, f) {
-		errs = append(errs, f.Set(value))
+	for _, f := range settings.Flags(provider) {
+		values := []string{c.String(f.Name)}
+		if f.Many {
+			values = cli.Values(c, f.Name)
+		}
+		for _, value := range values {
+			if c.IsSet(f.Name) && (value != "" || f.Many) {
+				args = append(args, "--"+f.Name+"="+value)
+				errs = append(errs, f.Set(value))
+			}
+		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, nil, cli.Usagef("%v", err)
+	}
+	return settings, args, nil
 }
 
-func valuesOf(c *cli.Context, f credentialprovider.Flag) []string {
-	switch {
-	case !c.IsSet(f.Name):
-		return nil
-	case f.Many:
-		return cli.Values(c, f.Name)
-	case c.String(f.Name) == "":
-		return nil
-	default:
-		return []string{c.String(f.Name)}
+// nodeOf reads pluginFlags and nodeFlags.
+func nodeOf(c *cli.Context, provider string) (nodeconfig.Node, error) {
+	settings, args, err := pluginSettings(c, provider)
+	if err != nil {
+		return nodeconfig.Node{}, err
 	}
+	version, err := nodeconfig.ParseVersion(c.String("kubernetes-version"))
+	if err != nil {
+		return nodeconfig.Node{}, cli.Usagef("--kubernetes-version: %v", err)
+	}
+	node := nodeconfig.Node{Version: version, Provider: provider, Name: c.String("name"), Audience: c.String("audience"), Settings: settings, Args: args}
+	audience, err := nodeconfig.DefaultAudience(provider, settings)
+	if err != nil {
+		return node, cli.Usagef("%v", err)
+	}
+	if node.Audience == "" {
+		node.Audience = audience
+	}
+	if node.Audience == "" {
+		return node, cli.Usagef("--audience is missing: give the audience that the workload identity provider allows, or --provider")
+	}
+	if strings.ContainsAny(node.Name, "/ ") || strings.HasPrefix(node.Name, ".") {
+		return node, cli.Usagef("--name is %q, and must be the name of a file", node.Name)
+	}
+	for _, pair := range cli.Values(c, "env") {
+		key, value, found := strings.Cut(pair, "=")
+		if !found || key == "" {
+			return node, cli.Usagef("--env is %q, and must be NAME=VALUE", pair)
+		}
+		node.Env = append(node.Env, kubelet.ExecEnvVar{Name: key, Value: value})
+	}
+	return node, nil
 }
 
-// answerKubelet fails in one way: to kubelet every exit code but 0 is the same.
-func answerKubelet(c *cli.Context, provider string, settings *credentialprovider.Settings) error {
+// answerKubelet returns no error with an exit code of its own: kubelet knows
+// success and failure only.
+func answerKubelet(c *cli.Context, provider string) error {
+	if err := cli.CheckArgs(c); err != nil {
+		return err
+	}
+	settings, _, err := pluginSettings(c, provider)
+	if err != nil {
+		return err
+	}
 	plugin, err := settings.Plugin(provider)
 	if err != nil {
 		return cli.Usagef("%v", err)
@@ -121,21 +192,93 @@ func answerKubelet(c *cli.Context, provider string, settings *credentialprovider
 	return nil
 }
 
-// given are the settings again, as arguments of the plugin.
-func given(c *cli.Context, settings *credentialprovider.Settings, provider string) []string {
-	var args []string
-	for _, f := range settings.Flags(provider) {
-		for _, value := range valuesOf(c, f) {
-			args = append(args, "--"+f.Name+"="+value)
-		}
-	}
-	return slices.Clip(args)
+func printNodeConfig(c *cli.Context, provider string) error {
+	return printNode(c, provider, nodeconfig.Node.ConfigYAML, func(node nodeconfig.Node) any {
+		return map[string]any{"config": node.Config(), "kubeletFlags": node.KubeletFlags()}
+	})
 }
 
-func writeAll(w io.Writer, data []byte, err error) error {
+func printNodeRights(c *cli.Context, provider string) error {
+	return printNode(c, provider, nodeconfig.Node.RightsYAML, func(node nodeconfig.Node) any {
+		role, binding := node.Rights()
+		return map[string]any{"apiVersion": "v1", "kind": "List", "items": []any{role, binding}}
+	})
+}
+
+func printNode(c *cli.Context, provider string, text func(nodeconfig.Node) ([]byte, error), object func(nodeconfig.Node) any) error {
+	if err := cli.CheckArgs(c); err != nil {
+		return err
+	}
+	format, err := cli.OutputFormat(c, "text", "json")
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(data)
+	node, err := nodeOf(c, provider)
+	if err != nil {
+		return err
+	}
+	if format == "json" {
+		return cli.PrintJSON(c.App.Writer, object(node))
+	}
+	data, err := text(node)
+	if err != nil {
+		return err
+	}
+	_, err = c.App.Writer.Write(data)
 	return err
+}
+
+func checkImage(c *cli.Context, provider string) error {
+	if err := cli.CheckArgs(c, "IMAGE"); err != nil {
+		return err
+	}
+	format, err := cli.OutputFormat(c, "text", "json")
+	if err != nil {
+		return err
+	}
+	settings, _, err := pluginSettings(c, provider)
+	if err != nil {
+		return err
+	}
+	image := c.Args().First()
+	if err := nodeconfig.CheckImage(image); err != nil {
+		return cli.Usagef("%v", err)
+	}
+	node := nodeconfig.Node{Provider: provider, Settings: settings}
+	config := node.Config()
+	if file := c.String("config"); file != "" {
+		if config, err = nodeconfig.ReadConfig(file); err != nil {
+			return cli.Usagef("--config %s: %v", file, err)
+		}
+	}
+	report := node.Check(config, image)
+	if format == "json" {
+		err = cli.PrintJSON(c.App.Writer, report)
+	} else {
+		_, err = io.WriteString(c.App.Writer, checkText(report))
+	}
+	if err == nil && (!report.Called || report.AuthKey == "") {
+		err = &cli.ExitError{Code: cli.ExitRefused}
+	}
+	return err
+}
+
+func checkText(report nodeconfig.Report) string {
+	var lines []string
+	for _, m := range report.Patterns {
+		verdict := "matches"
+		if !m.Matches {
+			verdict = "does not match: " + m.Why
+		}
+		lines = append(lines, m.Provider+": "+m.Pattern+" "+verdict)
+	}
+	switch {
+	case report.Why != "":
+		lines = append(lines, "auth key: none; "+cli.Printable(report.Why))
+	case report.AuthKey == "":
+		lines = append(lines, "auth key: none; the image is not from one of the plugin's registries (--registry)")
+	default:
+		lines = append(lines, "auth key: "+report.AuthKey)
+	}
+	return strings.Join(slices.Concat(lines, []string{""}), "\n")
 }

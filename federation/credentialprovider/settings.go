@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,20 +85,20 @@ type Flag struct {
 // Flags are the settings of a provider.
 func (s *Settings) Flags(provider string) []Flag {
 	flags := []Flag{
-		{Name: "registry", Many: true, Usage: "answer for images of this `HOST`, as in docker.example.com:5000 or *.example.com; repeatable (default: the service's own hosts)", Set: s.addRegistry},
-		{Name: "timeout", Usage: fmt.Sprintf("answer within `DURATION`, all attempts together; kubelet waits for a minute (default: %v)", Budget), Set: s.setTimeout},
+		{Name: "registry", Many: true, Usage: "registry `HOST` of the images, such as *.example.com; repeatable (default: the service's own)", Set: s.addRegistry},
+		{Name: "timeout", Usage: fmt.Sprintf("`DURATION` limit for an answer, all attempts together (default: %v)", Budget), Set: s.setTimeout},
 	}
 	switch provider {
 	case ProviderCloudsmith:
-		flags = append(flags, choiceFlags(&s.Org, "`SLUG` of the organisation", "CLOUDSMITH_ORG_SLUG", "CLOUDSMITH_ORG")...)
-		flags = append(flags, choiceFlags(&s.Service, "`SLUG` of the service account at Cloudsmith", "CLOUDSMITH_SERVICE_SLUG")...)
-		flags = append(flags, textFlag("cloudsmith-url", "Cloudsmith's API is at this `URL` (default: "+exchange.CloudsmithURL+")", &s.CloudsmithURL))
+		flags = append(flags, choiceFlags(&s.Org, "`SLUG` of the Cloudsmith organisation", "CLOUDSMITH_ORG_SLUG", "CLOUDSMITH_ORG")...)
+		flags = append(flags, choiceFlags(&s.Service, "`SLUG` of the Cloudsmith service account", "CLOUDSMITH_SERVICE_SLUG")...)
+		flags = append(flags, textFlag("cloudsmith-url", "base `URL` of Cloudsmith's API (default: "+exchange.CloudsmithURL+")", &s.CloudsmithURL))
 	case ProviderGCP:
-		flags = append(flags, choiceFlags(&s.Provider, "`NAME` of the workload identity provider, projects/N/locations/global/workloadIdentityPools/P/providers/X")...)
-		flags = append(flags, choiceFlags(&s.ServiceAccount, "`EMAIL` of the service account to act as")...)
+		flags = append(flags, choiceFlags(&s.Provider, "full `NAME` of the workload identity provider")...)
+		flags = append(flags, choiceFlags(&s.ServiceAccount, "`EMAIL` of the Google service account")...)
 		flags = append(flags,
-			textFlag("sts-url", "Google's Security Token Service is at this `URL`", &s.STSURL),
-			textFlag("iam-url", "Google's IAM Credentials API is at this `URL`", &s.IAMURL))
+			textFlag("sts-url", "base `URL` of Google's Security Token Service", &s.STSURL),
+			textFlag("iam-url", "base `URL` of Google's IAM Credentials API", &s.IAMURL))
 	}
 	for i := range flags {
 		own := "OIDC_PUBLISHER_" + strings.ToUpper(strings.ReplaceAll(flags[i].Name, "-", "_"))
@@ -108,8 +109,8 @@ func (s *Settings) Flags(provider string) []Flag {
 
 // choiceFlags are --NAME, which allows no other value, and --default-NAME.
 func choiceFlags(c *Choice, usage string, env ...string) []Flag {
-	pinned := textFlag(c.Flag, usage+"; a service account that asks for another is refused", &c.Pinned)
-	otherwise := textFlag("default-"+c.Flag, usage+" for service accounts without the annotation "+c.Annotation, &c.Default)
+	pinned := textFlag(c.Flag, usage+"; others are refused", &c.Pinned)
+	otherwise := textFlag("default-"+c.Flag, usage+" without annotation "+c.Annotation, &c.Default)
 	otherwise.Env = env
 	return []Flag{pinned, otherwise}
 }
@@ -127,8 +128,11 @@ func (s *Settings) setTimeout(given string) error {
 	// Beyond this kubelet would not wait for the answer.
 	const most = 55 * time.Second
 	d, err := time.ParseDuration(given)
+	if _, number := strconv.ParseUint(given, 10, 32); err != nil && number == nil {
+		return fmt.Errorf("--timeout %s: use a unit, such as 25s", given)
+	}
 	if err != nil || d <= 0 || d > most {
-		return fmt.Errorf("--timeout is %q, and must be a duration up to %v, like 25s", given, most)
+		return fmt.Errorf("--timeout is %q, and must be a duration up to %v, such as 25s", given, most)
 	}
 	s.Timeout = d
 	return nil

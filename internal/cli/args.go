@@ -11,6 +11,9 @@ import (
 // which urfave would ignore.
 func CheckArgs(c *Context, names ...string) error {
 	args := c.Args().Slice()
+	if len(args) > len(names) && len(names) == 0 && len(c.Command.Subcommands) > 0 {
+		return unknownSubcommand(c)
+	}
 	if len(args) > len(names) {
 		return Usagef("unexpected argument %q", args[len(names)])
 	}

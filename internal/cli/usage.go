@@ -39,19 +39,25 @@ func noCommand(c *Context) error {
 	return unknownCommand(c.App.Commands, given, given, "see "+Name+" --help")
 }
 
-// NoSubcommand is the action of a command that only has subcommands.
+// NoSubcommand is the action of a command that only has subcommands, one for
+// each service.
 func NoSubcommand(c *Context) error {
-	name := strings.TrimPrefix(FullName(c), Name+" ")
-	hint := "see " + FullName(c) + " --help"
-	if given := c.Args().First(); given != "" {
-		return unknownCommand(c.Command.Subcommands, given, name+" "+given, hint)
+	if c.Args().Present() {
+		return unknownSubcommand(c)
 	}
 	var names []string
 	for _, sub := range c.Command.Subcommands {
 		names = append(names, sub.Name)
 	}
-	return &UsageError{Message: name + " needs a service: " + strings.Join(names, ", "), Hint: hint}
+	return &UsageError{Message: subcommandName(c) + " needs a service: " + strings.Join(names, ", "), Hint: "see " + FullName(c) + " --help"}
 }
+
+func unknownSubcommand(c *Context) error {
+	given := c.Args().First()
+	return unknownCommand(c.Command.Subcommands, given, subcommandName(c)+" "+given, "see "+FullName(c)+" --help")
+}
+
+func subcommandName(c *Context) string { return strings.TrimPrefix(FullName(c), Name+" ") }
 
 func unknownCommand(known []*Command, given, fullName, otherwise string) error {
 	return &UsageError{

@@ -111,7 +111,7 @@ func (c *chain) install(config, bin, provider string, args ...string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	args = append([]string{"credential-provider", provider, "--print-config"}, args...)
+	args = append([]string{"credential-provider", provider, "config"}, args...)
 	for _, pair := range append(c.internet.Env(), "GORACE=halt_on_error=1 atexit_sleep_ms=0") {
 		args = append(args, "--env", pair)
 	}
@@ -132,7 +132,7 @@ func (c *chain) install(config, bin, provider string, args ...string) {
 // allow gives nodes the right that the program prints.
 func (c *chain) allow(provider string, args ...string) {
 	c.t.Helper()
-	text := c.must(cli.ExitDone, append([]string{"credential-provider", provider, "--print-rbac"}, args...)...).stdout
+	text := c.must(cli.ExitDone, append([]string{"credential-provider", provider, "rbac"}, args...)...).stdout
 	for document := range strings.SplitSeq(text, "---\n") {
 		var object testserver.Object
 		if err := yaml.UnmarshalStrict([]byte(document), &object); err != nil {

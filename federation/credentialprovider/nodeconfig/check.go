@@ -87,6 +87,31 @@ func literal(p string) string {
 	return ""
 }
 
+// Report says what kubelet and the plugin do for an image.
+type Report struct {
+	Image string `json:"image"`
+	// Called says whether kubelet calls the plugin, Patterns why.
+	Called   bool    `json:"called"`
+	Patterns []Match `json:"patterns"`
+	// AuthKey is the key of the plugin's credential; without one, Why may say
+	// why.
+	AuthKey string `json:"authKey"`
+	Why     string `json:"why"`
+}
+
+// Check compares an image with a configuration and asks the plugin for the key.
+func (n Node) Check(config kubelet.CredentialProviderConfig, image string) Report {
+	report := Report{Image: image, Patterns: Check(config, image)}
+	for _, m := range report.Patterns {
+		report.Called = report.Called || m.Matches
+	}
+	var err error
+	if report.AuthKey, err = n.AuthKey(image); err != nil {
+		report.Why = err.Error()
+	}
+	return report
+}
+
 // AuthKey returns the key under which the plugin would give a credential for an
 // image, "" for an image that is not its service's. What the settings leave to
 // annotations is what the image suggests.

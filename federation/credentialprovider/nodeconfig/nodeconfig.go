@@ -18,6 +18,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"oidc-publisher/federation/credentialprovider"
+	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/httpx"
 )
 
 // Where the examples put things on a node.
@@ -27,6 +29,31 @@ const (
 	// BinDir is the plugin's.
 	BinDir = "/usr/local/bin"
 )
+
+// CloudsmithAudience is the audience that Cloudsmith's guides use.
+const CloudsmithAudience = exchange.CloudsmithURL
+
+// DefaultAudience returns the audience that the service expects unless its
+// settings say otherwise: of Google Cloud the workload identity provider, "" if
+// only the service account's annotation names it. A provider's name that Google
+// would refuse is an error.
+func DefaultAudience(provider string, settings *credentialprovider.Settings) (string, error) {
+	if provider == credentialprovider.ProviderCloudsmith {
+		return CloudsmithAudience, nil
+	}
+	audience := ""
+	for _, given := range []string{settings.Provider.Default, settings.Provider.Pinned} {
+		if given == "" {
+			continue
+		}
+		name, err := exchange.ParseProvider(given)
+		if err != nil {
+			return "", err
+		}
+		audience = "https://iam.googleapis.com/" + name
+	}
+	return audience, nil
+}
 
 // Version is a minor version of Kubernetes 1.
 type Version int
@@ -242,6 +269,18 @@ func withoutEmpty(value any) any {
 		}
 	}
 	return value
+}
+
+// maxConfig bounds the file in bytes.
+const maxConfig = 1 << 20
+
+// ReadConfig reads the file of a CredentialProviderConfig.
+func ReadConfig(path string) (kubelet.CredentialProviderConfig, error) {
+	data, err := httpx.ReadFile(path, maxConfig)
+	if err != nil {
+		return kubelet.CredentialProviderConfig{}, err
+	}
+	return ParseConfig(data)
 }
 
 // ParseConfig reads a CredentialProviderConfig, as kubelet does: strictly.
