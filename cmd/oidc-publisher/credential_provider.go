@@ -103,7 +103,7 @@ func pluginFlags(provider string) []cli.Flag {
 func nodeFlags(provider string) []cli.Flag {
 	audience := cli.String("audience", "", "`AUDIENCE` of the tokens")
 	audience.DefaultText = map[string]string{
-		credentialprovider.ProviderCloudsmith: nodeconfig.CloudsmithAudience,
+		credentialprovider.ProviderCloudsmith: credentialprovider.CloudsmithAudience,
 		credentialprovider.ProviderGCP:        "https://iam.googleapis.com/ and the provider's name",
 	}[provider]
 	name := cli.String("name", "", "file `NAME` of the plugin; each audience needs its own")
@@ -149,7 +149,7 @@ func nodeOf(c *cli.Context, provider string) (nodeconfig.Node, error) {
 		return nodeconfig.Node{}, cli.Usagef("--kubernetes-version: %v", err)
 	}
 	node := nodeconfig.Node{Version: version, Provider: provider, Name: c.String("name"), Audience: c.String("audience"), Settings: settings, Args: args}
-	audience, err := nodeconfig.DefaultAudience(provider, settings)
+	audience, err := settings.Audience(provider)
 	if err != nil {
 		return node, cli.Usagef("%v", err)
 	}

@@ -172,6 +172,31 @@ func (f Flag) readEnv(getenv func(string) string) error {
 	return nil
 }
 
+// CloudsmithAudience is the audience that Cloudsmith's guides use.
+const CloudsmithAudience = exchange.CloudsmithURL
+
+// Audience returns the audience that the service expects of tokens, unless it is
+// configured for another: of Google Cloud the workload identity provider, "" if
+// only the service account's annotation names it. A provider's name that Google
+// would refuse is an error.
+func (s *Settings) Audience(provider string) (string, error) {
+	if provider == ProviderCloudsmith {
+		return CloudsmithAudience, nil
+	}
+	audience := ""
+	for _, given := range []string{s.Provider.Default, s.Provider.Pinned} {
+		if given == "" {
+			continue
+		}
+		name, err := exchange.ParseProvider(given)
+		if err != nil {
+			return "", err
+		}
+		audience = "https://iam.googleapis.com/" + name
+	}
+	return audience, nil
+}
+
 // Plugin is the plugin of a provider.
 func (s *Settings) Plugin(provider string) (*Plugin, error) {
 	p := &Plugin{Budget: s.Timeout, Now: time.Now, Transport: s.Calling.Transport}

@@ -70,7 +70,7 @@ var rooms = []room{
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/service/...", "internal/lease", "internal/kubeerr"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
-	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider"}, light: slices.Concat(clouds, clientset, cli)},
+	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 
 	// Prometheus brings google.golang.org/protobuf along.

@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"oidc-publisher/federation/credentialprovider"
-	"oidc-publisher/federation/exchange"
 	"oidc-publisher/internal/httpx"
 )
 
@@ -29,31 +28,6 @@ const (
 	// BinDir is the plugin's.
 	BinDir = "/usr/local/bin"
 )
-
-// CloudsmithAudience is the audience that Cloudsmith's guides use.
-const CloudsmithAudience = exchange.CloudsmithURL
-
-// DefaultAudience returns the audience that the service expects unless its
-// settings say otherwise: of Google Cloud the workload identity provider, "" if
-// only the service account's annotation names it. A provider's name that Google
-// would refuse is an error.
-func DefaultAudience(provider string, settings *credentialprovider.Settings) (string, error) {
-	if provider == credentialprovider.ProviderCloudsmith {
-		return CloudsmithAudience, nil
-	}
-	audience := ""
-	for _, given := range []string{settings.Provider.Default, settings.Provider.Pinned} {
-		if given == "" {
-			continue
-		}
-		name, err := exchange.ParseProvider(given)
-		if err != nil {
-			return "", err
-		}
-		audience = "https://iam.googleapis.com/" + name
-	}
-	return audience, nil
-}
 
 // Version is a minor version of Kubernetes 1.
 type Version int
