@@ -1,37 +1,150 @@
 package discovery
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
-// Token is a service account token. Every formatter, marshaller and structured
-// logger that it is given to prints a placeholder.
-type Token struct{ reveal func() string }
+// maxTokenSize bounds a token in characters. AWS accepts 20,000.
+const maxTokenSize = 64 << 10
 
-// NewToken takes a token as a file holds it, white space around it included.
-func NewToken(raw string) Token {
-	raw = strings.TrimSpace(raw)
-	return Token{reveal: func() string { return raw }}
+// Token is a service account token, and a Secret.
+type Token struct{ Secret }
+
+// NewToken takes a token as a file holds it, surrounding white space included.
+func NewToken(raw string) Token { return Token{NewSecret(strings.TrimSpace(raw))} }
+
+// Claims are the header and the claims of a token. Nothing of them is verified,
+// and all of them may be foreign text.
+type Claims struct {
+	// Algorithm and KeyID are alg and kid of the header.
+	Algorithm, KeyID string
+
+	// Issuer, Subject and AuthorizedParty are iss, sub and azp.
+	Issuer, Subject, AuthorizedParty string
+	// Audience is aud, be it one string or a list.
+	Audience []string
+	// Expiry, NotBefore and IssuedAt are exp, nbf and iat, zero where the
+	// claim is missing.
+	Expiry, NotBefore, IssuedAt time.Time
 }
 
-// Given reports whether there is a token at all.
-func (t Token) Given() bool { return t.reveal != nil }
-
-// Reveal returns the token itself. It is for sending it or taking it apart,
-// never for showing it.
-func (t Token) Reveal() string {
-	if t.reveal == nil {
-		return ""
+// Claims reads the token without verifying it. The error is a fixed text that
+// quotes nothing of the token, and what could be read comes with it.
+func (t Token) Claims() (Claims, error) {
+	raw := t.Reveal()
+	parts := strings.Split(raw, ".")
+	switch {
+	case raw == "":
+		return Claims{}, errors.New("is empty")
+	case len(raw) > maxTokenSize:
+		return Claims{}, fmt.Errorf("is longer than %d characters", maxTokenSize)
+	case len(parts) != 3 || strings.ContainsAny(raw, "\r\n"):
+		return Claims{}, errors.New("is not three base64url parts with dots between them")
 	}
-	return t.reveal()
+	header, err := tokenPart(parts[0])
+	if err != nil {
+		return Claims{}, fmt.Errorf("header %w", err)
+	}
+	payload, err := tokenPart(parts[1])
+	if err != nil {
+		return Claims{}, fmt.Errorf("payload %w", err)
+	}
+	var c Claims
+	err = errors.Join(
+		header.text("alg", &c.Algorithm), header.text("kid", &c.KeyID),
+		payload.text("iss", &c.Issuer), payload.text("sub", &c.Subject), payload.text("azp", &c.AuthorizedParty),
+		payload.list("aud", &c.Audience),
+		payload.time("exp", &c.Expiry), payload.time("nbf", &c.NotBefore), payload.time("iat", &c.IssuedAt))
+	if _, critical := header["crit"]; critical {
+		err = errors.Join(err, errors.New("has critical header members, which relying parties do not know"))
+	}
+	if _, unreadable := t.parse(c.Algorithm); err == nil {
+		err = unreadable
+	}
+	return c, err
 }
 
-// String returns a placeholder.
-func (t Token) String() string { return "[token]" }
+// Verify checks the signature, which must be of this algorithm. The key must be
+// of a type that has a Public.
+func (t Token) Verify(key Key, algorithm string) error {
+	signed, err := t.parse(algorithm)
+	if err != nil {
+		return err
+	}
+	_, err = signed.Verify(key.Public())
+	return err
+}
 
-// Format prints a placeholder for every verb.
-func (t Token) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, t.String()) }
+func (t Token) parse(algorithm string) (*jose.JSONWebSignature, error) {
+	signed, err := jose.ParseSignedCompact(t.Reveal(), []jose.SignatureAlgorithm{jose.SignatureAlgorithm(algorithm)})
+	if err != nil { // its text may quote the token
+		return nil, errors.New("has a header or signature that relying parties can't read")
+	}
+	return signed, nil
+}
 
-// MarshalText returns a placeholder, for JSON and for structured logs.
-func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+// tokenMembers are the members of a token's header or payload.
+type tokenMembers map[string]json.RawMessage
+
+func tokenPart(part string) (tokenMembers, error) {
+	data, err := base64.RawURLEncoding.Strict().DecodeString(part)
+	if err != nil {
+		return nil, errors.New("is not base64url")
+	}
+	var members tokenMembers
+	if !utf8.Valid(data) || json.Unmarshal(data, &members) != nil || members == nil {
+		return nil, errors.New("is not a JSON object")
+	}
+	return members, nil
+}
+
+func (m tokenMembers) text(name string, to *string) error {
+	raw, ok := m[name]
+	if ok && (!bytes.HasPrefix(raw, []byte(`"`)) || json.Unmarshal(raw, to) != nil) {
+		return fmt.Errorf("member %s is not a string", name)
+	}
+	return nil
+}
+
+// list reads aud, which is a string or a list of strings (RFC 7519 section 4.1.3).
+func (m tokenMembers) list(name string, to *[]string) error {
+	raw, ok := m[name]
+	var one string
+	switch {
+	case !ok:
+		return nil
+	case bytes.HasPrefix(raw, []byte(`"`)) && json.Unmarshal(raw, &one) == nil:
+		*to = []string{one}
+		return nil
+	case bytes.HasPrefix(raw, []byte(`[`)) && json.Unmarshal(raw, to) == nil:
+		return nil
+	default:
+		return fmt.Errorf("member %s is neither a string nor a list of strings", name)
+	}
+}
+
+// time reads seconds since 1970, perhaps with a fraction (RFC 7519 section 2).
+func (m tokenMembers) time(name string, to *time.Time) error {
+	raw, ok := m[name]
+	if !ok {
+		return nil
+	}
+	const year9999 = 253402300799
+	var n *float64
+	if json.Unmarshal(raw, &n) != nil || n == nil || math.Abs(*n) > year9999 {
+		return fmt.Errorf("member %s is not a time in seconds", name)
+	}
+	whole, fraction := math.Modf(*n)
+	*to = time.Unix(int64(whole), int64(fraction*1e9)).UTC()
+	return nil
+}

@@ -174,11 +174,8 @@ func (s *Source) user() string {
 	if s.tokenFile != "" {
 		token, _ = readToken(s.tokenFile) // that it can't be read is the request's error
 	}
-	claims, err := parseClaims(token)
-	if err != nil {
-		return ""
-	}
-	return claims.subject
+	claims, _ := discovery.NewToken(token).Claims()
+	return claims.Subject
 }
 
 // newClient returns client-go's HTTP client, which re-reads certificate files

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -159,11 +158,11 @@ func (s *Source) mintCanary(ctx context.Context, at server) (*discovery.Canary, 
 	case err != nil:
 		return nil, fmt.Sprintf("the signing key could not be checked with a token for %s: %v", who, err), nil
 	}
-	claims, err := parseClaims(token.Reveal())
+	claims, err := token.Claims()
 	if err != nil {
-		return nil, fmt.Sprintf("the signing key could not be checked: API server %s minted a token that %v", at.Address(), err), nil
+		return nil, fmt.Sprintf("the signing key could not be checked: API server %s returned a token that is not a JWT (%v)", at.Address(), err), nil
 	}
-	return &discovery.Canary{KeyID: claims.keyID, Algorithm: claims.algorithm, Issuer: claims.issuer}, "", nil
+	return &discovery.Canary{KeyID: claims.KeyID, Algorithm: claims.Algorithm, Issuer: claims.Issuer}, "", nil
 }
 
 func (s *Source) canaryAccount() account {
@@ -174,32 +173,4 @@ func (s *Source) canaryAccount() account {
 		return own
 	}
 	return account{"default", "default"}
-}
-
-// claims are what a token says of itself. They are not verified.
-type claims struct {
-	keyID, algorithm string
-	issuer, subject  string
-}
-
-func parseClaims(token string) (claims, error) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return claims{}, errors.New("is not a JWT")
-	}
-	var header struct {
-		KeyID     string `json:"kid"`
-		Algorithm string `json:"alg"`
-	}
-	var payload struct {
-		Issuer  string `json:"iss"`
-		Subject string `json:"sub"`
-	}
-	for i, into := range []any{&header, &payload} {
-		data, err := base64.RawURLEncoding.DecodeString(parts[i])
-		if err != nil || json.Unmarshal(data, into) != nil {
-			return claims{}, errors.New("is not a JWT") // err would repeat the token
-		}
-	}
-	return claims{header.KeyID, header.Algorithm, payload.Issuer, payload.Subject}, nil
 }

@@ -31,53 +31,53 @@ func verifiable() []string {
 }
 
 func (v view) tokenFormat() finding {
-	if v.tokenErr != nil {
-		return fail(fmt.Sprintf("%d characters", v.token.size), faults(v.tokenErr), "give the token alone, as kubectl create token prints it: no quotes, no Bearer, no line breaks within")
+	if v.claimsErr != nil {
+		return fail(fmt.Sprintf("%d characters", len(v.opts.Token.Reveal())), faults(v.claimsErr), "give the token alone, as kubectl create token prints it: no quotes, no Bearer, no line breaks within")
 	}
-	return pass("%d characters", v.token.size)
+	return pass("%d characters", len(v.opts.Token.Reveal()))
 }
 
 func (v view) tokenAlgorithm() finding {
-	if v.tokenErr != nil {
+	if v.claimsErr != nil {
 		return skip(noToken)
 	}
-	if !slices.Contains(algorithms(), v.token.alg) {
-		return fail(fmt.Sprintf("alg %q", clip(v.token.alg)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
+	if !slices.Contains(algorithms(), v.claims.Algorithm) {
+		return fail(fmt.Sprintf("alg %q", clip(v.claims.Algorithm)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
 	}
-	return pass("alg %q", v.token.alg)
+	return pass("alg %q", v.claims.Algorithm)
 }
 
 // tokenKeyID: Google and, with more than one key, AWS refuse a token without.
 func (v view) tokenKeyID() finding {
 	switch {
-	case v.tokenErr != nil:
+	case v.claimsErr != nil:
 		return skip(noToken)
-	case v.token.kid == "":
+	case v.claims.KeyID == "":
 		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not a legacy secret or a home-made one")
 	default:
-		return pass("kid %q", clip(v.token.kid))
+		return pass("kid %q", clip(v.claims.KeyID))
 	}
 }
 
 func (v view) tokenKey() finding {
 	switch {
-	case v.tokenErr != nil:
+	case v.claimsErr != nil:
 		return skip(noToken)
-	case v.token.kid == "":
+	case v.claims.KeyID == "":
 		return skip("the token names no key")
 	case !v.haveKeys():
 		return skip(noKeys)
 	}
-	key, ok := v.set.Lookup(v.token.kid)
+	key, ok := v.set.Lookup(v.claims.KeyID)
 	switch {
 	case !ok:
-		return fail(fmt.Sprintf("kid %q, public are %s", clip(v.token.kid), quoted(v.set.IDs())),
+		return fail(fmt.Sprintf("kid %q, public are %s", clip(v.claims.KeyID), quoted(v.set.IDs())),
 			"the key that signed the token is not public: it is new and not published yet, was dropped, or a cache hides it",
 			"run oidc-publisher publish; before signing with a new key wait with oidc-publisher verify --wait-for-kid")
-	case slices.Contains(algorithms(), v.token.alg) && !slices.Contains(algorithmsOf(key), v.token.alg):
-		return fail(fmt.Sprintf("token %q, key %q", v.token.alg, algorithmsOf(key)), "the token's algorithm is not the key's", "compare the two documents with the cluster's: this key ID belongs to another key")
+	case slices.Contains(algorithms(), v.claims.Algorithm) && !slices.Contains(algorithmsOf(key), v.claims.Algorithm):
+		return fail(fmt.Sprintf("token %q, key %q", v.claims.Algorithm, algorithmsOf(key)), "the token's algorithm is not the key's", "compare the two documents with the cluster's: this key ID belongs to another key")
 	default:
-		return pass("kid %q", clip(v.token.kid))
+		return pass("kid %q", clip(v.claims.KeyID))
 	}
 }
 
@@ -87,10 +87,10 @@ func (v view) tokenSignature() finding {
 		return skip(skipped)
 	}
 	public := key.Public()
-	if public == nil || !slices.Contains(verifiable(), v.token.alg) {
-		return unchecked(fmt.Sprintf("alg %q", v.token.alg), "this build can't check signatures of this kind", "check it at the relying party")
+	if public == nil || !slices.Contains(verifiable(), v.claims.Algorithm) {
+		return unchecked(fmt.Sprintf("alg %q", v.claims.Algorithm), "this build can't check signatures of this kind", "check it at the relying party")
 	}
-	if _, err := v.token.jws.Verify(public); err != nil {
+	if err := v.opts.Token.Verify(key, v.claims.Algorithm); err != nil {
 		return fail(fmt.Sprintf("kid %q", clip(key.ID)), "the signature does not match the public key of that ID",
 			"look for two clusters with one key ID, a token that was cut or changed, and keys that were replaced under the same ID")
 	}
@@ -99,16 +99,16 @@ func (v view) tokenSignature() finding {
 
 // signingKey returns the key to verify with, or why there is none.
 func (v view) signingKey() (key discovery.Key, skipped string) {
-	if v.tokenErr != nil {
+	if v.claimsErr != nil {
 		return key, noToken
 	}
-	key, ok := v.set.Lookup(v.token.kid)
+	key, ok := v.set.Lookup(v.claims.KeyID)
 	switch {
-	case v.token.jws == nil:
+	case !slices.Contains(algorithms(), v.claims.Algorithm):
 		return key, "the algorithm is not usable"
 	case !ok:
 		return key, "the key is not public"
-	case !slices.Contains(algorithmsOf(key), v.token.alg):
+	case !slices.Contains(algorithmsOf(key), v.claims.Algorithm):
 		return key, "the key is for another algorithm"
 	}
 	return key, ""
@@ -116,25 +116,25 @@ func (v view) signingKey() (key discovery.Key, skipped string) {
 
 func (v view) tokenIssuer() finding {
 	switch {
-	case v.tokenErr != nil:
+	case v.claimsErr != nil:
 		return skip(noToken)
-	case v.token.iss == v.opts.Issuer:
-		return pass("iss %q, sub %q", clip(v.token.iss), clip(v.token.sub))
+	case v.claims.Issuer == v.opts.Issuer:
+		return pass("iss %q, sub %q", clip(v.claims.Issuer), clip(v.claims.Subject))
 	}
-	return fail(fmt.Sprintf("iss %q, issuer %q, sub %q", clip(v.token.iss), clip(v.opts.Issuer), clip(v.token.sub)), differenceOf(v.token.iss, v.opts.Issuer),
+	return fail(fmt.Sprintf("iss %q, issuer %q, sub %q", clip(v.claims.Issuer), clip(v.opts.Issuer), clip(v.claims.Subject)), differenceOf(v.claims.Issuer, v.opts.Issuer),
 		"verify the issuer that the tokens carry, or make this one kube-apiserver's first --service-account-issuer")
 }
 
 func (v view) tokenAudience() finding {
-	evidence := "aud " + quoted(v.token.aud)
+	evidence := "aud " + quoted(v.claims.Audience)
 	switch {
-	case v.tokenErr != nil:
+	case v.claimsErr != nil:
 		return skip(noToken)
-	case len(v.token.aud) == 0:
+	case len(v.claims.Audience) == 0:
 		return fail("no aud", "relying parties refuse a token that is for nobody", "mint it with the relying party's audience (kubectl create token --audience)")
 	case v.opts.Audience == "":
 		return warn(evidence, "no audience was given to compare with", "give the one that the relying party expects with --audience")
-	case !slices.Contains(v.token.aud, v.opts.Audience):
+	case !slices.Contains(v.claims.Audience, v.opts.Audience):
 		return fail(fmt.Sprintf("%s, wanted %q", evidence, clip(v.opts.Audience)), "the token is for another audience; it is compared byte for byte",
 			"mint it with this audience (kubectl create token --audience, or audience in the projected volume), or correct the relying party's")
 	default:
@@ -144,38 +144,38 @@ func (v view) tokenAudience() finding {
 
 func (v view) tokenExpiry() finding {
 	switch {
-	case v.tokenErr != nil:
+	case v.claimsErr != nil:
 		return skip(noToken)
-	case v.token.exp.IsZero():
+	case v.claims.Expiry.IsZero():
 		return fail("no exp", "a token without an end is refused", "use a token of TokenRequest (kubectl create token)")
 	}
 	local, server := v.clocks()
-	return inTime("exp", v.token.exp, 0, local.Sub(v.token.exp), server.Sub(v.token.exp),
+	return inTime("exp", v.claims.Expiry, 0, local.Sub(v.claims.Expiry), server.Sub(v.claims.Expiry),
 		"the token has expired", "mint a new one; a projected token file is renewed by the kubelet and must be read again at each use")
 }
 
 func (v view) tokenNotBefore() finding {
 	switch {
-	case v.tokenErr != nil:
+	case v.claimsErr != nil:
 		return skip(noToken)
-	case v.token.nbf.IsZero():
+	case v.claims.NotBefore.IsZero():
 		return pass("no nbf")
 	}
 	local, server := v.clocks()
-	return inTime("nbf", v.token.nbf, tick, v.token.nbf.Sub(local), v.token.nbf.Sub(server),
+	return inTime("nbf", v.claims.NotBefore, tick, v.claims.NotBefore.Sub(local), v.claims.NotBefore.Sub(server),
 		"the token is not valid yet", "run NTP on the control plane, and mint a new token")
 }
 
 // tokenIssuedAt: Google wants iat in the past.
 func (v view) tokenIssuedAt() finding {
 	switch {
-	case v.tokenErr != nil:
+	case v.claimsErr != nil:
 		return skip(noToken)
-	case v.token.iat.IsZero():
+	case v.claims.IssuedAt.IsZero():
 		return warn("no iat", "OpenID Connect requires it, and Google looks at it", "use a token of TokenRequest (kubectl create token)")
 	}
 	local, server := v.clocks()
-	return inTime("iat", v.token.iat, tick, v.token.iat.Sub(local), v.token.iat.Sub(server),
+	return inTime("iat", v.claims.IssuedAt, tick, v.claims.IssuedAt.Sub(local), v.claims.IssuedAt.Sub(server),
 		"the token was issued in the future", "run NTP on the control plane, and mint a new token")
 }
 

@@ -216,8 +216,8 @@ func onlyAlgorithms(allowed ...string) func(view) finding {
 	names := strings.Join(allowed, ", ")
 	cure := "sign with a key for one of them (kube-apiserver --service-account-signing-key-file), or allow the algorithm where the relying party lets you"
 	return func(v view) finding {
-		if v.opts.Token.Given() && v.tokenErr == nil && !slices.Contains(allowed, v.token.alg) {
-			return fail(fmt.Sprintf("token with alg %q", clip(v.token.alg)), "it takes only "+names, cure)
+		if v.opts.Token.Given() && v.claimsErr == nil && !slices.Contains(allowed, v.claims.Algorithm) {
+			return fail(fmt.Sprintf("token with alg %q", clip(v.claims.Algorithm)), "it takes only "+names, cure)
 		}
 		if !v.haveKeys() {
 			return skip(noKeys)
@@ -266,8 +266,8 @@ func publicHost(v view) finding {
 // audiences are those of the token, else the one that is asked for.
 func (v view) audiences() []string {
 	switch {
-	case v.opts.Token.Given() && v.tokenErr == nil:
-		return v.token.aud
+	case v.opts.Token.Given() && v.claimsErr == nil:
+		return v.claims.Audience
 	case v.opts.Audience != "":
 		return []string{v.opts.Audience}
 	default:
@@ -308,10 +308,10 @@ func usualAudience(want string) func(view) finding {
 
 func oneAudience(v view) finding {
 	switch {
-	case !v.opts.Token.Given() || v.tokenErr != nil:
+	case !v.opts.Token.Given() || v.claimsErr != nil:
 		return skip("no token to look at")
-	case len(v.token.aud) != 1:
-		return fail(fmt.Sprintf("%d: %s", len(v.token.aud), quoted(v.token.aud)), "it takes exactly one audience", "mint the token with one audience")
+	case len(v.claims.Audience) != 1:
+		return fail(fmt.Sprintf("%d: %s", len(v.claims.Audience), quoted(v.claims.Audience)), "it takes exactly one audience", "mint the token with one audience")
 	default:
 		return pass("one")
 	}
@@ -320,8 +320,8 @@ func oneAudience(v view) finding {
 func oneAudienceOrParty(v view) finding {
 	f := oneAudience(v)
 	switch {
-	case f.status == Fail && len(v.token.aud) > 1 && v.token.azp != "":
-		return pass("%d and azp", len(v.token.aud))
+	case f.status == Fail && len(v.claims.Audience) > 1 && v.claims.AuthorizedParty != "":
+		return pass("%d and azp", len(v.claims.Audience))
 	case f.status == Fail:
 		f.cause = "with several audiences it wants azp, which Kubernetes does not set"
 	}
@@ -333,23 +333,23 @@ func tokenAtMost(most int) func(view) finding {
 		switch {
 		case !v.opts.Token.Given():
 			return skip("no token to look at")
-		case v.token.size > most:
-			return fail(fmt.Sprintf("%d characters", v.token.size), fmt.Sprintf("it takes at most %d", most), "mint it with fewer or shorter audiences")
+		case len(v.opts.Token.Reveal()) > most:
+			return fail(fmt.Sprintf("%d characters", len(v.opts.Token.Reveal())), fmt.Sprintf("it takes at most %d", most), "mint it with fewer or shorter audiences")
 		default:
-			return pass("%d characters", v.token.size)
+			return pass("%d characters", len(v.opts.Token.Reveal()))
 		}
 	}
 }
 
 func lifetimeBelow(most time.Duration) func(view) finding {
 	return func(v view) finding {
-		if !v.opts.Token.Given() || v.tokenErr != nil || v.token.exp.IsZero() || v.token.iat.IsZero() {
+		if !v.opts.Token.Given() || v.claimsErr != nil || v.claims.Expiry.IsZero() || v.claims.IssuedAt.IsZero() {
 			return skip("no token with exp and iat to look at")
 		}
-		if life := v.token.exp.Sub(v.token.iat); life >= most {
+		if life := v.claims.Expiry.Sub(v.claims.IssuedAt); life >= most {
 			return fail(life.String(), fmt.Sprintf("it takes only tokens that live for less than %v", most), "mint it with a shorter lifetime (kubectl create token --duration, expirationSeconds)")
 		}
-		return pass("%v", v.token.exp.Sub(v.token.iat))
+		return pass("%v", v.claims.Expiry.Sub(v.claims.IssuedAt))
 	}
 }
 

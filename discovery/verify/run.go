@@ -86,8 +86,8 @@ type view struct {
 	set     discovery.KeySet
 	setErr  error
 
-	token    parsedToken
-	tokenErr error
+	claims    discovery.Claims
+	claimsErr error
 	// now is the local clock when all was read.
 	now time.Time
 }
@@ -120,7 +120,9 @@ type fetched struct {
 func look(ctx context.Context, opts Options) view {
 	v := view{opts: opts}
 	client := opts.client()
-	v.token, v.tokenErr = parseToken(opts.Token)
+	if opts.Token.Given() {
+		v.claims, v.claimsErr = opts.Token.Claims()
+	}
 	if v.issuer, v.issuerErr = discovery.ParseIssuer(opts.Issuer); v.issuerErr == nil {
 		v.document = fetch(ctx, client, opts, v.issuer.ConfigurationURL())
 	}

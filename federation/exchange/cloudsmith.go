@@ -2,11 +2,9 @@ package exchange
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -82,26 +80,9 @@ func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Cre
 	if err := c.request(ctx, c.target, http.Header{"Content-Type": {"application/json"}}, body, &issued, subject.Reveal()); err != nil {
 		return Credential{}, err
 	}
-	return c.credential("token", issued.Token, expiryOf(issued.Token), subject.Reveal())
-}
-
-// expiryOf is the exp of a JWT, nothing of which is verified, and zero for
-// whatever has none.
-func expiryOf(token string) time.Time {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return time.Time{}
+	claims, _ := discovery.NewToken(issued.Token).Claims() // an opaque token has no expiry
+	if claims.Expiry.Unix() <= 0 {
+		claims.Expiry = time.Time{}
 	}
-	data, err := base64.RawURLEncoding.DecodeString(parts[1])
-	var claims struct {
-		Expiry *float64 `json:"exp"`
-	}
-	if err != nil || json.Unmarshal(data, &claims) != nil || claims.Expiry == nil {
-		return time.Time{}
-	}
-	const year9999 = 253402300799
-	if *claims.Expiry <= 0 || *claims.Expiry > year9999 || math.IsNaN(*claims.Expiry) {
-		return time.Time{}
-	}
-	return time.Unix(int64(*claims.Expiry), 0)
+	return c.credential("token", issued.Token, claims.Expiry, subject.Reveal())
 }

@@ -1,61 +1,15 @@
 package exchange
 
 import (
-	"bytes"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
 )
-
-// Claims is what a service account token says of itself. Nothing of it is
-// proved, and all of it may be a stranger's text.
-type Claims struct {
-	// Issuer, Subject and KeyID are iss, sub and kid.
-	Issuer, Subject, KeyID string
-	// Audience is aud, be it one or a list.
-	Audience []string
-	// Expiry is exp, zero where there is none.
-	Expiry time.Time
-}
-
-// ReadClaims takes a token apart. Its error is a fixed text.
-func ReadClaims(token discovery.Token) (Claims, error) {
-	raw := token.Reveal()
-	parts := strings.Split(raw, ".")
-	if len(parts) != 3 || len(raw) > maxCredential {
-		return Claims{}, errNoJWT
-	}
-	var header struct {
-		KeyID string `json:"kid"`
-	}
-	var payload struct {
-		Issuer   string          `json:"iss"`
-		Subject  string          `json:"sub"`
-		Audience json.RawMessage `json:"aud"`
-	}
-	for i, into := range []any{&header, &payload} {
-		data, err := base64.RawURLEncoding.DecodeString(parts[i])
-		if err != nil || json.Unmarshal(data, into) != nil {
-			return Claims{}, errNoJWT
-		}
-	}
-	claims := Claims{Issuer: payload.Issuer, Subject: payload.Subject, KeyID: header.KeyID, Expiry: expiryOf(raw)}
-	if bytes.HasPrefix(payload.Audience, []byte(`"`)) {
-		payload.Audience = slices.Concat([]byte("["), payload.Audience, []byte("]"))
-	}
-	if len(payload.Audience) > 0 && json.Unmarshal(payload.Audience, &claims.Audience) != nil {
-		return Claims{}, errNoJWT
-	}
-	return claims, nil
-}
 
 // ErrNoSubject says that what was given for a service account token is not one,
 // and so was not sent. It shows nothing of it.
@@ -65,23 +19,13 @@ var ErrNoSubject = errors.New("what was given is not a service account token, an
 // checkSubject returns ErrNoSubject for whatever is not shaped like a service
 // account token: it may be another secret, given by mistake.
 func checkSubject(token discovery.Token) error {
-	claims, err := ReadClaims(token)
-	if err != nil || claims.Issuer == "" || claims.Subject == "" || !slices.ContainsFunc(claims.Audience, func(a string) bool { return a != "" }) {
-		return ErrNoSubject
-	}
-	parts := strings.Split(token.Reveal(), ".")
-	header, _ := base64.RawURLEncoding.DecodeString(parts[0])
-	var protected struct {
-		Algorithm string `json:"alg"`
-	}
-	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
-	if err != nil || len(signature) == 0 || json.Unmarshal(header, &protected) != nil || protected.Algorithm == "" || strings.ContainsAny(token.Reveal(), "\r\n") {
+	claims, err := token.Claims()
+	unsigned := claims.Algorithm == "" || strings.HasSuffix(token.Reveal(), ".")
+	if err != nil || unsigned || claims.Issuer == "" || claims.Subject == "" || !slices.ContainsFunc(claims.Audience, func(a string) bool { return a != "" }) {
 		return ErrNoSubject
 	}
 	return nil
 }
-
-var errNoJWT = errors.New("is not a service account token: those are three base64url parts with dots between them")
 
 // APITokenError refuses a token that the API server itself takes.
 type APITokenError struct {
@@ -105,7 +49,7 @@ func RefuseAPIToken(token discovery.Token, file string) error {
 	if clean := path.Clean(file); clean == mounted || clean == "/var"+mounted {
 		return &APITokenError{Why: "it is the one at " + clean}
 	}
-	claims, err := ReadClaims(token)
+	claims, err := token.Claims()
 	if err != nil {
 		return nil //nolint:nilerr // what is no token of a cluster is the service's to refuse
 	}

@@ -60,7 +60,7 @@ const issuerTimeout = 5 * time.Second
 // requests, to the token's issuer, and none of them carries the token. A
 // context that ends early costs only what the issuer would have told.
 func Refusal(ctx context.Context, refused *exchange.RefusedError, opts Options) Explanation {
-	claims, err := exchange.ReadClaims(opts.Token)
+	claims, err := opts.Token.Claims()
 	if err != nil {
 		return Explanation{Cause: "what was given " + err.Error(), Cure: "give the token alone, as kubectl create token prints it or as a projected volume has it"}
 	}
@@ -112,7 +112,7 @@ type findings struct {
 // without a public host is a fault only where the service is out of its reach,
 // and then comes after what is known of token and settings: who runs all on
 // one machine, or had keys uploaded, would else hear of nothing else.
-func look(ctx context.Context, claims exchange.Claims, refused *exchange.RefusedError, opts Options) (found findings) {
+func look(ctx context.Context, claims discovery.Claims, refused *exchange.RefusedError, opts Options) (found findings) {
 	report, err := verify.Run(ctx, verify.Options{
 		Issuer: claims.Issuer, Token: opts.Token, Audience: first(claims.Audience),
 		For: []verify.RelyingParty{opts.Service}, Transport: opts.Transport, Now: opts.Now, Timeout: issuerTimeout,
@@ -139,7 +139,7 @@ func look(ctx context.Context, claims exchange.Claims, refused *exchange.Refused
 }
 
 // notPublic judges an issuer whose host is not public.
-func (f *findings) notPublic(claims exchange.Claims, check verify.Check, refused *exchange.RefusedError, opts Options) {
+func (f *findings) notPublic(claims discovery.Claims, check verify.Check, refused *exchange.RefusedError, opts Options) {
 	if verify.Reaches(hostOf("//"+refused.Host), hostOf(claims.Issuer)) {
 		return
 	}
@@ -170,7 +170,7 @@ func hostOf(address string) string {
 }
 
 // faultLine names the issuer where the check is of the issuer's documents.
-func faultLine(claims exchange.Claims, check verify.Check) string {
+func faultLine(claims discovery.Claims, check verify.Check) string {
 	text := check.Cause
 	if check.Evidence != "" {
 		text += " (" + check.Evidence + ")"
@@ -183,7 +183,7 @@ func faultLine(claims exchange.Claims, check verify.Check) string {
 
 // provider explains what only the organisation's settings at Cloudsmith can
 // be the cause of, where answer or token hint at one of them.
-func provider(refused *exchange.RefusedError, claims exchange.Claims, opts Options) fault {
+func provider(refused *exchange.RefusedError, claims discovery.Claims, opts Options) fault {
 	const usual = "https://api.cloudsmith.io"
 	switch {
 	case refused.Status == http.StatusNotFound:
@@ -205,7 +205,7 @@ func provider(refused *exchange.RefusedError, claims exchange.Claims, opts Optio
 	}
 }
 
-func anyProvider(claims exchange.Claims, opts Options) fault {
+func anyProvider(claims discovery.Claims, opts Options) fault {
 	return fault{
 		line(fmt.Sprintf("issuer and token are sound, so no enabled OpenID Connect provider of the organisation %q has the URL %q, claims that this token meets, and the service account %q",
 			opts.Org, claims.Issuer, opts.ServiceSlug)),
@@ -218,7 +218,7 @@ const compare = "compare with: gcloud iam workload-identity-pools providers desc
 
 // federation explains what only the settings of the pool's provider can be the
 // cause of, by the error codes of Google's Security Token Service.
-func federation(refused *exchange.RefusedError, claims exchange.Claims, opts Options) fault {
+func federation(refused *exchange.RefusedError, claims discovery.Claims, opts Options) fault {
 	mentions := func(word string) bool { return strings.Contains(strings.ToLower(refused.Reason), word) }
 	expected := "https://iam.googleapis.com/" + opts.Provider
 	theirs := slices.Contains(claims.Audience, expected) || slices.Contains(claims.Audience, "//iam.googleapis.com/"+opts.Provider)
@@ -247,12 +247,12 @@ func federation(refused *exchange.RefusedError, claims exchange.Claims, opts Opt
 	}
 }
 
-func anyFederation(exchange.Claims, Options) fault {
+func anyFederation(discovery.Claims, Options) fault {
 	return fault{"issuer and token are sound, so it is the provider's settings: issuer URI, allowed audiences, attribute mapping or uploaded keys", compare}
 }
 
 // impersonation explains a refusal of the second step.
-func impersonation(refused *exchange.RefusedError, claims exchange.Claims, opts Options) (cause, cure string) {
+func impersonation(refused *exchange.RefusedError, claims discovery.Claims, opts Options) (cause, cure string) {
 	switch refused.Status {
 	case http.StatusForbidden:
 		return line(fmt.Sprintf("%s lacks roles/iam.workloadIdentityUser on the service account %s, or there is no such account", principal(claims, opts), opts.ServiceAccount)),

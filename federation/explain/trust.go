@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode"
 
+	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
 )
@@ -52,14 +53,14 @@ func display(service verify.RelyingParty) string {
 // nothing of which is verified. There is nothing for services that can't be
 // exchanged at.
 func TrustOf(opts Options) (Trust, error) {
-	claims, err := exchange.ReadClaims(opts.Token)
+	claims, err := opts.Token.Claims()
 	if err != nil {
 		return Trust{}, err
 	}
 	return trustOf(claims, opts), nil
 }
 
-func trustOf(claims exchange.Claims, opts Options) Trust {
+func trustOf(claims discovery.Claims, opts Options) Trust {
 	switch opts.Service {
 	case verify.Cloudsmith:
 		return cloudsmithTrust(claims, opts)
@@ -70,7 +71,7 @@ func trustOf(claims exchange.Claims, opts Options) Trust {
 	}
 }
 
-func cloudsmithTrust(claims exchange.Claims, opts Options) Trust {
+func cloudsmithTrust(claims discovery.Claims, opts Options) Trust {
 	required := map[string]string{"aud": first(claims.Audience), "sub": claims.Subject}
 	text, err := json.Marshal(required)
 	if err != nil { // strings always marshal
@@ -83,7 +84,7 @@ func cloudsmithTrust(claims exchange.Claims, opts Options) Trust {
 	}}
 }
 
-func gcpTrust(claims exchange.Claims, opts Options) Trust {
+func gcpTrust(claims discovery.Claims, opts Options) Trust {
 	_, _, _, known := parts(claims, opts)
 	t := Trust{Service: verify.GCP, Values: []Value{
 		{"issuer", line(claims.Issuer)},
@@ -99,7 +100,7 @@ func gcpTrust(claims exchange.Claims, opts Options) Trust {
 }
 
 // parts are those of the provider's name, or their names where nothing tells.
-func parts(claims exchange.Claims, opts Options) (project, pool, provider string, known bool) {
+func parts(claims discovery.Claims, opts Options) (project, pool, provider string, known bool) {
 	for _, candidate := range slices.Concat([]string{opts.Provider}, claims.Audience) {
 		if name, err := exchange.ParseProvider(candidate); err == nil {
 			p := strings.Split(name, "/")
@@ -109,12 +110,12 @@ func parts(claims exchange.Claims, opts Options) (project, pool, provider string
 	return "NUMBER", "POOL", "PROVIDER", false
 }
 
-func principal(claims exchange.Claims, opts Options) string {
+func principal(claims discovery.Claims, opts Options) string {
 	project, pool, _, _ := parts(claims, opts)
 	return fmt.Sprintf("principal://iam.googleapis.com/projects/%s/locations/global/workloadIdentityPools/%s/subject/%s", project, pool, claims.Subject)
 }
 
-func createCommand(claims exchange.Claims, opts Options) string {
+func createCommand(claims discovery.Claims, opts Options) string {
 	project, pool, provider, _ := parts(claims, opts)
 	command := fmt.Sprintf("gcloud iam workload-identity-pools providers create-oidc %s --project=%s --location=global --workload-identity-pool=%s --issuer-uri=%s --attribute-mapping=google.subject=assertion.sub",
 		provider, project, pool, word(claims.Issuer))
@@ -127,7 +128,7 @@ func createCommand(claims exchange.Claims, opts Options) string {
 
 // bindCommand lets the token's subject act as the service account or, without
 // one, read a registry itself.
-func bindCommand(claims exchange.Claims, opts Options) string {
+func bindCommand(claims discovery.Claims, opts Options) string {
 	member := word(principal(claims, opts))
 	if opts.ServiceAccount != "" {
 		return "gcloud iam service-accounts add-iam-policy-binding " + word(opts.ServiceAccount) + " --role=roles/iam.workloadIdentityUser --member=" + member
