@@ -33,7 +33,7 @@ docker-config is a config.json for docker, skopeo and crane; env is for eval.`
 func exchangeCloudsmithCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "cloudsmith",
-		Usage: "exchange at Cloudsmith, as one of an organisation's service accounts",
+		Usage: "exchange at Cloudsmith, as one of an organisation's exchangeService accounts",
 		Description: exchangeFormats + `
 
 Examples:
@@ -117,7 +117,7 @@ func printCredentialConfig(c *cli.Context) error {
 	return err
 }
 
-func exchangeAction(c *cli.Context, s service, exchanger exchange.Exchanger, subject subjectFunc) error {
+func exchangeAction(c *cli.Context, s exchangeService, exchanger exchange.Exchanger, subject subjectFunc) error {
 	if err := cli.CheckTimeout(c); err != nil {
 		return err
 	}

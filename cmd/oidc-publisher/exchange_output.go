@@ -24,9 +24,9 @@ func exchangeOutputFlags() []cli.Flag {
 	return []cli.Flag{cli.Output("text", "json", "docker-config", "env"), registry, cli.Timeout()}
 }
 
-// service is what the output and the explanation know of where a token is
+// exchangeService is what the output and the explanation know of where a token is
 // exchanged.
-type service struct {
+type exchangeService struct {
 	// registries are those of a docker-config where none is given.
 	registries []string
 	// variables are the names by which the service's own tools know a token.
@@ -35,15 +35,15 @@ type service struct {
 	explain explain.Options
 }
 
-func cloudsmithService(c *cli.Context) service {
-	return service{
+func cloudsmithService(c *cli.Context) exchangeService {
+	return exchangeService{
 		registries: []string{"docker.cloudsmith.io"}, variables: []string{"CLOUDSMITH_API_KEY"},
 		explain: explain.Options{Service: verify.Cloudsmith, Org: c.String("org"), ServiceSlug: c.String("service-slug")},
 	}
 }
 
-func gcpService(config exchange.GCPConfig) service {
-	return service{
+func gcpService(config exchange.GCPConfig) exchangeService {
+	return exchangeService{
 		variables: []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"},
 		explain:   explain.Options{Service: verify.GCP, Provider: config.Provider, ServiceAccount: config.ServiceAccount},
 	}
@@ -51,7 +51,7 @@ func gcpService(config exchange.GCPConfig) service {
 
 // exchange exchanges the subject token. A refusal is explained within the
 // command's context, since the exchange may have used up its own.
-func (s service) exchange(ctx, command context.Context, exchanger exchange.Exchanger, subject subjectFunc) (exchange.Credential, error) {
+func (s exchangeService) exchange(ctx, command context.Context, exchanger exchange.Exchanger, subject subjectFunc) (exchange.Credential, error) {
 	token, err := subject(ctx)
 	if err != nil {
 		return exchange.Credential{}, err
@@ -64,7 +64,7 @@ func (s service) exchange(ctx, command context.Context, exchanger exchange.Excha
 }
 
 // explained adds to a refusal why the token was refused.
-func (s service) explained(ctx context.Context, err error, token discovery.Token) error {
+func (s exchangeService) explained(ctx context.Context, err error, token discovery.Token) error {
 	var refused *exchange.RefusedError
 	if !errors.As(err, &refused) {
 		return err
@@ -79,7 +79,7 @@ func (s service) explained(ctx context.Context, err error, token discovery.Token
 const explainTimeout = 15 * time.Second
 
 // credentialRenderer is what writes the credential in the format of --output.
-func credentialRenderer(c *cli.Context, s service) (func(io.Writer, exchange.Credential) error, error) {
+func credentialRenderer(c *cli.Context, s exchangeService) (func(io.Writer, exchange.Credential) error, error) {
 	format, err := cli.OutputFormat(c, "text", "json", "docker-config", "env")
 	if err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func credentialJSONOf(service string, credential exchange.Credential) credential
 }
 
 // printEnv writes lines for a shell's eval.
-func (s service) printEnv(w io.Writer, credential exchange.Credential) error {
+func (s exchangeService) printEnv(w io.Writer, credential exchange.Credential) error {
 	var out strings.Builder
 	export := func(name, value string) { fmt.Fprintf(&out, "export %s=%s\n", name, shellQuote(value)) }
 	export("REGISTRY_USERNAME", credential.Username)

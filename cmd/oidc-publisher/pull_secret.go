@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,12 +14,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/pullsecret"
+	"oidc-publisher/internal/cli"
+	"oidc-publisher/internal/lease"
+	"oidc-publisher/internal/service"
 )
 
 func pullSecretCommand() *cli.Command {
@@ -139,7 +144,7 @@ func pullSecretGCP(c *cli.Context) error {
 	return pullSecretAction(c, owner, strings.Join(append([]string{config.Provider, config.STSURL, config.IAMURL}, config.Scopes...), " "), gcpService(config), exchanger, file)
 }
 
-func pullSecretAction(c *cli.Context, owner, source string, s service, exchanger exchange.Exchanger, file exchange.TokenFile) error {
+func pullSecretAction(c *cli.Context, owner, source string, s exchangeService, exchanger exchange.Exchanger, file exchange.TokenFile) error {
 	if err := errors.Join(cli.CheckArgs(c), cli.CheckTimeout(c), checkPullSecret(c)); err != nil {
 		return err
 	}
@@ -215,7 +220,7 @@ func lists(c *cli.Context, flag string) (values []string) {
 	return values
 }
 
-func newPulling(c *cli.Context, owner, source string, s service) (*pulling, error) {
+func newPulling(c *cli.Context, owner, source string, s exchangeService) (*pulling, error) {
 	p := &pulling{namespaces: pullsecret.Namespaces{
 		Names: lists(c, "namespace"), Selector: c.String("namespace-selector"), Except: lists(c, "exclude-namespace"),
 	}}
@@ -242,7 +247,7 @@ func newPulling(c *cli.Context, owner, source string, s service) (*pulling, erro
 	return p, nil
 }
 
-func pullRegistries(c *cli.Context, s service) ([]string, error) {
+func pullRegistries(c *cli.Context, s exchangeService) ([]string, error) {
 	given := lists(c, "registry")
 	if len(given) == 0 {
 		given = s.registries
@@ -372,14 +377,6 @@ func pullSecretRefresh(c *cli.Context, p *pulling) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(c.Context)
-	defer cancel()
-	status := new(statusHandler)
-	stop, err := serveStatus(ctx, c, "listen", status)
-	if err != nil {
-		return err
-	}
-	defer stop()
 	config := pullsecret.KeeperConfig{
 		Cluster: p.api, Secret: p.secret, Namespaces: p.namespaces, Exchange: p.exchange, Timeout: min(c.Duration("timeout"), exchangeLimit),
 		Attach: lists(c, "attach"), TakeOver: c.Bool("take-over"), Log: log,
@@ -387,9 +384,27 @@ func pullSecretRefresh(c *cli.Context, p *pulling) error {
 	if config.Elector, err = elector(c, p.cluster, leaseName("-pull", p.secret.Owner, p.secret.Name)); err != nil {
 		return err
 	}
-	registry := newRegistry()
-	keeper := pullsecret.NewKeeper(config, registry)
-	status.use(keeper.Handler(metricsOf(registry)))
-	log.Info("keeping pull secrets", "secret", p.secret.Name, "owner", p.secret.Owner, "registries", strings.Join(p.secret.Registries, ","))
-	return keeper.Run(ctx)
+	return service.Run(c.Context, c.String("listen"), func(_ context.Context, registry prometheus.Registerer) (service.Worker, error) {
+		log.Info("keeping pull secrets", "secret", p.secret.Name, "owner", p.secret.Owner, "registries", strings.Join(p.secret.Registries, ","))
+		return pullsecret.NewKeeper(config, registry), nil
+	})
+}
+
+// elector competes for a Lease, if it is asked for.
+func elector(c *cli.Context, cluster *kube.Source, named string) (*lease.Elector, error) {
+	if !c.Bool("leader-elect") {
+		return nil, nil
+	}
+	identity, err := lease.Identity()
+	if err != nil {
+		return nil, err
+	}
+	return lease.New(cluster.RESTConfig(), cluster.Namespace(), named, identity)
+}
+
+// leaseName names a Lease after what its holder writes, so that replicas of one
+// Deployment meet and others don't.
+func leaseName(kind string, what ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(what, " ")))
+	return cli.Name + kind + "-" + hex.EncodeToString(sum[:5])
 }

@@ -33,7 +33,6 @@ type metrics struct {
 	checks           *prometheus.CounterVec
 	certificate      prometheus.Gauge
 	repairs          *prometheus.CounterVec
-	leader           prometheus.Gauge
 	grace            *graceCollector
 }
 
@@ -60,11 +59,10 @@ func newMetrics(registry prometheus.Registerer, targets []publish.Target) *metri
 		checks:      prometheus.NewCounterVec(counter("public_checks_total", "Looks at the public issuer by verdict: pass, fail or error."), []string{"verdict"}),
 		certificate: prometheus.NewGauge(gauge("public_certificate_expiry_timestamp_seconds", "When the first certificate of the public issuer expires, in seconds since 1970; 0 where none was seen.")),
 		repairs:     prometheus.NewCounterVec(counter("repairs_total", "How often a target had to be mended though the cluster's documents had not changed: somebody else writes there."), []string{"target"}),
-		leader:      prometheus.NewGauge(gauge("leader", "1 while this replica publishes, 0 while it stands by.")),
 		grace:       newGraceCollector(),
 	}
 	registry.MustRegister(m.attempt, m.success, m.keys, m.unpublished, m.rotations, m.toPublic,
-		m.fetches, m.writes, m.checks, m.certificate, m.repairs, m.leader, m.grace)
+		m.fetches, m.writes, m.checks, m.certificate, m.repairs, m.grace)
 	// What can be alerted on is there from the start.
 	for _, target := range targets {
 		m.attempt.WithLabelValues(target.Name)

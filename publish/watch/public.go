@@ -45,17 +45,6 @@ type publicCopy struct {
 	asSource       discovery.Snapshot
 }
 
-// forget is the state before the first pass.
-func (p *public) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.copies, p.issuer, p.changed = nil, "", time.Time{}
-	select {
-	case <-p.wrote:
-	default:
-	}
-}
-
 // expect takes in a pass that reached the cluster.
 func (p *public) expect(pass publish.Pass) {
 	var copies []publicCopy
@@ -157,8 +146,8 @@ func (w *Watcher) lookAtPublic(ctx context.Context) {
 	}
 	w.metrics.checks.WithLabelValues(string(statusOf(report, fault))).Inc()
 	w.metrics.certificate.Set(expiry(report))
-	w.said.outcome("public issuer", fault)
-	w.said.outcome("public certificate", certificateFault(report))
+	w.failures.Report("public check", fault)
+	w.failures.Report("public certificate check", certificateFault(report))
 }
 
 // inspect makes every check that verify knows, against the copy that fits best.

@@ -146,14 +146,14 @@ func TestPublicSideFaults(t *testing.T) {
 				s.set(func() { s.fault = fault })
 				after(10*time.Minute + time.Second)
 				s.want(`oidc_publisher_public_checks_total{verdict="`+tc.verdict+`"}`, 10)
-				s.wantLog(`msg=fault of="public issuer"`, 1)
+				s.wantLog(`msg="public check failed"`, 1)
 				if !strings.Contains(s.log.String(), tc.says) {
 					t.Errorf("the log does not say %q:\n%s", tc.says, s.log.String())
 				}
 				s.wantHealth(200, 200)
 				s.set(func() { s.fault = nil })
 				after(2 * time.Minute)
-				s.wantLog(`msg="works again" of="public issuer"`, 1)
+				s.wantLog(`msg="public check recovered"`, 1)
 				s.wantLog("level=", 3)
 			})
 		})
@@ -201,7 +201,7 @@ func TestACacheInFront(t *testing.T) {
 					s.lists(ids...)
 					after(5 * time.Minute)
 				}
-				s.wantLog(`msg=fault of="public issuer"`, tc.faults)
+				s.wantLog(`msg="public check failed"`, tc.faults)
 			})
 		})
 	}
@@ -239,10 +239,10 @@ func TestCertificateNearItsEnd(t *testing.T) {
 		after(20 * time.Minute)
 		s.wantLog("level=", 1)
 		after(time.Hour)
-		s.wantLog(`msg=fault of="public certificate"`, 1)
+		s.wantLog(`msg="public certificate check failed"`, 1)
 		s.set(func() { s.until = time.Now().Add(90 * 24 * time.Hour) })
 		after(2 * time.Minute)
-		s.wantLog(`msg="works again" of="public certificate"`, 1)
+		s.wantLog(`msg="public certificate check recovered"`, 1)
 		s.wantLog("level=", 3)
 	})
 }
@@ -270,7 +270,7 @@ func TestOneTargetOfTwoFails(t *testing.T) {
 		s.Publisher.Targets = append(s.Publisher.Targets, publish.Target{Name: "broken", Backend: broken.store.Open()})
 		defer s.begin()()
 		after(5 * time.Minute)
-		s.wantLog("msg=fault of=broken", 1)
+		s.wantLog(`msg="publish failed" target=broken`, 1)
 		s.want(`oidc_publisher_public_checks_total{verdict="pass"}`, 5)
 		s.wantHealth(200, 503)
 	})

@@ -13,12 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/discovery"
-	"oidc-publisher/internal/lease"
 	"oidc-publisher/internal/service"
 	"oidc-publisher/publish"
 )
 
-// Config says what to watch, and how. All but Nudge, Elector and Transport is needed.
+// Config says what to watch, and how. Nudge, Transport and Follower are optional.
 type Config struct {
 	// Publisher's proof is left to the watcher, which sets NoVerify.
 	Publisher *publish.Publisher
@@ -27,8 +26,6 @@ type Config struct {
 	Interval, VerifyInterval time.Duration
 	// Nudge makes it look at once.
 	Nudge <-chan struct{}
-	// Elector lets one of several replicas publish; nil for a single one.
-	Elector *lease.Elector
 	// Transport reads the public issuer; nil is an anonymous one.
 	Transport http.RoundTripper
 	// Follower hears what a person at a terminal waits for; nil for none.
@@ -50,11 +47,11 @@ type Follower interface {
 // Watcher keeps an issuer published.
 type Watcher struct {
 	Config
-	metrics *metrics
-	health  *service.Health
-	said    *teller
-	rotated rotation
-	public  public
+	metrics  *metrics
+	health   *service.Health
+	failures *service.Failures
+	rotated  rotation
+	public   public
 	// wanted is what each target was last found or made to hold.
 	wanted map[string]publish.Plan
 	// found is set once the cluster could be read.
@@ -69,12 +66,12 @@ const slack = 3 * time.Minute
 func New(c Config, registry prometheus.Registerer) *Watcher {
 	c.Publisher.NoVerify = true
 	return &Watcher{
-		Config:  c,
-		metrics: newMetrics(registry, c.Publisher.Targets),
-		health:  service.NewHealth(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
-		said:    newTeller(c.Log),
-		public:  public{wrote: make(chan struct{}, 1)},
-		wanted:  map[string]publish.Plan{},
+		Config:   c,
+		metrics:  newMetrics(registry, c.Publisher.Targets),
+		health:   service.NewHealth(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
+		failures: service.NewFailures(c.Log),
+		public:   public{wrote: make(chan struct{}, 1)},
+		wanted:   map[string]publish.Plan{},
 	}
 }
 
@@ -82,46 +79,18 @@ func New(c Config, registry prometheus.Registerer) *Watcher {
 // ready once it has published, or stands by to.
 func (w *Watcher) Handler(metrics http.Handler) http.Handler { return w.health.Handler(metrics) }
 
-// Run watches until ctx ends and then returns nil, once the write in hand is
-// done and the Lease given up. It returns an error only for what can't pass: at
-// its first complete look the target is somebody else's.
+// Run watches until ctx ends and then returns nil, once the write in progress is
+// done. It returns an error only for what retrying can't fix: at its first
+// complete pass a target belongs to another cluster.
 func (w *Watcher) Run(ctx context.Context) error {
-	if w.Elector == nil {
-		return w.lead(ctx)
-	}
-	w.health.TriedElection()
-	return w.Elector.Run(ctx, lease.Candidate{
-		Lead: func(ctx context.Context) error {
-			w.Log.Info("leading")
-			return w.lead(ctx)
-		},
-		StandBy: func(leader string) {
-			w.health.StandBy()
-			w.Log.Info("standing by", "leader", leader)
-		},
-		Told: func(err error) {
-			w.health.TriedElection()
-			w.said.outcome("leader election", err)
-		},
-	})
-}
-
-// lead publishes until ctx ends.
-func (w *Watcher) lead(ctx context.Context) error {
-	w.metrics.leader.Set(1)
-	defer w.metrics.leader.Set(0)
 	w.health.Start()
 	defer w.health.Stop()
-	// What was seen in an earlier term is old: another leader saw to the
-	// rotations since.
-	w.rotated = rotation{}
-	w.public.forget()
 	ctx, cancel := context.WithCancel(ctx)
-	var looking sync.WaitGroup
+	var checking sync.WaitGroup
 	if w.VerifyInterval > 0 {
-		looking.Go(func() { w.watchPublic(ctx) })
+		checking.Go(func() { w.watchPublic(ctx) })
 	}
-	defer looking.Wait()
+	defer checking.Wait()
 	defer cancel()
 	return w.Publisher.Run(ctx, w.Interval, w.Nudge, w.observe)
 }
@@ -137,25 +106,25 @@ func (w *Watcher) observe(pass publish.Pass) {
 		return
 	}
 	for _, warning := range pass.Report.Warnings {
-		w.said.warning("cluster", warning)
+		w.failures.Warn(warning)
 	}
 	for _, t := range pass.Report.Targets {
 		w.observeTarget(t)
 	}
-	w.said.endOfPass()
+	w.failures.EndPass()
 	w.public.expect(pass)
 }
 
 func (w *Watcher) observeCluster(pass publish.Pass) {
 	switch {
 	case w.Follower == nil || w.found:
-		w.said.outcome("cluster", pass.Err)
+		w.failures.Report("fetch", pass.Err)
 	case pass.Err != nil:
-		if w.said.news("cluster", pass.Err) {
+		if w.failures.IsNew("fetch", pass.Err) {
 			w.Follower.Waiting(pass.Err)
 		}
 	default:
-		w.said.mended("cluster")
+		w.failures.Forget("fetch")
 		w.found = true
 		w.Follower.Found(pass.Report.Snapshot)
 	}
@@ -164,14 +133,14 @@ func (w *Watcher) observeCluster(pass publish.Pass) {
 func (w *Watcher) observeTarget(t publish.TargetReport) {
 	name := t.Target.Name
 	if w.Follower != nil && t.Err != nil {
-		if w.said.news(name, t.Err) {
+		if w.failures.IsNew("publish", t.Err, "target", name) {
 			w.Follower.Waiting(t.Err)
 		}
 	} else {
-		w.said.outcome(name, t.Err)
+		w.failures.Report("publish", t.Err, "target", name)
 	}
 	for _, warning := range t.Plan.Warnings {
-		w.said.warning(name, warning)
+		w.failures.Warn(warning, "target", name)
 	}
 	if t.Err != nil {
 		return

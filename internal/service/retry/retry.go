@@ -53,6 +53,31 @@ func Wait(ctx context.Context, d time.Duration, nudge <-chan struct{}) (nudged b
 	return wait(ctx, d, nudge, wallClock)
 }
 
+// Waits of Do, which double from the first to the longest.
+const (
+	firstWait   = time.Second
+	longestWait = 15 * time.Second
+)
+
+// Do makes attempts until one succeeds or fails with a permanent error, which it
+// returns, or ctx ends, when it returns nil. It reports every other error.
+func Do(ctx context.Context, attempt func() error, permanent func(error) bool, report func(error)) error {
+	backoff := Backoff{First: firstWait, Longest: longestWait}
+	for {
+		err := attempt()
+		if err == nil || permanent(err) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		report(err)
+		if !Sleep(ctx, max(backoff.Next(), After(err))) {
+			return nil
+		}
+	}
+}
+
 func wallClock() time.Time { return time.Now().Round(0) } // without the monotonic reading
 
 // wallCheck is how often a wait compares the wall clock.
