@@ -238,7 +238,7 @@ func (p *plane) pod(t *testing.T, objects []object, args, env []string) *pod {
 		}
 	}
 	q.env = append(q.env, env...)
-	q.args = slices.Concat(container.Args, []string{"--listen", q.address, "--interval", "1s"}, args)
+	q.args = slices.Concat(container.Args, []string{"--admin-listen", q.address, "--interval", "1s"}, args)
 	return q
 }
 

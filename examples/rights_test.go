@@ -128,9 +128,6 @@ func testRights(t *testing.T, p *plane) {
 	p.apply(t, objects)
 	needed := map[string]func(*testing.T, *plane, []object, right){
 		"read the documents":           withoutDocuments,
-		"create leases":                withoutCreate,
-		"get leases":                   withoutLease("get"),
-		"update leases":                withoutUpdate,
 		"create serviceaccounts/token": withoutCanary,
 		"list endpointslices":          withoutEndpoints,
 		"get namespaces":               withoutUID,
@@ -147,10 +144,8 @@ func testRights(t *testing.T, p *plane) {
 		for _, more := range []map[string]any{
 			{"namespace": namespace, "verb": "get", "resource": "secrets"},
 			{"namespace": namespace, "verb": "list", "resource": "pods"},
-			{"namespace": namespace, "verb": "delete", "group": "coordination.k8s.io", "resource": "leases"},
-			{"namespace": "kube-system", "verb": "update", "group": "coordination.k8s.io", "resource": "leases", "name": "oidc-publisher"},
-			{"namespace": namespace, "verb": "update", "group": "coordination.k8s.io", "resource": "leases", "name": "somebody-elses"},
 			{"namespace": namespace, "verb": "get", "group": "coordination.k8s.io", "resource": "leases"},
+			{"namespace": namespace, "verb": "create", "group": "coordination.k8s.io", "resource": "leases"},
 			{"namespace": namespace, "verb": "create", "resource": "serviceaccounts", "subresource": "token", "name": "default"},
 			{"namespace": "default", "verb": "create", "resource": "serviceaccounts", "subresource": "token", "name": "oidc-publisher"},
 			{"namespace": "default", "verb": "update", "group": "discovery.k8s.io", "resource": "endpointslices"},
@@ -191,38 +186,6 @@ func withoutDocuments(t *testing.T, p *plane, objects []object, _ right) {
 func withoutEndpoints(t *testing.T, p *plane, objects []object, _ right) {
 	q := p.pod(t, objects, nil, nil).start()
 	q.says("--resource=endpointslices")
-	publishesNothing(t, q)
-}
-
-func withoutLease(verb string) func(*testing.T, *plane, []object, right) {
-	return func(t *testing.T, p *plane, objects []object, _ right) {
-		q := p.pod(t, objects, nil, nil).start()
-		q.says("may not " + verb + " leases")
-		publishesNothing(t, q)
-	}
-}
-
-// withoutCreate needs that there is no Lease yet.
-func withoutCreate(t *testing.T, p *plane, objects []object, create right) {
-	p.Delete(t, object{
-		"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-		"metadata": map[string]any{"namespace": namespace, "name": "oidc-publisher"},
-	})
-	withoutLease("create")(t, p, objects, create)
-}
-
-// withoutUpdate needs a Lease that is there and free.
-func withoutUpdate(t *testing.T, p *plane, objects []object, update right) {
-	q := p.pod(t, objects, nil, nil)
-	p.give(t, update)
-	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(q.volumes["issuer"])))
-	p.serves(t, q)
-	p.remove(t, update)
-	if err := os.RemoveAll(filepath.Join(q.volumes["issuer"], "openid")); err != nil {
-		t.Fatal(err)
-	}
-	q.start()
-	q.says("may not update leases")
 	publishesNothing(t, q)
 }
 

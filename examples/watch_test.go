@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -33,7 +32,7 @@ func testDirectory(t *testing.T, p *plane) {
 	p.serves(t, q)
 }
 
-// testReplicas: one leads, the other is ready too and takes over.
+// testReplicas: both publish, and what one of them leaves the other goes on with.
 func testReplicas(t *testing.T, p *plane) {
 	objects := kustomize(t, "directory", false)
 	p.apply(t, objects)
@@ -41,16 +40,15 @@ func testReplicas(t *testing.T, p *plane) {
 	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(first.volumes["issuer"])))
 	second.env = append(second.env, "OIDC_PUBLISHER_TO="+first.volumes["issuer"])
 	first.start()
-	eventually(t, first.leads(true))
 	second.start()
-	eventually(t, second.wants("/readyz", http.StatusOK))
-	for q, leads := range map[*pod]bool{first: true, second: false} {
-		if err := q.leads(leads)(); err != nil {
-			t.Error(err)
-		}
+	for _, q := range []*pod{first, second} {
+		eventually(t, q.wants("/readyz", http.StatusOK))
 	}
 	first.process.Stop()
-	eventually(t, second.leads(true))
+	if err := os.Remove(filepath.Join(first.volumes["issuer"], "openid", "v1", "jwks")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, p.accepted(t, p.MintToken(t, "default", "default", "relying-party")))
 }
 
 // testGCS has doubles of Google's two sides: the token service takes what a
@@ -188,8 +186,7 @@ func (p *plane) selects(t *testing.T, objects []object) {
 	}
 }
 
-// serves checks that the pod leads and publishes, answers its probes, and gives
-// up its Lease at the end.
+// serves checks that the pod publishes and answers its probes.
 func (p *plane) serves(t *testing.T, q *pod) {
 	t.Helper()
 	q.start()
@@ -203,16 +200,7 @@ func (p *plane) serves(t *testing.T, q *pod) {
 		}
 	}
 	eventually(t, p.accepted(t, p.MintToken(t, "default", "default", "relying-party")))
-	if err := q.leads(true)(); err != nil {
-		t.Error(err)
-	}
-	if holders := p.holders(t); len(holders) != 1 {
-		t.Errorf("the Lease is held by %q, want one", holders)
-	}
 	q.process.Stop()
-	if holders := p.holders(t); len(holders) != 0 {
-		t.Errorf("the Lease is still held by %q", holders)
-	}
 	if log := q.process.Output(); strings.Contains(log, "not allowed") || strings.Contains(log, "may not") {
 		t.Errorf("something was forbidden:\n%s", log)
 	}
@@ -230,21 +218,4 @@ func (p *plane) heals(t *testing.T, q *pod, drop func()) {
 	eventually(t, p.accepted(t, token))
 	q.process.Stop()
 	p.serves(t, q)
-}
-
-// holders are those of all Leases in the namespace.
-func (p *plane) holders(t *testing.T) []string {
-	t.Helper()
-	var leases []struct {
-		Spec struct{ HolderIdentity string }
-	}
-	into(t, p.Get(t, "/apis/coordination.k8s.io/v1/namespaces/"+namespace+"/leases"), &leases, "items")
-	var holders []string
-	for _, lease := range leases {
-		if lease.Spec.HolderIdentity != "" {
-			holders = append(holders, lease.Spec.HolderIdentity)
-		}
-	}
-	slices.Sort(holders)
-	return holders
 }

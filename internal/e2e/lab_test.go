@@ -200,7 +200,7 @@ type ending struct {
 func (l *lab) ends(command string, endings []ending) {
 	for _, e := range endings {
 		l.t.Run(e.name, func(t *testing.T) {
-			got := l.in(t).run(append([]string{command, "--listen", "127.0.0.1:0"}, e.args...)...)
+			got := l.in(t).run(append([]string{command, map[string]string{"watch": "--admin-listen", "serve": "--listen"}[command], "127.0.0.1:0"}, e.args...)...)
 			if got.code != e.code || !strings.Contains(got.stderr, e.says) || got.stdout != "" {
 				t.Errorf("exit code %d, want %d, and %q:\n%s%s", got.code, e.code, e.says, got.stdout, got.stderr)
 			}

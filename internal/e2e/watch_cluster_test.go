@@ -3,10 +3,8 @@ package e2e
 import (
 	"context"
 	"errors"
-	"net/http"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -15,7 +13,6 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 	authentication "k8s.io/api/authentication/v1"
-	rbac "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -189,99 +186,9 @@ func TestWatchARollingRotation(t *testing.T) {
 	}
 }
 
-// grantLeases lets a user compete for Leases in the namespace default.
-func grantLeases(t *testing.T, server *testserver.KubeServer, user string) {
-	t.Helper()
-	admin := client(t, server, "admin").RbacV1()
-	named := metav1.ObjectMeta{Name: "watch-lease", Namespace: "default"}
-	_, err := admin.Roles("default").Create(t.Context(), &rbac.Role{ObjectMeta: named, Rules: []rbac.PolicyRule{
-		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update"}},
-	}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = admin.RoleBindings("default").Create(t.Context(), &rbac.RoleBinding{
-		ObjectMeta: named,
-		RoleRef:    rbac.RoleRef{APIGroup: rbac.GroupName, Kind: "Role", Name: named.Name},
-		Subjects:   []rbac.Subject{{APIGroup: rbac.GroupName, Kind: rbac.UserKind, Name: user}},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// elected runs two watchers that compete, and returns the leader first.
-func (l *lab) elected(kubeconfig, target string, args ...string) (leader, other *watcher) {
-	l.t.Helper()
-	args = append([]string{"--kubeconfig", kubeconfig, "--to", target, "--leader-elect", "--no-verify"}, args...)
-	leader = l.watch(args...)
-	leader.ready()
-	other = l.watch(args...)
-	other.ready()
-	if leader.metric("oidc_publisher_leader") != 1 || other.metric("oidc_publisher_leader") != 0 {
-		l.t.Fatal("there is not one leader")
-	}
-	return leader, other
-}
-
-func leads(w *watcher) func() error {
-	return func() error {
-		if w.metric("oidc_publisher_leader") != 1 {
-			return errors.New("it stands by")
-		}
-		return nil
-	}
-}
-
-// TestWatchWithLeaderElection: two replicas and a real Lease.
-func TestWatchWithLeaderElection(t *testing.T) {
-	l := newLab(t)
-	keys := []*testserver.KubeKey{testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "ES256")}
-	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: keys[0]}})
-	dir, _ := l.local("public")
-
-	denied := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--leader-elect", "--no-verify")
-	denied.says("fault", "leader election")
-	if err := denied.answers("/readyz", http.StatusServiceUnavailable); err != nil {
-		t.Error(err)
-	}
-	if lines := denied.log("fault"); !strings.Contains(lines[0].Error, "leases") {
-		t.Errorf("it does not say what is missing: %s", lines[0].Error)
-	}
-	denied.alive()
-	denied.Stop()
-
-	grantLeases(t, cluster.Servers[0], "publisher")
-	first, second := l.elected(kubeconfig, dir)
-
-	// Frozen past its Lease while the key is replaced, and thawed.
-	first.signal(syscall.SIGSTOP)
-	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: keys[1]})
-	took := eventually(t, 60*time.Second, "the other leads", leads(second))
-	eventually(t, 30*time.Second, "the new key", holds(dir, keys[0].ID, keys[1].ID))
-	t.Logf("frozen: the other led %v later", took.Round(100*time.Millisecond))
-	first.signal(syscall.SIGCONT)
-	first.says("standing by", "")
-	if err := holds(dir, keys[0].ID, keys[1].ID)(); err != nil {
-		t.Error(err)
-	}
-
-	// SIGTERM gives the Lease up at once.
-	began := time.Now()
-	second.Stop()
-	ended := time.Since(began)
-	took = eventually(t, 14*time.Second, "the first leads again, before the Lease would have run out", leads(first))
-	t.Logf("SIGTERM: ended after %v, the other led %v later", ended.Round(time.Millisecond), took.Round(100*time.Millisecond))
-	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: keys[2]})
-	eventually(t, 30*time.Second, "the third key", holds(dir, keys[0].ID, keys[1].ID, keys[2].ID))
-	if result := l.publish("--kubeconfig", kubeconfig, "--to", dir, "--no-verify"); result.Changed {
-		t.Errorf("something was left to do: %+v", result)
-	}
-}
-
-// TestWatchWithoutLeaderElection: two watchers of one target are safe, also
+// TestTwoWatchers: two watchers of one target are safe, also
 // where one is frozen with a plan in hand.
-func TestWatchWithoutLeaderElection(t *testing.T) {
+func TestTwoWatchers(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
@@ -292,8 +199,8 @@ func TestWatchWithoutLeaderElection(t *testing.T) {
 	})
 }
 
-// TestWatchWithoutLeaderElectionBesideAnAPIServer that is a real one.
-func TestWatchWithoutLeaderElectionBesideAnAPIServer(t *testing.T) {
+// TestTwoWatchersBesideAnAPIServer that is a real one.
+func TestTwoWatchersBesideAnAPIServer(t *testing.T) {
 	l := newLab(t)
 	first := testserver.NewKubeKey(t, "ES256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})

@@ -176,11 +176,11 @@ func TestWatchOutlivesFaults(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			w, l := *w, *l
 			w.t, l.t = t, t
-			told := len(w.log("fault"))
+			told := len(w.failures())
 			tc.come()
 			if tc.tells {
 				eventually(t, 40*time.Second, "it is told", func() error {
-					if len(w.log("fault")) == told {
+					if len(w.failures()) == told {
 						return fmt.Errorf("%s", w.Output())
 					}
 					return nil
@@ -201,14 +201,16 @@ func TestWatchOutlivesFaults(t *testing.T) {
 			w.alive()
 			tc.goes()
 			took := eventually(t, 30*time.Second, "recovery", l.shows(labIssuer, ever...))
-			lines := w.log("fault")[told:]
-			of := func(l line) bool { return strings.HasPrefix(l.Of, tc.of) }
+			lines := w.failures()[told:]
+			of := func(l line) bool {
+				return tc.of == "cluster" && l.Msg == "fetch failed" || l.Msg == "publish failed" && strings.HasPrefix(l.Target, tc.of)
+			}
 			if tc.tells && (len(lines) == 0 || !of(lines[0])) || len(lines) > 3 {
 				t.Errorf("it told %+v", lines)
 			}
 			t.Logf("told %d times (%s); recovered %v after", len(lines), said(lines), took.Round(10*time.Millisecond))
 			eventually(t, 30*time.Second, "all is well", func() error {
-				if works := len(w.log("works again")); works < 1 && tc.tells {
+				if works := w.recoveries(); works < 1 && tc.tells {
 					return fmt.Errorf("%d", works)
 				}
 				return w.answers("/readyz", http.StatusOK)
@@ -278,13 +280,13 @@ func TestWatchHealsThePublicSide(t *testing.T) {
 	if _, err = store.DeleteBucket(t.Context(), &s3.DeleteBucketInput{Bucket: &bucket}); err != nil {
 		t.Logf("it was faster: %v", err)
 	}
-	w.says("fault", "s3")
+	w.says("publish failed", "s3")
 	w.alive()
 	server.CreateBucket(t, bucket)
-	w.says("fault", "public issuer") // nobody may read the new bucket
+	w.says("public check failed", "") // nobody may read the new bucket
 	server.MakePublic(t, bucket)
 	eventually(t, 30*time.Second, "the new bucket", l.shows(labIssuer, keys...))
-	w.says("works again", "public issuer")
+	w.says("public check recovered", "")
 }
 
 // TestWatchFollowsTheCA: the API server and the file that the kubeconfig names
@@ -310,7 +312,7 @@ func TestWatchFollowsTheCA(t *testing.T) {
 	fresh.SetToken("publisher", old.Token("publisher"))
 	fresh.Grant("publisher", fake.RightDiscovery, fake.RightMint)
 	eventually(t, 30*time.Second, "a stranger's certificate is refused", func() error {
-		if lines := w.log("fault"); !slices.ContainsFunc(lines, func(l line) bool { return strings.Contains(l.Error, "not issued by the CA") }) {
+		if lines := w.failures(); !slices.ContainsFunc(lines, func(l line) bool { return strings.Contains(l.Error, "not issued by the CA") }) {
 			return fmt.Errorf("%s", said(lines))
 		}
 		return nil

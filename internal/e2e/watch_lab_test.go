@@ -34,7 +34,7 @@ func (l *lab) watchWith(env []string, args ...string) *watcher {
 	l.t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(l.t))
 	w := &watcher{t: l.t, status: "http://" + address}
-	w.Process = l.background(w.status+"/livez", env, append([]string{"watch", "--listen", address}, args...)...)
+	w.Process = l.background(w.status+"/livez", env, append([]string{"watch", "--admin-listen", address}, args...)...)
 	return w
 }
 
@@ -132,7 +132,7 @@ func (w *watcher) looks(more int) {
 }
 
 // line is one record of the log.
-type line struct{ Level, Msg, Of, Error, Target, Written, Added string }
+type line struct{ Level, Msg, Error, Target, Written, Added string }
 
 // log returns the records whose message is this one, or all.
 func (w *watcher) log(msg string) (lines []line) {
@@ -149,11 +149,33 @@ func (w *watcher) log(msg string) (lines []line) {
 	return lines
 }
 
+// failures are the records of what failed.
+func (w *watcher) failures() (lines []line) {
+	w.t.Helper()
+	for _, l := range w.log("") {
+		if strings.HasSuffix(l.Msg, " failed") {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+// recoveries is the number of records of what recovered.
+func (w *watcher) recoveries() (n int) {
+	w.t.Helper()
+	for _, l := range w.log("") {
+		if strings.HasSuffix(l.Msg, " recovered") {
+			n++
+		}
+	}
+	return n
+}
+
 // says waits for a record.
 func (w *watcher) says(msg, of string) {
 	w.t.Helper()
 	eventually(w.t, 30*time.Second, "the log says "+msg+" of "+of, func() error {
-		if !slices.ContainsFunc(w.log(msg), func(l line) bool { return strings.Contains(l.Of+l.Target, of) }) {
+		if !slices.ContainsFunc(w.log(msg), func(l line) bool { return strings.Contains(l.Target, of) }) {
 			return fmt.Errorf("it says\n%s", w.Output())
 		}
 		return nil

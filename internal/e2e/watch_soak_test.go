@@ -51,7 +51,7 @@ func TestWatchSoak(t *testing.T) {
 	if median(goroutines[half:]) > median(goroutines[:half])+5 {
 		t.Error("goroutines grow")
 	}
-	if n := len(w.log("fault")); n > 1 { // that of the certificate, which lasts for an hour
+	if n := len(w.failures()); n > 1 { // that of the certificate, which lasts for an hour
 		t.Errorf("there were faults:\n%s", w.Output())
 	}
 }

@@ -93,7 +93,7 @@ func TestWatchIsQuiet(t *testing.T) {
 		return nil
 	})
 	lines := w.log("")[quiet:]
-	if len(lines) != 2 || lines[0].Msg != "published" || lines[0].Added != kid || lines[1].Of != "public certificate" {
+	if len(lines) != 2 || lines[0].Msg != "published" || lines[0].Added != kid || lines[1].Msg != "public certificate check failed" {
 		t.Errorf("%d more lines, want one of the key and one of the certificate, which lasts for an hour:\n%s", len(lines), w.Output())
 	}
 	if got := w.metric("oidc_publisher_public_checks_total", "verdict=fail") + w.metric("oidc_publisher_public_checks_total", "verdict=error"); got != 0 {
@@ -124,10 +124,7 @@ func TestWatchEnds(t *testing.T) {
 		{"no target", cli.ExitUsage, []string{"--kubeconfig", kubeconfig}, "--to is missing"},
 		{"wrong target", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", "ftp://x"}, "--to"},
 		{"wrong canary", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--canary", "default"}, "NAMESPACE/SERVICEACCOUNT"},
-		{"election without a cluster", cli.ExitUsage, []string{"--from", dir, "--to", dir + "2", "--leader-elect"}, "--leader-elect needs a live cluster"},
-		{"a Lease and no election", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--lease", "a"}, "goes with --leader-elect"},
-		{"no name for a Lease", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--leader-elect", "--lease", "A/b"}, "must be a name"},
-		{"busy port", cli.ExitFailed, []string{"--kubeconfig", kubeconfig, "--to", dir, "--listen", busy.Addr().String()}, "--listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
+		{"busy port", cli.ExitFailed, []string{"--kubeconfig", kubeconfig, "--to", dir, "--admin-listen", busy.Addr().String()}, "--admin-listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
 		{"no kubeconfig", cli.ExitFailed, []string{"--kubeconfig", "missing", "--to", dir}, "missing"},
 		{"somebody else's target", cli.ExitRefused, []string{"--kubeconfig", stranger, "--to", dir}, "somebody else's"},
 	})
@@ -144,7 +141,7 @@ func TestWatchFindsItsTarget(t *testing.T) {
 	l.internet.Route("storage.googleapis.com", fake.Upstream(server.Endpoint))
 	api.Stop()
 	w := l.watch("--kubeconfig", kubeconfig)
-	w.says("the issuer, which names the target, is not known yet", "")
+	w.says("fetch of the issuer failed", "")
 	if err := w.answers("/readyz", http.StatusServiceUnavailable); err != nil {
 		t.Error(err)
 	}
@@ -203,7 +200,7 @@ func TestWatchTerminates(t *testing.T) {
 			close(writing)
 			fake.Delay(time.Second)(w, r, server)
 		})
-	cmd := exec.CommandContext(t.Context(), built, "watch", "--kubeconfig", kubeconfig, "--to", s3Target(proxy.Endpoint), "--listen", "127.0.0.1:0")
+	cmd := exec.CommandContext(t.Context(), built, "watch", "--kubeconfig", kubeconfig, "--to", s3Target(proxy.Endpoint), "--admin-listen", "127.0.0.1:0")
 	cmd.Env, cmd.Dir = l.env, l.dir
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -167,14 +167,14 @@ func (b *behind) isWhole(before []string) {
 func (b *behind) suffers(fault spoil) {
 	b.t.Helper()
 	b.proxy.Add(b.t, fault.toxics...)
-	told := len(b.w.log("fault"))
+	told := len(b.w.failures())
 	before := b.rotates()
 	eventually(b.t, 60*time.Second, fault.name, func() error {
 		b.isWhole(before)
 		if fault.works {
 			return b.shows(labIssuer, b.ever...)()
 		}
-		if len(b.w.log("fault")) == told {
+		if len(b.w.failures()) == told {
 			return errors.New("no fault is told")
 		}
 		return nil
@@ -182,7 +182,7 @@ func (b *behind) suffers(fault spoil) {
 	b.w.alive()
 	b.proxy.Remove(b.t)
 	took := eventually(b.t, 30*time.Second, fault.name, b.shows(labIssuer, b.ever...))
-	lines := b.w.log("fault")[told:]
+	lines := b.w.failures()[told:]
 	b.t.Logf("%s: public %v after it was over; told %d times (%s)", fault.name, took.Round(10*time.Millisecond), len(lines), said(lines))
 	eventually(b.t, 30*time.Second, "ready", func() error { return b.w.answers("/readyz", http.StatusOK) })
 }

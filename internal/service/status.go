@@ -89,7 +89,7 @@ func (s *status) serve(ctx context.Context, address string) (stop func(), err er
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("serve health and metrics: %w", err)
+		return nil, fmt.Errorf("--admin-listen: %w", err)
 	}
 	server := &http.Server{
 		Handler:           s,

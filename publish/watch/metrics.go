@@ -21,8 +21,9 @@ const (
 )
 
 // metrics are the numbers of one watcher. Names follow the conventions of
-// https://prometheus.io/docs/practices/naming/: base units, totals, no
-// durations where a point in time will do.
+// https://prometheus.io/docs/practices/naming/: base units, totals, and points in
+// time instead of durations since or until them. key_publication_seconds is a
+// duration because it measures one that is over.
 type metrics struct {
 	attempt, success *prometheus.GaugeVec
 	keys             *prometheus.GaugeVec
@@ -113,8 +114,7 @@ func resultOf(err error) string {
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
-// graceCollector tells how long each retired key will stay, counted at the
-// time of the scrape.
+// graceCollector gives the end of each retired key's grace period.
 type graceCollector struct {
 	desc *prometheus.Desc
 	mu   sync.Mutex
@@ -123,7 +123,7 @@ type graceCollector struct {
 
 func newGraceCollector() *graceCollector {
 	return &graceCollector{
-		desc: prometheus.NewDesc("oidc_publisher_key_grace_remaining_seconds", "Time until a retired key is dropped from a target.", []string{"target", "kid"}, nil),
+		desc: prometheus.NewDesc("oidc_publisher_key_grace_end_timestamp_seconds", "When a retired key will be dropped from a target, in seconds since 1970.", []string{"target", "kid"}, nil),
 		ends: map[string]map[string]time.Time{},
 	}
 }
@@ -143,7 +143,7 @@ func (g *graceCollector) Collect(out chan<- prometheus.Metric) {
 	defer g.mu.Unlock()
 	for target, ends := range g.ends {
 		for kid, end := range ends {
-			out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, max(0, time.Until(end).Seconds()), target, kid)
+			out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, seconds(end), target, kid)
 		}
 	}
 }

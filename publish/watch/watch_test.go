@@ -261,11 +261,9 @@ func TestAnHourWithoutTheAPIServer(t *testing.T) {
 		w.wantLog("level=", 4)
 		w.want(`oidc_publisher_rotations_total`, 1)
 		w.want(`oidc_publisher_published_keys{state="retired",target="store"}`, 1)
-		w.want(`oidc_publisher_key_grace_remaining_seconds{kid="a",target="store"}`, w.remaining("a"))
+		w.want(`oidc_publisher_key_grace_end_timestamp_seconds{kid="a",target="store"}`, seconds(w.plan().GraceEnds["a"]))
 	})
 }
-
-func (w *world) remaining(id string) float64 { return time.Until(w.plan().GraceEnds[id]).Seconds() }
 
 // plan is the last one that was carried out. The lock, which each pass takes,
 // is for the race detector: all others in the bubble are asleep.
