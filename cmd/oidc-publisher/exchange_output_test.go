@@ -28,7 +28,7 @@ func TestLateRefusalIsExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := service{}
+	s := exchangeService{}
 	s.explain.Service, s.explain.Transport = "cloudsmith", internet.Client().Transport
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
