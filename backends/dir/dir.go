@@ -7,7 +7,15 @@
 //
 // Writers exclude each other with flock(2) on the root directory itself: it
 // leaves no lock file among the published objects, and the kernel drops it
-// with the process that held it. NFS cannot lock a directory; Put says so.
+// with the process that held it. NFS can't lock a directory, so Put fails there.
+//
+// Windows can lock files only, so a file is kept there for the lock. It has no
+// fsync of directories: after a power failure the previous object may be back.
+// A rename is atomic on NTFS, and fails while another program has the object
+// open without sharing it.
+//
+// On a file system that ignores case, names that differ in case only are the
+// same object.
 package dir
 
 import (
@@ -20,16 +28,22 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"syscall"
-	"time"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
 
 	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 
-// tempName is one name for all writers: the lock admits one at a time, so
-// whatever has this name was left behind by one that died.
-const tempName = ".oidc-publisher.tmp"
+const (
+	// tempName is the same for all writers. The lock admits one at a time, so a
+	// file of this name was left behind by a writer that was killed.
+	tempName = ".oidc-publisher.tmp"
+	// lockName is the file to lock where a directory can't be.
+	lockName = ".oidc-publisher.lock"
+)
 
 // What a web server may read, whatever the umask of this process.
 const (
@@ -40,8 +54,9 @@ const (
 // Backend is a directory. Files hold bytes only, so its objects are BytesOnly
 // and their version is the SHA-256 of the body.
 type Backend struct {
-	path string
-	gate gate.Gate
+	path     string
+	gate     gate.Gate
+	openLock func(*os.Root) (*os.File, error)
 }
 
 var _ publish.Backend = (*Backend)(nil)
@@ -56,7 +71,7 @@ func (c Config) Open(context.Context) (publish.Backend, error) {
 	if info, err := os.Stat(abs); err == nil && !info.IsDir() {
 		return nil, fmt.Errorf("%s: not a directory: name a directory to publish into", abs)
 	}
-	return &Backend{path: abs}, nil
+	return &Backend{path: abs, openLock: openLock}, nil
 }
 
 // Get reads a file. Symbolic links as objects, and links that lead out of the
@@ -99,7 +114,7 @@ func (b *Backend) put(ctx context.Context, object publish.Object, precondition p
 		return err
 	}
 	defer root.Close()
-	unlock, err := lock(ctx, root)
+	unlock, err := b.lock(ctx, root)
 	if err != nil {
 		return err
 	}
@@ -117,16 +132,31 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// admit adds to the common rules that a name must mean the same to this
-// operating system, and that the temporary file is nobody's object.
+// admit adds to the common rules that the operating system must take a name
+// literally, and that the files of this package are no objects.
 func (b *Backend) admit(err error, name string) error {
 	if err != nil {
 		return err
 	}
-	if local, err := filepath.Localize(name); err != nil || local != name || path.Base(name) == tempName {
+	local, err := filepath.Localize(name)
+	base := path.Base(name)
+	if err != nil || filepath.ToSlash(local) != name || isWindows && !literalOnWindows(name) ||
+		strings.EqualFold(base, tempName) || strings.EqualFold(base, lockName) {
 		return fmt.Errorf("%w: %q is reserved here", publish.ErrInvalidName, name)
 	}
 	return nil
+}
+
+const isWindows = runtime.GOOS == "windows"
+
+// notLiteral is what Windows drops from the end of a name, takes for the short
+// name of another file, or refuses.
+var notLiteral = regexp.MustCompile(`[. ]$|~[0-9]|[<>:"|?*]`)
+
+// literalOnWindows reports whether Windows gives a file this very name.
+// filepath.Localize knows the names of devices.
+func literalOnWindows(name string) bool {
+	return !slices.ContainsFunc(strings.Split(name, "/"), notLiteral.MatchString)
 }
 
 func read(root *os.Root, name string) (publish.Object, error) {
@@ -137,8 +167,8 @@ func read(root *os.Root, name string) (publish.Object, error) {
 	if !info.Mode().IsRegular() {
 		return publish.Object{}, fmt.Errorf("is %s, not a regular file: remove it", kind(info.Mode()))
 	}
-	// O_NONBLOCK: were the file swapped for a FIFO, opening it would block.
-	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	// If the file was replaced by a FIFO meanwhile, opening it would block.
+	file, err := root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 	if err != nil {
 		return publish.Object{}, err
 	}
@@ -233,6 +263,9 @@ func createRoot(name string) (*os.Root, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return root, err
 	}
+	if filepath.Dir(name) == name { // a drive that doesn't exist
+		return nil, err
+	}
 	parent, err := createRoot(filepath.Dir(name))
 	if err != nil {
 		return nil, err
@@ -267,43 +300,4 @@ func makeDir(root *os.Root, name string) error {
 		return err
 	}
 	return syncDir(root, path.Dir(name))
-}
-
-// syncDir makes the entries of a directory durable. File systems that have no
-// notion of that answer EINVAL.
-func syncDir(root *os.Root, name string) error {
-	dir, err := root.Open(name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
-	return nil
-}
-
-// lock takes the lock of the whole tree. It polls, since a blocked flock(2)
-// would not hear the context.
-func lock(ctx context.Context, root *os.Root) (unlock func(), err error) {
-	dir, err := root.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 16*time.Millisecond) {
-		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { dir.Close() }, nil // closing is unlocking
-		}
-		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
-			dir.Close()
-			return nil, fmt.Errorf("lock: %w: this file system can't lock a directory (NFS can't)", err)
-		}
-		select {
-		case <-ctx.Done():
-			dir.Close()
-			return nil, fmt.Errorf("another writer holds the directory's lock: %w", ctx.Err())
-		case <-time.After(wait):
-		}
-	}
 }

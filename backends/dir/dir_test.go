@@ -28,6 +28,7 @@ import (
 
 const (
 	tempName = ".oidc-publisher.tmp"
+	lockName = ".oidc-publisher.lock"
 	jwks     = "openid/v1/jwks"
 	nobody   = 65534
 )
@@ -281,9 +282,10 @@ func TestOpenFile(t *testing.T) {
 
 func TestReservedName(t *testing.T) {
 	b := open(t, t.TempDir())
-	o := publish.Object{Name: "a/" + tempName}
-	if err := b.Put(t.Context(), o, publish.IfAbsent()); !errors.Is(err, publish.ErrInvalidName) {
-		t.Errorf("Put: %v", err)
+	for _, name := range []string{"a/" + tempName, "a/" + strings.ToUpper(tempName), lockName, strings.ToUpper(lockName)} {
+		if err := b.Put(t.Context(), publish.Object{Name: name}, publish.IfAbsent()); !errors.Is(err, publish.ErrInvalidName) {
+			t.Errorf("Put %s: %v", name, err)
+		}
 	}
 }
 
@@ -299,7 +301,7 @@ func TestRootBehindLink(t *testing.T) {
 	}
 }
 
-func TestLockWaitHearsTheContext(t *testing.T) {
+func TestLockWaitEndsWithTheContext(t *testing.T) {
 	root := t.TempDir()
 	holder, err := os.Open(root)
 	must(t, err)

@@ -7,12 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"oidc-publisher/publish"
 )
 
-// explain names the target and adds what mends the error.
+// explain names the target and adds what to do about the error.
 func (b *Backend) explain(name string, err error) error {
 	at := filepath.Join(b.path, filepath.FromSlash(name))
 	if errors.Is(err, publish.ErrInvalidName) || errors.Is(err, publish.ErrClosed) {
@@ -37,19 +36,19 @@ func bare(err error) error {
 	return err
 }
 
+const (
+	diskFull     = "the disk is full or the quota is used up: make room"
+	notDirectory = "a file stands where a directory is needed: remove it"
+)
+
 func cure(err error) string {
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "the disk is full or the quota is used up: make room"
-	case errors.Is(err, syscall.EROFS):
-		return "mount it read-write or choose another directory"
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf("give user %d the right to read and write there", os.Geteuid())
-	case errors.Is(err, syscall.ENAMETOOLONG):
-		return "choose a shorter path"
-	case errors.Is(err, syscall.ENOTDIR), strings.HasSuffix(err.Error(), "not a directory"): // os.Root has its own
-		return "a file stands where a directory is needed: remove it"
-	case strings.Contains(err.Error(), "path escapes from parent"):
+	if cure := systemCure(err); cure != "" {
+		return cure
+	}
+	switch text := err.Error(); { // these errors of os.Root have no name
+	case strings.HasSuffix(text, "not a directory"):
+		return notDirectory
+	case strings.Contains(text, "path escapes from parent"):
 		return "a symbolic link leads out of the directory: remove it"
 	}
 	return ""
