@@ -171,14 +171,22 @@ $(DEBIAN): testdata/servers/debian.txt | deps
 
 # -- tests -------------------------------------------------------------------
 
-lint: .cache/lint-passed ## run the linters, the formatter and `go mod tidy`, changing nothing
+lint: .cache/lint-passed ## run the linters, the formatter, `go vet` for macOS and Windows, and `go mod tidy`, changing nothing
 
-# What passed is linted again once a file has changed since that run began.
+# The programs and the demo are checked for the systems that no test runs on.
+# Tests need Linux.
+VETTED := darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+# A tree that passed is linted again only after a file changed.
 LINTED := $(wildcard $(shell git ls-files --cached --others --exclude-standard '*.go' go.mod go.sum .golangci.yml 2>/dev/null))
 
 .cache/lint-passed: $(GOLANGCI_LINT) $(LINTED)
 	@touch $@.begun
 	$(GOLANGCI_LINT) run ./...
+	@for system in $(VETTED); do \
+	  echo "go vet for $$system"; \
+	  CGO_ENABLED=0 GOOS=$${system%/*} GOARCH=$${system#*/} $(GO) vet -tags $(TAGS) ./cmd/... ./examples/demo; \
+	done
 	$(GO) mod tidy -diff
 	@mv $@.begun $@
 

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"oidc-publisher/internal/cli"
 
 	"oidc-publisher/internal/tunnel"
@@ -145,10 +144,7 @@ func warnOfOtherName(ctx context.Context, t *tunnel.Tunnel, issuer string, log *
 func confirmHostKey(in io.Reader, out io.Writer) func(context.Context, *tunnel.UnknownHostError) (bool, error) {
 	stdin, isFile := in.(*os.File)
 	stderr, shown := out.(*os.File)
-	if !isFile || !shown || !cli.IsTerminal(stdin) || !cli.IsTerminal(stderr) {
-		return nil
-	}
-	if group, err := unix.IoctlGetInt(int(stdin.Fd()), unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
+	if !isFile || !shown || !cli.IsForeground(stdin) || !cli.IsTerminal(stderr) {
 		return nil
 	}
 	return func(ctx context.Context, unknown *tunnel.UnknownHostError) (bool, error) {
