@@ -294,9 +294,9 @@ func pullSecretPass(c *cli.Context, p *pulling) error {
 	warnOfMinRemaining(log, job.MinRemaining, report)
 	for _, r := range report.Results {
 		if r.Outcome == pullsecret.TakenOver || r.Outcome == pullsecret.Replaced {
-			what := "took over the secret of somebody else"
+			what := "secret taken over from another owner"
 			if job.DryRun {
-				what = "would take over the secret of somebody else"
+				what = "secret would be taken over from another owner"
 			}
 			log.Warn(what, "namespace", r.Namespace, "secret", p.secret.Name, "outcome", r.Outcome)
 		}

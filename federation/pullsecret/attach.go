@@ -21,7 +21,7 @@ type AccountError struct {
 	Err    error
 }
 
-// Error names the account and what mends it.
+// Error names the account and the remedy.
 func (e *AccountError) Error() string {
 	if e.Absent {
 		return fmt.Sprintf("service account %s/%s does not exist: create it with kubectl create serviceaccount %[2]s --namespace=%[1]s, or leave it out", e.Namespace, e.Account)
@@ -32,13 +32,13 @@ func (e *AccountError) Error() string {
 // Unwrap returns Err.
 func (e *AccountError) Unwrap() error { return e.Err }
 
-// attachAll names the secret in the imagePullSecrets of these service accounts,
-// and returns those where it was not named yet.
+// attachAll adds the secret to the imagePullSecrets of the service accounts, and
+// returns those that it changed.
 func (c *Cluster) attachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, []*AccountError) {
 	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withSecret(names, secret) })
 }
 
-// detachAll undoes it.
+// detachAll removes the secret from the imagePullSecrets of the service accounts.
 func (c *Cluster) detachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, []*AccountError) {
 	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withoutSecret(names, secret) })
 }
@@ -63,13 +63,13 @@ func joined(failed []*AccountError) (err error) {
 	return err
 }
 
-// patience is for a service account that others write to all the time.
-var patience = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.1, Jitter: 1, Steps: 40}
+// conflictBackoff is for a service account that others write often.
+var conflictBackoff = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.1, Jitter: 1, Steps: 40}
 
-// changePullSecrets is for an atomic list: it is read and written as a whole,
-// and again where somebody else wrote meanwhile.
+// changePullSecrets reads and writes the list as a whole, since it is atomic, and
+// retries after conflicts.
 func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string, dryRun bool, change func([]any) []any) (changed bool, err error) {
-	err = retry.RetryOnConflict(patience, func() error {
+	err = retry.RetryOnConflict(conflictBackoff, func() error {
 		account, err := c.serviceAccount(ctx, namespace, name)
 		if err != nil {
 			return err

@@ -27,27 +27,25 @@ var (
 )
 
 const (
-	// requestTimeout bounds one request, with client-go's own patience where
-	// the API server asks for some (429 and Retry-After).
+	// requestTimeout bounds one request, with client-go's own retries where
+	// the API server asks for them (429 and Retry-After).
 	requestTimeout = 30 * time.Second
-	// maxAnswer bounds an answer in bytes, but for watches: a page of a list
-	// with the metadata of pageSize objects of 1 MiB each would be absurd.
+	// maxAnswer bounds an answer in bytes, except a watch: far more than the
+	// metadata of pageSize objects.
 	maxAnswer = 64 << 20
 	pageSize  = 500
 )
 
-// Cluster is an API server as far as pull secrets need it. It is safe for
-// concurrent use.
-//
-// The typed clients would weigh 15 MB: they know every API of Kubernetes.
+// Cluster is a client of the API server for pull secrets. It is safe for
+// concurrent use. Typed clients would add 15 MB to the program.
 type Cluster struct {
 	metadata metadata.Interface
 	rest     rest.Interface
 	explain  Explain
 }
 
-// Connect prepares the connection and makes no request. Nothing but the API
-// server's own fairness limits how many requests are made.
+// Connect returns a client. It makes no request. The client has no rate limit of
+// its own: the API server's priority and fairness applies.
 func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
 	own := rest.CopyConfig(config)
 	own.QPS = -1
@@ -58,7 +56,7 @@ func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("credentials of the kubeconfig: %w", err)
 	}
-	// A redirect would lead the credentials astray.
+	// A redirect must not send the credentials to another host.
 	client = &http.Client{Transport: client.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	c := &Cluster{explain: explain}
 	if c.metadata, err = metadata.NewForConfigAndClient(own, client); err != nil {
@@ -68,8 +66,8 @@ func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
 	return c, err
 }
 
-// find reads type and metadata of a secret, nil if there is none. The API
-// server's table, which kubectl shows, has both and not the content.
+// find reads the type and metadata of a secret; nil if there is none. The
+// table that kubectl shows has both, without the content.
 func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, error) {
 	rows, err := c.table(ctx, requestFor("get", secretRule(namespace, name)), c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "secrets", name))
 	switch {
@@ -83,7 +81,7 @@ func (c *Cluster) find(ctx context.Context, namespace, name string) (*found, err
 	return &rows[0], nil
 }
 
-// findAll is find for all namespaces in one request, for who may list them.
+// findAll reads the secrets of that name in all namespaces with one request.
 func (c *Cluster) findAll(ctx context.Context, name string) (map[string]*found, error) {
 	rows, err := c.table(ctx, requestFor("list", kubeerr.Rule{Verbs: []string{"list"}, Resource: "secrets", Name: name}), c.rest.Get().AbsPath("/api/v1/secrets").Param("fieldSelector", "metadata.name="+name))
 	if err != nil {
@@ -106,7 +104,7 @@ func (c *Cluster) table(ctx context.Context, explained kubeerr.Request, request 
 	return readTable(body)
 }
 
-// bodyOf has the API server's own words in its error, which Raw alone has not.
+// bodyOf returns the API server's message in its error, which Raw alone omits.
 func bodyOf(result rest.Result) ([]byte, error) {
 	if err := result.Error(); err != nil {
 		return nil, err
@@ -114,7 +112,7 @@ func bodyOf(result rest.Result) ([]byte, error) {
 	return result.Raw()
 }
 
-// readTable demands of every row what a secret has.
+// readTable refuses a row without the type and UID of a secret.
 func readTable(body []byte) ([]found, error) {
 	var table metav1.Table
 	if err := json.Unmarshal(body, &table); err != nil || table.Kind != "Table" {
@@ -150,7 +148,7 @@ func (c *Cluster) apply(ctx context.Context, namespace, name string, body []byte
 	return versionOf(got.ObjectMeta), nil
 }
 
-// remove deletes that very secret.
+// remove deletes the secret unless it changed since it was read.
 func (c *Cluster) remove(ctx context.Context, f found) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -182,7 +180,7 @@ func (c *Cluster) page(ctx context.Context, options metav1.ListOptions) (*metav1
 	return page, c.explain(ctx, requestFor("list", kubeerr.Rule{Verbs: []string{"list"}, Resource: "namespaces"}), err)
 }
 
-// serviceAccount reads one, whatever fields it has.
+// serviceAccount reads a service account with all its fields, known or not.
 func (c *Cluster) serviceAccount(ctx context.Context, namespace, name string) (account map[string]any, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -193,7 +191,8 @@ func (c *Cluster) serviceAccount(ctx context.Context, namespace, name string) (a
 	return account, json.Unmarshal(body, &account)
 }
 
-// replaceServiceAccount writes what serviceAccount read, unless it changed meanwhile.
+// replaceServiceAccount writes the service account unless it changed since it
+// was read.
 func (c *Cluster) replaceServiceAccount(ctx context.Context, namespace, name string, account map[string]any, dryRun bool) error {
 	body, err := json.Marshal(account)
 	if err != nil {

@@ -1,7 +1,6 @@
-// Package pullsecret keeps the credentials of registries in image pull secrets
-// (kubernetes.io/dockerconfigjson), in as many namespaces as need them.
+// Package pullsecret writes the credentials of registries to image pull secrets
+// (kubernetes.io/dockerconfigjson) in any number of namespaces.
 //
-// It never reads what is in a secret. Type and metadata tell whose a secret is
-// and how old, and the record of field managers tells whether it still holds
-// what was written.
+// It never reads the content of a secret. Its type, labels and field managers
+// show who owns it; annotations report the age of the credential.
 package pullsecret

@@ -10,7 +10,7 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// dockerConfig is the part of a docker config.json that a pull secret holds.
+// dockerConfig is the part of a Docker config.json that a pull secret contains.
 type dockerConfig struct {
 	Auths map[string]dockerAuth `json:"auths"`
 }
@@ -21,8 +21,8 @@ type dockerAuth struct {
 	Auth     string `json:"auth"`
 }
 
-// DockerConfig is the credential as a docker config.json, the content of a pull
-// secret, for each of the registries (see ParseRegistry).
+// DockerConfig renders the credential as a Docker config.json, the content of a
+// pull secret, for each of the registries (see ParseRegistry).
 func DockerConfig(registries []string, c exchange.Credential) ([]byte, error) {
 	password := c.Password.Reveal()
 	entry := dockerAuth{c.Username, password, base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + password))}
@@ -33,10 +33,10 @@ func DockerConfig(registries []string, c exchange.Credential) ([]byte, error) {
 	return json.Marshal(config)
 }
 
-// ParseRegistry reads HOST[:PORT][/PATH] and returns it as the key of an auths
-// entry. A path ends in a slash there: the kubelet takes a path for a prefix of
-// the image's name, so that host/org would match host/org-of-others/image too.
-// Clients other than the kubelet may know hosts only.
+// ParseRegistry parses HOST[:PORT][/PATH] and returns the key of an auths entry.
+// A path ends in a slash there: kubelet treats it as a prefix of the image name,
+// so host/org would also match host/org-of-others/image. Other clients may
+// support hosts only.
 func ParseRegistry(s string) (string, error) {
 	u, err := url.Parse("https://" + s)
 	switch {
@@ -52,5 +52,5 @@ func ParseRegistry(s string) (string, error) {
 	return u.Host, nil
 }
 
-// maxRegistry is that of a host name and then some, in bytes.
+// maxRegistry bounds the length of a registry in bytes.
 const maxRegistry = 512

@@ -12,8 +12,8 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// workers is how many namespaces are written at a time. More would queue in
-// the API server.
+// workers is the number of namespaces that are written at a time. More would
+// queue in the API server.
 const workers = 16
 
 // Job is one pass over the namespaces.
@@ -21,19 +21,18 @@ type Job struct {
 	Cluster    *Cluster
 	Secret     Secret
 	Namespaces Namespaces
-	// Exchange gets the credential. It is asked at most once.
+	// Exchange gets the credential. It is called at most once.
 	Exchange func(context.Context) (exchange.Credential, error)
-	// Attach are service accounts whose pods are to use the secret.
+	// Attach are service accounts to whose imagePullSecrets the secret is added.
 	Attach []string
-	// MinRemaining is for how long every secret must serve so that nothing is
-	// done; 0 always writes.
+	// MinRemaining is the remaining lifetime with which no secret is written; 0
+	// always writes.
 	MinRemaining time.Duration
-	// TakeOver writes over the secrets of others.
+	// TakeOver overwrites secrets of other owners.
 	TakeOver bool
-	// DryRun lets the API server judge every write, and keep none.
+	// DryRun has the API server validate every write and persist none.
 	DryRun bool
-	// Progress, if not nil, is told how many namespaces are done, from any
-	// goroutine.
+	// Progress, if not nil, is called after each namespace, from any goroutine.
 	Progress func(done, of int)
 }
 
@@ -41,9 +40,8 @@ type Job struct {
 type Report struct {
 	// Results are in the order of the namespaces' names.
 	Results []Result
-	// Exchanged says whether there was an exchange, and Expiry when its
-	// credential expires, zero if the service does not say, and for how long
-	// it lived when it was got.
+	// Exchanged is set if there was an exchange. Expiry is when its credential
+	// expires, and Life its lifetime; both are zero if the service states none.
 	Exchanged bool
 	Expiry    time.Time
 	Life      time.Duration
@@ -59,8 +57,8 @@ func (r Report) Count(outcomes ...Outcome) (n int) {
 	return n
 }
 
-// Run does the pass. An error is for what concerns all namespaces; that of one
-// is in its Result.
+// Run does the pass. An error concerns all namespaces; that of one namespace is
+// in its Result.
 func (j *Job) Run(ctx context.Context) (Report, error) {
 	names, ending, err := j.Namespaces.find(ctx, j.Cluster)
 	if err != nil {
@@ -70,7 +68,7 @@ func (j *Job) Run(ctx context.Context) (Report, error) {
 		return Report{}, errors.New("no namespace is selected")
 	}
 	var report Report
-	if report.Results, err = j.look(ctx, names); err != nil {
+	if report.Results, err = j.inspect(ctx, names); err != nil {
 		return Report{}, err
 	}
 	if slices.ContainsFunc(report.Results, func(r Result) bool { return r.Outcome == "" }) {
@@ -85,9 +83,9 @@ func (j *Job) Run(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
-// look judges every namespace before anything is exchanged. Those with work to
-// do have no outcome yet.
-func (j *Job) look(ctx context.Context, names []string) ([]Result, error) {
+// inspect reads the secret of every namespace before anything is exchanged. The
+// results of namespaces to be written have no outcome yet.
+func (j *Job) inspect(ctx context.Context, names []string) ([]Result, error) {
 	w := j.writer()
 	results := make([]Result, len(names))
 	now := time.Now()
@@ -109,13 +107,13 @@ func (j *Job) look(ctx context.Context, names []string) ([]Result, error) {
 	}
 	fresh := func(r Result) bool { return r.Outcome != "" || r.Expiry.Sub(now) > j.MinRemaining }
 	if j.MinRemaining > 0 && !slices.ContainsFunc(results, func(r Result) bool { return !fresh(r) }) {
-		return results, j.leave(ctx, results)
+		return results, j.attachOnly(ctx, results)
 	}
 	return results, nil
 }
 
-// finder asks for all namespaces at once where none are named and that is
-// allowed, else for one after the other.
+// finder lists the secrets of all namespaces at once if none are named and that
+// is allowed; else it reads one after another.
 func (j *Job) finder(ctx context.Context) func(namespace string) (*found, error) {
 	if len(j.Namespaces.Names) == 0 {
 		if all, err := j.Cluster.findAll(ctx, j.Secret.Name); err == nil {
@@ -125,9 +123,8 @@ func (j *Job) finder(ctx context.Context) func(namespace string) (*found, error)
 	return func(namespace string) (*found, error) { return j.Cluster.find(ctx, namespace, j.Secret.Name) }
 }
 
-// leave is for secrets that are all fresh. What is asked of service accounts
-// is done nevertheless.
-func (j *Job) leave(ctx context.Context, results []Result) error {
+// attachOnly leaves the secrets, which are all fresh, and attaches them.
+func (j *Job) attachOnly(ctx context.Context, results []Result) error {
 	return each(ctx, len(results), func(i int) {
 		r := &results[i]
 		if r.Outcome == "" {
@@ -137,7 +134,7 @@ func (j *Job) leave(ctx context.Context, results []Result) error {
 	})
 }
 
-// write gives one credential to all namespaces that have no outcome yet.
+// write gets a credential and writes it to all namespaces without an outcome.
 func (j *Job) write(ctx context.Context, report *Report) error {
 	got, err := j.Exchange(ctx)
 	if err != nil {
@@ -145,7 +142,7 @@ func (j *Job) write(ctx context.Context, report *Report) error {
 	}
 	c := credential{got, time.Now()}
 	if c.expired(c.at) {
-		return fmt.Errorf("the credential has expired already, at %s: is this machine's clock right?", c.Expiry.Format(time.RFC3339))
+		return fmt.Errorf("the credential expired at %s: check this machine's clock", c.Expiry.Format(time.RFC3339))
 	}
 	report.Exchanged, report.Expiry = true, c.Expiry
 	if !c.Expiry.IsZero() {
@@ -171,8 +168,8 @@ func (j *Job) writer() *writer {
 	return &writer{cluster: j.Cluster, secret: j.Secret, attach: j.Attach, takeOver: j.TakeOver, dryRun: j.DryRun}
 }
 
-// Detach takes the secret off service accounts, and leaves the secrets alone.
-// From an account that does not exist there is nothing to take.
+// Detach removes the secret from service accounts, and writes no secret. An
+// account that does not exist is no failure.
 func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 	names, _, err := j.Namespaces.find(ctx, j.Cluster)
 	if err != nil {
@@ -194,7 +191,7 @@ func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 }
 
 // each calls do for 0 to n-1, a few at a time, and returns when all are done.
-// What was not begun when ctx ends is left out, and its error returned.
+// Once ctx ends it starts no more and returns the error of ctx.
 func each(ctx context.Context, n int, do func(i int)) error {
 	next := make(chan int)
 	var busy sync.WaitGroup

@@ -187,7 +187,7 @@ func TestKeeper(t *testing.T) {
 	})
 	t.Run("label taken off", func(t *testing.T) {
 		w.edit(t, "b", object{"metadata": map[string]any{"labels": map[string]any{LabelManagedBy: nil}}})
-		within(t, promptly, k.says("secret b/regcred is not ours"))
+		within(t, promptly, k.says("secret b/regcred has another owner"))
 		within(t, promptly, k.shows("/metrics", `oidc_publisher_pull_secret_failures_total{namespace="b"} 1`))
 		within(t, promptly, k.shows("/metrics", `oidc_publisher_pull_secret_namespaces{state="failing"} 1`))
 		w.Delete(t, foreign("b", secretType, nil))

@@ -9,7 +9,7 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// metrics are the numbers of one keeper. Names follow the conventions of
+// metrics are the metrics of one keeper. Names follow the conventions of
 // https://prometheus.io/docs/practices/naming/.
 type metrics struct {
 	exchanges    *prometheus.CounterVec
@@ -29,11 +29,11 @@ func newMetrics(registry prometheus.Registerer, k *Keeper) *metrics {
 	}
 	m := &metrics{
 		exchanges:    prometheus.NewCounterVec(counter("exchanges_total", "Exchanges of the service account token by result: ok, refused or failed."), []string{"result"}),
-		lastExchange: prometheus.NewGauge(gauge("last_exchange_timestamp_seconds", "When an exchange last succeeded, in seconds since 1970.")),
-		expiry:       prometheus.NewGauge(gauge("credential_expiry_timestamp_seconds", "When the newest credential expires, in seconds since 1970; 0 where the service does not say.")),
+		lastExchange: prometheus.NewGauge(gauge("last_exchange_timestamp_seconds", "Time of the last successful exchange.")),
+		expiry:       prometheus.NewGauge(gauge("credential_expiry_timestamp_seconds", "Expiry of the newest credential; 0 if the service states none.")),
 		writes:       prometheus.NewCounterVec(counter("pull_secret_writes_total", "Pull secrets written by outcome: created, updated, repaired, taken-over or replaced."), []string{"outcome"}),
-		failures:     prometheus.NewCounterVec(counter("pull_secret_failures_total", "Failed tries to write the pull secret or to attach it, by namespace. A namespace where none failed has no series."), []string{"namespace"}),
-		leader:       prometheus.NewGauge(gauge("leader", "1 on the replica that writes, 0 on those that stand by.")),
+		failures:     prometheus.NewCounterVec(counter("pull_secret_failures_total", "Failed attempts to write or attach the pull secret, by namespace; no series for a namespace without failures."), []string{"namespace"}),
+		leader:       prometheus.NewGauge(gauge("leader", "1 on the replica that writes the secrets, 0 on the others.")),
 	}
 	registry.MustRegister(m.exchanges, m.lastExchange, m.expiry, m.writes, m.failures, m.leader, newCensus(k))
 	return m
@@ -71,7 +71,7 @@ func seconds(t time.Time) float64 {
 	return float64(t.UnixNano()) / 1e9
 }
 
-// census counts at the time of the scrape what the keeper sees in the cluster.
+// census collects at each scrape what the keeper knows of the cluster.
 type census struct {
 	keeper                     *Keeper
 	expiry, exchanged, present *prometheus.Desc
@@ -80,9 +80,9 @@ type census struct {
 func newCensus(k *Keeper) *census {
 	return &census{
 		keeper:    k,
-		expiry:    prometheus.NewDesc("oidc_publisher_pull_secret_expiry_timestamp_seconds", "When the pull secret in a namespace expires, in seconds since 1970.", []string{"namespace"}, nil),
-		exchanged: prometheus.NewDesc("oidc_publisher_pull_secret_exchanged_timestamp_seconds", "When the credential of the pull secret in a namespace was got, in seconds since 1970: its age.", []string{"namespace"}, nil),
-		present:   prometheus.NewDesc("oidc_publisher_pull_secret_namespaces", "Namespaces by state: current have the newest credential, failing could not be written, outdated are neither.", []string{"state"}, nil),
+		expiry:    prometheus.NewDesc("oidc_publisher_pull_secret_expiry_timestamp_seconds", "Expiry of the pull secret by namespace, as annotated.", []string{"namespace"}, nil),
+		exchanged: prometheus.NewDesc("oidc_publisher_pull_secret_exchanged_timestamp_seconds", "Time of the exchange of the pull secret's credential by namespace, as annotated.", []string{"namespace"}, nil),
+		present:   prometheus.NewDesc("oidc_publisher_pull_secret_namespaces", "Namespaces by state: current (has the newest credential), failing (the last write failed) or outdated.", []string{"state"}, nil),
 	}
 }
 

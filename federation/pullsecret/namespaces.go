@@ -9,17 +9,17 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Namespaces says which namespaces have the secret.
+// Namespaces selects the namespaces that get the secret.
 type Namespaces struct {
-	// Names are these and no others, unless there are none.
+	// Names, if not empty, are the namespaces.
 	Names []string
-	// Selector is for labels; if empty, all namespaces have it.
+	// Selector selects namespaces by label; empty selects all.
 	Selector string
-	// Except are left out. A name may be a pattern as path.Match has them.
+	// Except excludes namespaces by name or path.Match pattern.
 	Except []string
 }
 
-// Check refuses a selector or a pattern that can't be understood.
+// Check refuses a selector or pattern with a syntax error.
 func (n Namespaces) Check() error {
 	if _, err := labels.Parse(n.Selector); err != nil {
 		return fmt.Errorf("label selector %.80q: %w", n.Selector, err)
@@ -39,7 +39,7 @@ func (n Namespaces) excepts(name string) bool {
 	})
 }
 
-// find returns the names, and those that are being deleted.
+// find returns the names of the namespaces, and of those that are being deleted.
 func (n Namespaces) find(ctx context.Context, c *Cluster) (names, ending []string, err error) {
 	if len(n.Names) > 0 {
 		names = slices.Clone(n.Names)

@@ -232,8 +232,8 @@ func TestSecretsOfOthers(t *testing.T) {
 			o := ours(n)
 			o["metadata"].(map[string]any)["annotations"] = map[string]any{AnnotationOwner: "gcp/other"}
 			return o
-		}, `belongs to "gcp/other", and this is "cloudsmith/acme/kubernetes"`, TakenOver},
-		{"applier", ours, `is applied by "test" too`, TakenOver},
+		}, `belongs to owner "gcp/other", not to "cloudsmith/acme/kubernetes"`, TakenOver},
+		{"applier", ours, `is also applied by "test"`, TakenOver},
 		{"immutable", func(n string) object {
 			o := foreign(n, secretType, map[string]any{secretKey: []byte(`{"auths":{}}`)})
 			o["immutable"] = true
@@ -324,7 +324,7 @@ func TestAHoleAndAQuota(t *testing.T) {
 	w.job.Cluster = w.connect("publisher")
 	w.job.Namespaces.Names = []string{"a", "b", "c"}
 	report := w.run(Created, Failed, Failed)
-	for i, says := range []string{"", "is not allowed to get secret regcred in namespace b (HTTP 403)", "exceeded quota: full, requested: secrets=1, used: secrets=0, limited: secrets=0: a quota is full, or an admission policy forbids it"} {
+	for i, says := range []string{"", "is not allowed to get secret regcred in namespace b (HTTP 403)", "exceeded quota: full, requested: secrets=1, used: secrets=0, limited: secrets=0: check quotas and admission policies"} {
 		if err := report.Results[i].Err; err != nil && !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, want %q", err, says)
 		}
@@ -595,7 +595,7 @@ func TestOursMadeImmutable(t *testing.T) {
 	w.edit(t, "default", object{"immutable": true})
 	before := w.secret("default").Metadata
 	r := w.run(Failed).Results[0]
-	if !strings.Contains(r.Err.Error(), "where it is immutable, --take-over replaces it") {
+	if !strings.Contains(r.Err.Error(), "if it is immutable, --take-over replaces it") {
 		t.Error(r.Err)
 	}
 	if now := w.secret("default").Metadata; now.UID != before.UID || now.ResourceVersion != before.ResourceVersion {

@@ -75,7 +75,7 @@ func (k *Keeper) exchangeOnce(ctx context.Context) (next time.Duration, err erro
 	got, err := k.Exchange(limited)
 	c := credential{got, at}
 	if err == nil && c.expired(time.Now()) {
-		err = fmt.Errorf("the credential has expired already, at %s: is this machine's clock right?", c.Expiry.Format(time.RFC3339))
+		err = fmt.Errorf("the credential expired at %s: check this machine's clock", c.Expiry.Format(time.RFC3339))
 	}
 	if ctx.Err() != nil {
 		return 0, ctx.Err()

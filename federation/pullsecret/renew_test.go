@@ -289,14 +289,14 @@ func TestBadExchanges(t *testing.T) {
 	}
 }
 
-// TestPatience: a Backoff with a Cap ends when it gets there, whatever its Steps.
-func TestPatience(t *testing.T) {
+// TestConflictBackoff: a Backoff with a Cap ends there, whatever its Steps.
+func TestConflictBackoff(t *testing.T) {
 	tries, waited := 0, time.Duration(0)
-	for left := patience; left.Steps > 0; tries++ {
+	for left := conflictBackoff; left.Steps > 0; tries++ {
 		waited += left.Step()
 	}
-	if tries != patience.Steps || waited > 10*time.Second {
-		t.Errorf("%d tries in %v, want %d", tries, waited, patience.Steps)
+	if tries != conflictBackoff.Steps || waited > 10*time.Second {
+		t.Errorf("%d tries in %v, want %d", tries, waited, conflictBackoff.Steps)
 	}
 }
 

@@ -16,22 +16,21 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// Manager is our field manager, and the value of LabelManagedBy on our secrets.
+// Manager is the field manager of the secrets, and their LabelManagedBy.
 const Manager = "oidc-publisher"
 
-// What our secrets carry.
+// Labels and annotations of the secrets.
 const (
-	// LabelManagedBy is Kubernetes' own label for who manages an object.
+	// LabelManagedBy is the label that Kubernetes recommends for the manager.
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	// AnnotationOwner is Secret.Owner.
 	AnnotationOwner = "oidc-publisher/owner"
-	// AnnotationInputs is a hash of what the secret is made from: what is
-	// exchanged for what, and the registries. No token is in it.
+	// AnnotationInputs is a hash of Secret.Source and Secret.Registries.
 	AnnotationInputs = "oidc-publisher/inputs"
-	// AnnotationExchangedAt is when the credential was got (RFC 3339).
+	// AnnotationExchangedAt is the time of the exchange (RFC 3339).
 	AnnotationExchangedAt = "oidc-publisher/exchanged-at"
-	// AnnotationExpiresAt is when the credential expires (RFC 3339), absent
-	// where the service does not say.
+	// AnnotationExpiresAt is when the credential expires (RFC 3339); absent if
+	// the service states no expiry.
 	AnnotationExpiresAt = "oidc-publisher/expires-at"
 )
 
@@ -40,23 +39,23 @@ const (
 	secretKey  = ".dockerconfigjson"              //nolint:gosec // G101: the name of a key
 )
 
-// ErrRefused marks a secret that is left alone because it is somebody else's.
+// ErrRefused marks a secret that is not written because it has another owner.
 var ErrRefused = errors.New("refused")
 
-// Secret is what is kept in every namespace.
+// Secret is the pull secret of every namespace.
 type Secret struct {
-	// Name is the secret's.
+	// Name is its name.
 	Name string
 	// Registries are keys of auths (see ParseRegistry).
 	Registries []string
-	// Owner tells apart two who would keep a secret of the same name.
+	// Owner distinguishes users of this program that choose the same Name.
 	Owner string
-	// Source says what is exchanged for what: where it changes, secrets are
-	// written again before they expire.
+	// Source describes the exchange. When it changes, a single pass writes
+	// secrets that are still fresh.
 	Source string
 }
 
-// credential is what was exchanged, and when.
+// credential is a credential and the time of its exchange.
 type credential struct {
 	exchange.Credential
 	at time.Time
@@ -64,7 +63,7 @@ type credential struct {
 
 func (c credential) expired(now time.Time) bool { return !c.Expiry.IsZero() && !now.Before(c.Expiry) }
 
-// inputs is the hash of what the secret is made from.
+// inputs is the value of AnnotationInputs.
 func (s Secret) inputs() string {
 	registries := slices.Sorted(slices.Values(s.Registries))
 	text, err := json.Marshal([]any{s.Source, registries})
@@ -75,7 +74,7 @@ func (s Secret) inputs() string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// annotations are those of a secret that holds the credential.
+// annotations returns the annotations of a secret with the credential.
 func (s Secret) annotations(c credential) map[string]string {
 	a := map[string]string{
 		AnnotationOwner:       s.Owner,
@@ -88,8 +87,8 @@ func (s Secret) annotations(c credential) map[string]string {
 	return a
 }
 
-// manifest is the secret as server-side apply takes it. UID and resource
-// version are those that were read: it is to be that very secret.
+// manifest is the secret for server-side apply. With the UID and the
+// resourceVersion that were read, the API server refuses to write another one.
 type manifest struct {
 	APIVersion string            `json:"apiVersion"`
 	Kind       string            `json:"kind"`
@@ -142,27 +141,27 @@ type version struct {
 
 func versionOf(meta metav1.ObjectMeta) version { return version{meta.UID, meta.ResourceVersion} }
 
-// refuse returns why the secret is not ours, or nil.
+// refuse returns why the secret belongs to another owner, or nil.
 func (s Secret) refuse(f found) error {
 	var why string
 	switch owner := f.meta.Annotations[AnnotationOwner]; {
 	case f.kind != secretType:
 		why = fmt.Sprintf("is of type %q, which can't be changed", f.kind)
 	case f.meta.Labels[LabelManagedBy] != Manager:
-		why = "is not ours: it has no label " + LabelManagedBy + "=" + Manager + writtenBy(f.meta)
+		why = "has another owner: it has no label " + LabelManagedBy + "=" + Manager + writtenBy(f.meta)
 	case owner != s.Owner:
-		why = fmt.Sprintf("belongs to %q, and this is %q", owner, s.Owner)
+		why = fmt.Sprintf("belongs to owner %q, not to %q", owner, s.Owner)
 	default:
 		others := appliers(f.meta)
 		if len(others) == 0 {
 			return nil
 		}
-		why = "is applied by " + quoted(others) + " too"
+		why = "is also applied by " + quoted(others)
 	}
-	return fmt.Errorf("%w: secret %s/%s %s: choose another --secret-name, or --take-over if you mean it", ErrRefused, f.meta.Namespace, f.meta.Name, why)
+	return fmt.Errorf("%w: secret %s/%s %s: choose another --secret-name, or use --take-over to overwrite it", ErrRefused, f.meta.Namespace, f.meta.Name, why)
 }
 
-// writtenBy names the managers of a secret, for messages.
+// writtenBy lists the field managers of a secret, for messages.
 func writtenBy(meta metav1.ObjectMeta) string {
 	var names []string
 	for _, entry := range meta.ManagedFields {
@@ -184,8 +183,8 @@ func quoted(names []string) string {
 	return strings.Join(out, ", ")
 }
 
-// appliers are others who apply the content: who only once changed it is no
-// applier, and is written over.
+// appliers returns other managers that own the data by server-side apply;
+// one-off updates are overwritten.
 func appliers(meta metav1.ObjectMeta) []string {
 	var names []string
 	for _, entry := range meta.ManagedFields {
@@ -210,8 +209,8 @@ func (s Secret) intact(meta metav1.ObjectMeta) bool {
 	})
 }
 
-// freshUntil is until when the secret serves, the zero time if it does not or
-// does not say.
+// freshUntil returns when the credential of the secret expires; zero if that is
+// unknown, or the secret was changed.
 func (s Secret) freshUntil(f found) time.Time {
 	if f.kind != secretType || !s.intact(f.meta) {
 		return time.Time{}
@@ -227,8 +226,8 @@ func annotatedTime(meta metav1.ObjectMeta, key string) time.Time {
 	return t
 }
 
-// fields are the parts that matter here of what a manager owns, as FieldsV1
-// has them (sigs.k8s.io/structured-merge-diff/fieldpath): keys that begin with "f:".
+// fields are the fields that a manager owns, as far as needed, in the format of
+// FieldsV1 (sigs.k8s.io/structured-merge-diff/fieldpath): keys that begin with "f:".
 type fields struct {
 	Data     map[string]json.RawMessage `json:"f:data"`
 	Metadata struct {
@@ -238,7 +237,7 @@ type fields struct {
 
 func readFields(entry metav1.ManagedFieldsEntry) (f fields) {
 	if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &f) != nil {
-		return fields{} // who owns nothing that we know
+		return fields{}
 	}
 	return f
 }

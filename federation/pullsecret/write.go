@@ -10,10 +10,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Outcome is what became of the secret in a namespace.
+// Outcome is the result for the secret of a namespace.
 type Outcome string
 
-// Outcomes: a contract with scripts.
+// The outcomes. Scripts depend on them.
 const (
 	Created   Outcome = "created"
 	Updated   Outcome = "updated"
@@ -27,7 +27,7 @@ const (
 	Failed    Outcome = "failed"
 )
 
-// wrote reports whether there is another content now.
+// wrote reports whether the secret was written.
 func (o Outcome) wrote() bool {
 	switch o {
 	case Created, Updated, Repaired, TakenOver, Replaced:
@@ -37,7 +37,7 @@ func (o Outcome) wrote() bool {
 	}
 }
 
-// Result is what was done in one namespace.
+// Result is the result for one namespace.
 type Result struct {
 	Namespace string
 	Outcome   Outcome
@@ -202,9 +202,9 @@ func explain(err error, namespace, name string) error {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%s: the namespace does not exist: %w", what, err)
 	case apierrors.IsForbidden(err) && !terminating(err):
-		return fmt.Errorf("%s: %w: a quota is full, or an admission policy forbids it", what, err)
+		return fmt.Errorf("%s: %w: check quotas and admission policies", what, err)
 	case apierrors.IsInvalid(err):
-		return fmt.Errorf("%s: %w: where it is immutable, --take-over replaces it", what, err)
+		return fmt.Errorf("%s: %w: if it is immutable, --take-over replaces it", what, err)
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}

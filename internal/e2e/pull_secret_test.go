@@ -239,7 +239,7 @@ func TestPullSecretOutput(t *testing.T) {
 	wantList(t, "some", some.outcomes(), "a updated", "b updated", "c refused")
 	got = p.must(cli.ExitPartly, p.cloudsmithArgs(each, "--namespace", "c", "--namespace", "nowhere")...)
 	wantLines(t, got.stderr,
-		`oidc-publisher: refused: secret c/regcred is of type "Opaque", which can't be changed: choose another --secret-name, or --take-over if you mean it`,
+		`oidc-publisher: refused: secret c/regcred is of type "Opaque", which can't be changed: choose another --secret-name, or use --take-over to overwrite it`,
 		`oidc-publisher: error: secret nowhere/regcred: the namespace does not exist: namespaces "nowhere" not found`)
 	before = p.cloudsmith.Requests()
 	if r := p.pull(cli.ExitRefused, p.cloudsmithArgs("--namespace", "c")...); r.Exchanged || p.cloudsmith.Requests() != before {
@@ -247,7 +247,7 @@ func TestPullSecretOutput(t *testing.T) {
 	}
 	p.pull(cli.ExitFailed, p.cloudsmithArgs("--namespace", "c,nowhere")...)
 	got = p.must(cli.ExitDone, p.cloudsmithArgs("--namespace", "c", "--take-over")...)
-	wantLines(t, got.stderr, `oidc-publisher: warning: took over the secret of somebody else namespace=c secret=regcred outcome=replaced`)
+	wantLines(t, got.stderr, `oidc-publisher: warning: secret taken over from another owner namespace=c secret=regcred outcome=replaced`)
 
 	// A service account that does not exist: the secret is written for all that.
 	got = p.must(cli.ExitPartly, p.cloudsmithArgs(each, "--attach", "default,nobody", "--attach", "nowhere")...)
