@@ -20,9 +20,12 @@ type Snapshot struct {
 	// hour for static keys, the time to the next refresh with an external
 	// signer (KEP-740). 0 if it said nothing.
 	MaxAge time.Duration
-	// Time is what the API server's clock showed when it answered, of several
-	// servers the earliest; zero where none said.
-	Time time.Time
+	// FetchedAt is when the fetch began, by this machine's clock: every key that
+	// a source knew then is in the snapshot. publish.Fetch sets it.
+	FetchedAt time.Time
+	// Time is the earliest Date of the API servers that answered, and LatestTime
+	// the latest; zero without one.
+	Time, LatestTime time.Time
 	// Warnings are for people: disagreement between API servers, keys that
 	// were left out, checks that could not be made.
 	Warnings []string

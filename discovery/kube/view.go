@@ -110,6 +110,9 @@ func merge(views []view) (discovery.Snapshot, error) {
 		if snapshot.Time.IsZero() || !v.time.IsZero() && v.time.Before(snapshot.Time) {
 			snapshot.Time = v.time
 		}
+		if v.time.After(snapshot.LatestTime) {
+			snapshot.LatestTime = v.time
+		}
 		if betterDocument(v.document, snapshot.Document) {
 			snapshot.Document = v.document
 		}
