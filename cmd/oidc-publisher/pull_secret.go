@@ -20,8 +20,8 @@ import (
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/pullsecret"
+	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/internal/cli"
-	"oidc-publisher/internal/lease"
 	"oidc-publisher/internal/service"
 )
 

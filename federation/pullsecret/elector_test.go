@@ -18,9 +18,9 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/pullsecret/lease"
+	"oidc-publisher/federation/pullsecret/lease/leasetest"
 	"oidc-publisher/internal/kubeerr"
-	"oidc-publisher/internal/lease"
-	"oidc-publisher/internal/lease/leasetest"
 	"oidc-publisher/internal/logtest"
 )
 

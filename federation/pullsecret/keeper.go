@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"oidc-publisher/federation/exchange"
-	"oidc-publisher/internal/lease"
+	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/internal/service"
 )
 

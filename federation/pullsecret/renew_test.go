@@ -14,8 +14,8 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
-	"oidc-publisher/internal/lease"
-	"oidc-publisher/internal/lease/leasetest"
+	"oidc-publisher/federation/pullsecret/lease"
+	"oidc-publisher/federation/pullsecret/lease/leasetest"
 	"oidc-publisher/internal/logtest"
 )
 

@@ -40,11 +40,11 @@ var (
 	clientset = []string{"k8s.io/client-go/kubernetes"}
 	cli       = []string{"github.com/urfave/cli"}
 	// What only tests and examples may import.
-	testOnly = []string{"internal/fake", "internal/testserver", "internal/lease/leasetest", "internal/logtest", "backends/backendtest"}
+	testOnly = []string{"internal/fake", "internal/testserver", "federation/pullsecret/lease/leasetest", "internal/logtest", "backends/backendtest"}
 )
 
 var rooms = []room{
-	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/lease", "internal/service/..."}, light: clientset},
+	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/service/..."}, light: clientset},
 
 	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
 	{name: "backends/...", may: []string{"backends/internal/...", "internal/gate", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -60,7 +60,7 @@ var rooms = []room{
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx", "internal/service/retry"}, light: slices.Concat(clouds, cluster, cli)},
 
-	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/service/...", "internal/lease"}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/service/..."}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 
 	{name: "discovery", light: slices.Concat(clouds, cluster, cli)}, // and see the test
 	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
@@ -68,7 +68,9 @@ var rooms = []room{
 
 	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "internal/service/...", "internal/lease", "internal/kubeerr"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "federation/pullsecret/lease", "internal/service/...", "internal/kubeerr"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "federation/pullsecret/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
+	{name: "federation/pullsecret/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
@@ -78,8 +80,6 @@ var rooms = []room{
 	{name: "internal/service/retry", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/kubeerr", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli, []string{"k8s.io/client-go"})},
-	{name: "internal/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
-	{name: "internal/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},
 	{name: "internal/logtest", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/fake", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/testserver", may: []string{"internal/fake"}, light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs

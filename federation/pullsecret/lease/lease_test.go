@@ -21,8 +21,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 
-	"oidc-publisher/internal/lease"
-	"oidc-publisher/internal/lease/leasetest"
+	"oidc-publisher/federation/pullsecret/lease"
+	"oidc-publisher/federation/pullsecret/lease/leasetest"
 	"oidc-publisher/internal/testserver"
 )
 
