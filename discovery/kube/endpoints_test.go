@@ -2,12 +2,15 @@ package kube_test
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"oidc-publisher/discovery/kube"
 	"oidc-publisher/internal/fake"
@@ -43,8 +46,8 @@ func TestAllServersAgree(t *testing.T) {
 	}
 }
 
-// TestAllServersClocks: the earliest counts, and none of an answer that was kept
-// on the way.
+// TestAllServersClocks: both extremes are reported, and no Date of an answer that
+// was kept in a cache.
 func TestAllServersClocks(t *testing.T) {
 	const (
 		early = "Sat, 03 Jan 2026 04:05:06 GMT"
@@ -52,15 +55,16 @@ func TestAllServersClocks(t *testing.T) {
 	)
 	kept := []string{early, "30"} // Date and Age
 	for name, tc := range map[string]struct {
-		servers [][]string
-		want    string // "" for none
+		servers          [][]string
+		earliest, latest string // "" for none
 	}{
-		"the first is early":  {[][]string{{early}, {late}}, early},
-		"the second is early": {[][]string{{late}, {early}}, early},
-		"the first was kept":  {[][]string{kept, {late}}, late},
-		"the second was kept": {[][]string{{late}, kept}, late},
-		"no date":             {[][]string{{"soon"}, {late}}, late},
-		"none":                {[][]string{kept, kept}, ""},
+		"the first is early":  {[][]string{{early}, {late}}, early, late},
+		"the second is early": {[][]string{{late}, {early}}, early, late},
+		"the same":            {[][]string{{late}, {late}}, late, late},
+		"the first was kept":  {[][]string{kept, {late}}, late, late},
+		"the second was kept": {[][]string{{late}, kept}, late, late},
+		"no date":             {[][]string{{"soon"}, {late}}, late, late},
+		"none":                {[][]string{kept, kept}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			plane := controlPlane(t, make([]fake.APIServerOptions, len(tc.servers))...)
@@ -75,9 +79,35 @@ func TestAllServersClocks(t *testing.T) {
 					})
 				})
 			}
-			got := fetch(t, allServers(t, plane[0].Kubeconfig("publisher"))).Time
-			if said := got.Format(http.TimeFormat); tc.want == "" && !got.IsZero() || tc.want != "" && said != tc.want {
-				t.Errorf("time %v, want %q", got, tc.want)
+			got := fetch(t, allServers(t, plane[0].Kubeconfig("publisher")))
+			for date, want := range map[time.Time]string{got.Time: tc.earliest, got.LatestTime: tc.latest} {
+				if want == "" && !date.IsZero() || want != "" && date.Format(http.TimeFormat) != want {
+					t.Errorf("dates %v to %v, want %q and %q", got.Time, got.LatestTime, tc.earliest, tc.latest)
+				}
+			}
+		})
+	}
+}
+
+// TestAllServersMaxAge: the shortest max-age counts, and a server without one
+// does not remove it.
+func TestAllServersMaxAge(t *testing.T) {
+	for name, tc := range map[string]struct {
+		servers []string
+		want    time.Duration
+	}{
+		"the first names none":  {[]string{"no-store", "max-age=60"}, time.Minute},
+		"the second names none": {[]string{"max-age=60", ""}, time.Minute},
+		"the shortest":          {[]string{"max-age=3600", "max-age=60"}, time.Minute},
+		"none":                  {[]string{"", "no-cache"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			plane := controlPlane(t, make([]fake.APIServerOptions, len(tc.servers))...)
+			for i, server := range plane {
+				server.Break("/openid/v1/jwks", withCacheControl(tc.servers[i]))
+			}
+			if got := fetch(t, allServers(t, plane[0].Kubeconfig("publisher"))).MaxAge; got != tc.want {
+				t.Errorf("max-age %v, want %v", got, tc.want)
 			}
 		})
 	}
@@ -277,5 +307,22 @@ func wantError(t *testing.T, s *kube.Source, wants ...string) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
+	}
+}
+
+// withCacheControl sends the answer with another Cache-Control, "" for none.
+func withCacheControl(value string) fake.Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			answer := httptest.NewRecorder()
+			next.ServeHTTP(answer, r)
+			maps.Copy(w.Header(), answer.Header())
+			w.Header().Del("Cache-Control")
+			if value != "" {
+				w.Header().Set("Cache-Control", value)
+			}
+			w.WriteHeader(answer.Code)
+			_, _ = w.Write(answer.Body.Bytes())
+		})
 	}
 }

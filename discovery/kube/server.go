@@ -153,9 +153,9 @@ func (s server) unusable(r request, a answer, err error) error {
 	return s.Content(s.explained(r), a.header, err)
 }
 
-// time is when the server says that it answered, zero where it does not, or
-// where a cache may have kept the answer.
-func (a answer) time() time.Time {
+// date is the Date of the answer, zero where there is none, or where the answer
+// may come from a cache.
+func (a answer) date() time.Time {
 	if a.header.Get("Age") != "" {
 		return time.Time{}
 	}

@@ -19,7 +19,7 @@ type view struct {
 	keys     discovery.KeySet
 	canary   *discovery.Canary
 	maxAge   time.Duration
-	time     time.Time
+	date     time.Time
 	warnings []string
 }
 
@@ -70,7 +70,7 @@ func (v *view) readKeys(ctx context.Context, from server) error {
 		return from.unusable(r, a, err)
 	}
 	v.maxAge = maxAge(a.header.Get("Cache-Control"))
-	v.time = a.time()
+	v.date = a.date()
 	for _, fault := range v.keys.LeftOut() {
 		v.warnings = append(v.warnings, fmt.Sprintf("API server %s: %v", v.address, fault))
 	}
@@ -106,12 +106,14 @@ func merge(views []view) (discovery.Snapshot, error) {
 	for i, v := range views {
 		sets[i] = v.keys
 		snapshot.Warnings = append(snapshot.Warnings, v.warnings...)
-		snapshot.MaxAge = min(snapshot.MaxAge, v.maxAge)
-		if snapshot.Time.IsZero() || !v.time.IsZero() && v.time.Before(snapshot.Time) {
-			snapshot.Time = v.time
+		if snapshot.MaxAge == 0 || v.maxAge > 0 && v.maxAge < snapshot.MaxAge {
+			snapshot.MaxAge = v.maxAge
 		}
-		if v.time.After(snapshot.LatestTime) {
-			snapshot.LatestTime = v.time
+		if snapshot.Time.IsZero() || !v.date.IsZero() && v.date.Before(snapshot.Time) {
+			snapshot.Time = v.date
+		}
+		if v.date.After(snapshot.LatestTime) {
+			snapshot.LatestTime = v.date
 		}
 		if betterDocument(v.document, snapshot.Document) {
 			snapshot.Document = v.document
