@@ -1,6 +1,6 @@
-// Package backendtest says what a publish.Backend is: Run puts any
-// implementation through the same behaviour, and Memory is the smallest one
-// that passes, with faults to inject for the tests of its users.
+// Package backendtest defines what a publish.Backend is: Run tests any
+// implementation for the same behaviour, and Memory is the smallest one that
+// passes, with faults to inject for the tests of its users.
 package backendtest
 
 import (
@@ -23,38 +23,51 @@ import (
 // increments is how many contended read-modify-write cycles must all survive.
 const increments = 1000
 
-// patience bounds each subtest: a backend that hangs fails, it doesn't stall.
-const patience = 2 * time.Minute
+// timeout bounds each subtest, so that a backend that hangs fails.
+const timeout = 2 * time.Minute
 
-// Harness hooks a backend up to the suite.
+// Harness connects a backend to the suite, and declares what its server can't
+// do. The suite fails where a declaration isn't true.
 type Harness struct {
 	// NewStore makes an empty store; it is called once per subtest.
 	NewStore func(t testing.TB) Store
-	// BytesOnly says that the store keeps no metadata.
+	// BytesOnly means that the store keeps no metadata.
 	BytesOnly bool
+	// ForbidsNothing means that the server accepts every write.
+	ForbidsNothing bool
+	// CreatesStore means that a missing store reads as empty, and that the first
+	// write creates it.
+	CreatesStore bool
+	// ShortNames means that path components of more than 255 bytes are refused.
+	ShortNames bool
+	// Instant means that a write is over before it can be cancelled.
+	Instant bool
 }
 
-// Store is one empty place. A hook may be nil only where the real server can't
-// do it; say why beside the hookup.
+// Store is one empty place. Every hook is required.
 type Store struct {
 	// Open returns a fresh handle on the store. The suite closes it.
 	Open func(t testing.TB) publish.Backend
-	// Place stores an object behind the backend's back.
+	// Place stores an object without the backend.
 	Place func(t testing.TB, name string, body []byte)
-	// Remove deletes an object behind the backend's back.
+	// Remove deletes an object without the backend.
 	Remove func(t testing.TB, name string)
-	// Forbidden returns a handle on the store that may not write, and perhaps
-	// may not read either.
+	// Forbidden returns a handle on the store without the right to write, and
+	// perhaps without the right to read either.
 	Forbidden func(t testing.TB) publish.Backend
-	// ForbiddenCure is what the error of a forbidden Put must say.
+	// ForbiddenCure is what the error of a forbidden Put must contain.
 	ForbiddenCure string
 	// Missing returns a handle on a store that doesn't exist.
 	Missing func(t testing.TB) publish.Backend
-	// MissingCure is what the error of a missing store must say.
+	// MissingCure is what the error of a missing store must contain.
 	MissingCure string
 	// Strays lists what exists around the store, outside the names that the
 	// backend may write.
 	Strays func(t testing.TB) []string
+}
+
+func (s Store) isComplete() bool {
+	return s.Open != nil && s.Place != nil && s.Remove != nil && s.Forbidden != nil && s.Missing != nil && s.Strays != nil
 }
 
 // Run tests a backend. Every subtest has a store of its own.
@@ -88,9 +101,13 @@ func Run(t *testing.T, h Harness) {
 		{"closed", closed},
 	} {
 		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
-			test.run(&scene{T: t, ctx: ctx, harness: h, store: h.NewStore(t)})
+			store := h.NewStore(t)
+			if !store.isComplete() {
+				t.Fatal("a hook is missing")
+			}
+			test.run(&scene{T: t, ctx: ctx, harness: h, store: store})
 		})
 	}
 }
@@ -273,10 +290,6 @@ func versionLost(s *scene) {
 }
 
 func versionDeleted(s *scene) {
-	if s.store.Remove == nil {
-		s.Log("this store can't delete")
-		return
-	}
 	b := s.open()
 	s.put(b, object(jwks, "first"), publish.IfAbsent())
 	stale := s.get(b, jwks)
@@ -372,27 +385,35 @@ func racingCreators(s *scene) {
 }
 
 // noTornRead reads while objects are replaced whose body and metadata all say
-// the same letter.
+// the same letter. It ends when enough reads overlapped a write.
 func noTornRead(s *scene) {
+	const enough = 60
 	writer, reader := s.open(), s.open()
 	s.put(writer, lettered(0), publish.IfAbsent())
+	var writes, overlapping atomic.Int64 // writes is odd during a write
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	var reads atomic.Int64
 	for range 3 {
 		wg.Go(func() {
 			for !isClosed(done) && !s.Failed() {
+				before := writes.Load()
 				s.checkLettered(reader)
-				reads.Add(1)
+				if before%2 == 1 || writes.Load() != before {
+					overlapping.Add(1)
+				}
 			}
 		})
 	}
-	for i := range 60 {
+	for i := 0; (i < enough || overlapping.Load() < enough) && s.ctx.Err() == nil && !s.Failed(); i++ {
+		writes.Add(1)
 		s.replace(writer, lettered(i))
+		writes.Add(1)
 	}
 	close(done)
 	wg.Wait()
-	s.Logf("%d reads during 60 writes", reads.Load())
+	if overlapping.Load() < enough {
+		s.Errorf("%d reads overlapped %d writes, want %d", overlapping.Load(), writes.Load()/2, enough)
+	}
 }
 
 func lettered(i int) publish.Object {
@@ -462,20 +483,19 @@ func hostileNames(s *scene) {
 		s.wantError(fmt.Sprintf("Put %.40q", name), err, publish.ErrInvalidName)
 	}
 	s.put(b, object(jwks, "keys"), publish.IfAbsent())
-	if s.store.Strays != nil {
-		if strays := s.store.Strays(s); len(strays) > 0 {
-			s.Errorf("written outside the store: %q", strays)
-		}
+	if strays := s.store.Strays(s); len(strays) > 0 {
+		s.Errorf("written outside the store: %q", strays)
 	}
 }
 
 // longComponent is a name that object stores take and file systems don't.
 func longComponent(s *scene) {
 	b, want := s.open(), object("a/"+strings.Repeat("n", 300), "long")
-	if err := b.Put(s.ctx, want, publish.IfAbsent()); err != nil {
-		s.wantOther("Put", err, "")
+	if s.harness.ShortNames {
+		s.wantOther("Put", b.Put(s.ctx, want, publish.IfAbsent()), "")
 		return
 	}
+	s.put(b, want, publish.IfAbsent())
 	s.expect(b, want)
 }
 
@@ -505,30 +525,42 @@ func cancelledBefore(s *scene) {
 	s.expect(b, object(jwks, "old"))
 }
 
-// cancelledDuring cancels writes at many moments. The old or the new object
-// must then be there, whole; where Put succeeded it must be the new one.
+// cancelledDuring cancels writes at many moments, some before the end of the
+// write and some after it. The old or the new object must then be there, whole;
+// where Put succeeded it must be the new one.
 func cancelledDuring(s *scene) {
+	const moments, tries = 40, 400
 	b := s.open()
 	s.put(b, lettered(0), publish.IfAbsent())
-	failed := 0
-	for i := 1; i <= 40; i++ {
+	began := time.Now()
+	s.replace(b, lettered(1))
+	took := time.Since(began)
+	if s.harness.Instant && took > 100*time.Millisecond {
+		s.Fatalf("a write took %v, which is not instant", took)
+	}
+	var cancelled, finished int
+	for i := 1; i <= moments || i <= tries && (cancelled == 0 || finished == 0); i++ {
 		current, next := s.get(b, jwks), lettered(i)
 		ctx, cancel := context.WithCancel(s.ctx)
-		timer := time.AfterFunc(time.Duration(i)*100*time.Microsecond, cancel)
+		timer := time.AfterFunc(took*time.Duration(1+i%moments)/(moments/2), cancel)
 		err := b.Put(ctx, next, publish.IfVersion(current.Version))
 		timer.Stop()
 		cancel()
-		if err == nil {
+		switch {
+		case err == nil:
+			finished++
 			s.expect(b, next)
 			continue
-		}
-		failed++
-		if !errors.Is(err, context.Canceled) && !errors.Is(err, publish.ErrPrecondition) {
+		case errors.Is(err, context.Canceled):
+			cancelled++
+		case !errors.Is(err, publish.ErrPrecondition):
 			s.Errorf("cancelled Put: %v", err)
 		}
 		s.checkLettered(b)
 	}
-	s.Logf("%d of 40 writes were cancelled in time", failed)
+	if finished == 0 || cancelled == 0 && !s.harness.Instant {
+		s.Errorf("%d writes were cancelled and %d finished, want some of both", cancelled, finished)
+	}
 	s.replace(b, object(jwks, "afterwards"))
 	s.expect(b, object(jwks, "afterwards"))
 }
@@ -551,14 +583,15 @@ func oversizeGet(s *scene) {
 }
 
 func forbidden(s *scene) {
-	if s.store.Forbidden == nil {
-		s.Log("this store forbids nothing")
-		return
-	}
 	b := s.open()
 	s.put(b, object(jwks, "old"), publish.IfAbsent())
 	old := s.get(b, jwks)
 	intruder := s.keep(s.store.Forbidden(s))
+	if s.harness.ForbidsNothing {
+		s.put(intruder, object(jwks, "new"), publish.IfVersion(old.Version))
+		s.expect(b, object(jwks, "new"))
+		return
+	}
 	if _, err := intruder.Get(s.ctx, jwks); err != nil {
 		s.wantOther("Get", err, "")
 	}
@@ -570,12 +603,15 @@ func forbidden(s *scene) {
 }
 
 func missingStore(s *scene) {
-	if s.store.Missing == nil {
-		s.Log("this store is never missing")
-		return
-	}
 	b := s.keep(s.store.Missing(s))
 	_, err := b.Get(s.ctx, jwks)
+	if s.harness.CreatesStore {
+		s.wantError("Get", err, fs.ErrNotExist)
+		s.wantError("Put over a version", b.Put(s.ctx, object(jwks, "x"), publish.IfVersion("12345")), publish.ErrPrecondition)
+		s.put(b, object(jwks, "x"), publish.IfAbsent())
+		s.expect(b, object(jwks, "x"))
+		return
+	}
 	s.wantOther("Get", err, s.store.MissingCure)
 	s.wantOther("Put", b.Put(s.ctx, object(jwks, "x"), publish.IfAbsent()), s.store.MissingCure)
 	s.wantOther("Put over a version", b.Put(s.ctx, object(jwks, "x"), publish.IfVersion("12345")), s.store.MissingCure)

@@ -18,14 +18,20 @@ import (
 func TestMemory(t *testing.T) {
 	for _, bytesOnly := range []bool{false, true} {
 		t.Run(fmt.Sprintf("BytesOnly=%v", bytesOnly), func(t *testing.T) {
-			backendtest.Run(t, memoryHarness(bytesOnly, func(b publish.Backend) publish.Backend { return b }))
+			backendtest.Run(t, memoryHarness(bytesOnly, broken{}))
 		})
 	}
 }
 
-func memoryHarness(bytesOnly bool, wrap func(publish.Backend) publish.Backend) backendtest.Harness {
+// memoryHarness is that of a Memory with a bug.
+func memoryHarness(bytesOnly bool, bug broken) backendtest.Harness {
+	wrap := func(b publish.Backend) publish.Backend {
+		return broken{Backend: b, get: bug.get, put: bug.put}
+	}
 	return backendtest.Harness{
-		BytesOnly: bytesOnly,
+		BytesOnly:    bytesOnly,
+		CreatesStore: true,
+		Instant:      true,
 		NewStore: func(t testing.TB) backendtest.Store {
 			m := &backendtest.Memory{BytesOnly: bytesOnly}
 			return backendtest.Store{
@@ -40,6 +46,16 @@ func memoryHarness(bytesOnly bool, wrap func(publish.Backend) publish.Backend) b
 					}})
 				},
 				ForbiddenCure: "read-only",
+				Missing:       func(testing.TB) publish.Backend { return wrap((&backendtest.Memory{BytesOnly: bytesOnly}).Open()) },
+				Strays: func(testing.TB) []string {
+					var strays []string
+					for _, o := range m.Writes() {
+						if !fs.ValidPath(o.Name) {
+							strays = append(strays, o.Name)
+						}
+					}
+					return strays
+				},
 			}
 		},
 	}
@@ -66,19 +82,23 @@ func (b broken) Put(ctx context.Context, o publish.Object, p publish.Preconditio
 	return b.put(b.Backend, ctx, o, p)
 }
 
-// bugs are those of real publishers, and the subtests that must see them.
-var bugs = map[string]struct {
+// bug is one of a backend or of its harness, and the subtests that must fail.
+type bug struct {
 	broken
 	caughtBy []string
-}{
+	harness  func(*backendtest.Harness)
+}
+
+// bugs are those of real publishers, and declarations that aren't true.
+var bugs = map[string]bug{
 	"ignores preconditions": {
-		broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, _ publish.Precondition) error {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, _ publish.Precondition) error {
 			return force(ctx, b, o)
 		}},
-		[]string{"create-only", "version-lost", "version-deleted", "version-of-nothing", "no-lost-update", "racing-creators"},
+		caughtBy: []string{"create-only", "version-lost", "version-deleted", "version-of-nothing", "no-lost-update", "racing-creators"},
 	},
 	"checks, then writes": {
-		broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
 			current, err := b.Get(ctx, o.Name)
 			want, present := p.Version()
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -90,17 +110,17 @@ var bugs = map[string]struct {
 			time.Sleep(100 * time.Microsecond) // as long as a store takes to answer
 			return force(ctx, b, o)
 		}},
-		[]string{"no-lost-update"},
+		caughtBy: []string{"no-lost-update"},
 	},
 	"forgets metadata": {
-		broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
 			o.ContentType, o.CacheControl = "application/octet-stream", ""
 			return b.Put(ctx, o, p)
 		}},
-		[]string{"round-trip", "overwrite", "metadata-alone", "no-torn-read"},
+		caughtBy: []string{"round-trip", "overwrite", "metadata-alone", "no-torn-read"},
 	},
 	"ignores the context": {
-		broken{
+		broken: broken{
 			get: func(b publish.Backend, ctx context.Context, name string) (publish.Object, error) {
 				return b.Get(context.WithoutCancel(ctx), name)
 			},
@@ -108,27 +128,27 @@ var bugs = map[string]struct {
 				return b.Put(context.WithoutCancel(ctx), o, p)
 			},
 		},
-		[]string{"cancelled-before"},
+		caughtBy: []string{"cancelled-before"},
 	},
 	"forbidden passes for absent": {
-		broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
 			err := b.Put(ctx, o, p)
 			if err != nil && err.Error() == "read-only" {
 				return fs.ErrNotExist
 			}
 			return err
 		}},
-		[]string{"forbidden"},
+		caughtBy: []string{"forbidden"},
 	},
 	"cleans names": {
-		broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
 			o.Name = strings.Trim(strings.ReplaceAll(o.Name, "..", ""), "/")
 			return b.Put(ctx, o, p)
 		}},
-		[]string{"hostile-names"},
+		caughtBy: []string{"hostile-names"},
 	},
 	"writes in two halves": {
-		broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
 			half := o
 			half.Body = o.Body[:len(o.Body)/2]
 			if err := b.Put(ctx, half, p); err != nil {
@@ -137,14 +157,61 @@ var bugs = map[string]struct {
 			time.Sleep(time.Millisecond) // as long as a store takes to write
 			return force(ctx, b, o)
 		}},
-		[]string{"no-torn-read"},
+		caughtBy: []string{"no-torn-read"},
 	},
 	"truncates silently": {
-		broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
 			o.Body = o.Body[:min(len(o.Body), publish.MaxObjectSize-1)]
 			return b.Put(ctx, o, p)
 		}},
-		[]string{"largest-body", "oversize-put"},
+		caughtBy: []string{"largest-body", "oversize-put"},
+	},
+	"cancels nothing": {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+			time.Sleep(time.Millisecond) // as long as a store takes to write
+			return b.Put(context.WithoutCancel(ctx), o, p)
+		}},
+		harness:  func(h *backendtest.Harness) { h.Instant = false },
+		caughtBy: []string{"cancelled-during"},
+	},
+	"is slow and declared to be instant": {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+			time.Sleep(120 * time.Millisecond)
+			return b.Put(ctx, o, p)
+		}},
+		caughtBy: []string{"cancelled-during"},
+	},
+	"forbids and is declared not to": {
+		harness:  func(h *backendtest.Harness) { h.ForbidsNothing = true },
+		caughtBy: []string{"forbidden"},
+	},
+	"creates stores and is declared not to": {
+		harness:  func(h *backendtest.Harness) { h.CreatesStore = false },
+		caughtBy: []string{"missing-store"},
+	},
+	"takes long names and is declared not to": {
+		harness:  func(h *backendtest.Harness) { h.ShortNames = true },
+		caughtBy: []string{"long-component"},
+	},
+	"fails for long names": {
+		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, p publish.Precondition) error {
+			if len(o.Name) > 255 {
+				return errors.New("file name too long")
+			}
+			return b.Put(ctx, o, p)
+		}},
+		caughtBy: []string{"long-component"},
+	},
+	"lacks a hook": {
+		harness: func(h *backendtest.Harness) {
+			complete := h.NewStore
+			h.NewStore = func(t testing.TB) backendtest.Store {
+				store := complete(t)
+				store.Strays = nil
+				return store
+			}
+		},
+		caughtBy: []string{"absent", "hostile-names"},
 	},
 }
 
@@ -173,15 +240,18 @@ func TestBug(t *testing.T) {
 	if !ok {
 		return
 	}
-	backendtest.Run(t, memoryHarness(false, func(b publish.Backend) publish.Backend {
-		return broken{Backend: b, get: bug.get, put: bug.put}
-	}))
+	harness := memoryHarness(false, bug.broken)
+	if bug.harness != nil {
+		bug.harness(&harness)
+	}
+	backendtest.Run(t, harness)
 }
 
 func TestSuiteCatchesBugs(t *testing.T) {
 	for name, bug := range bugs {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBug$", "-test.v")
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBug$/^("+strings.Join(bug.caughtBy, "|")+")$", "-test.v")
 			cmd.Env = append(os.Environ(), bugVariable+"="+name)
 			out, err := cmd.CombinedOutput()
 			if err == nil {

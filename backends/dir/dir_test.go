@@ -53,7 +53,7 @@ func exit(err error) {
 }
 
 func TestBackend(t *testing.T) {
-	backendtest.Run(t, backendtest.Harness{BytesOnly: true, NewStore: newStore})
+	backendtest.Run(t, backendtest.Harness{BytesOnly: true, CreatesStore: true, ShortNames: true, NewStore: newStore})
 }
 
 func newStore(t testing.TB) backendtest.Store {
@@ -70,9 +70,8 @@ func newStore(t testing.TB) backendtest.Store {
 		},
 		Forbidden:     func(t testing.TB) publish.Backend { return readOnly(t, root) },
 		ForbiddenCure: "the right to read and write",
-		// Missing is nil: a missing directory is an empty one, since Put
-		// creates it (TestMissingRoot).
-		Strays: func(t testing.TB) []string { return strays(t, around) },
+		Missing:       func(t testing.TB) publish.Backend { return open(t, filepath.Join(root, "missing")) },
+		Strays:        func(t testing.TB) []string { return strays(t, around) },
 	}
 }
 

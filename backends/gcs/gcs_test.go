@@ -33,7 +33,7 @@ const (
 func TestBackend(t *testing.T) {
 	server := testserver.GCS(t)
 	buckets := 0
-	backendtest.Run(t, backendtest.Harness{NewStore: func(t testing.TB) backendtest.Store {
+	backendtest.Run(t, backendtest.Harness{ForbidsNothing: true, NewStore: func(t testing.TB) backendtest.Store {
 		buckets++
 		bucket := fmt.Sprintf("bucket-%d", buckets)
 		server.CreateBucket(t, bucket)
@@ -47,8 +47,9 @@ func TestBackend(t *testing.T) {
 			Remove: func(t testing.TB, name string) {
 				request(t, http.MethodDelete, server.Endpoint+"/storage/v1/b/"+bucket+"/o/"+url.PathEscape(prefix+"/"+name), nil)
 			},
-			// Forbidden is nil: the emulator asks nobody for credentials.
-			// TestErrors has the answers of the real service.
+			// The emulator wants no credentials. TestErrors has the answers of
+			// the real service.
+			Forbidden:   func(t testing.TB) publish.Backend { return open(t, bucket) },
 			Missing:     func(t testing.TB) publish.Backend { return open(t, "no-such-bucket") },
 			MissingCure: "bucket no-such-bucket does not exist",
 			Strays:      func(t testing.TB) []string { return strays(t, server, bucket) },

@@ -50,12 +50,15 @@ func place(t testing.TB, site *serve.Site, document, keys publish.Object) {
 // TestSuite: memory has no permissions, can't be missing, and has nothing around
 // it, so the hooks for those are left out.
 func TestSuite(t *testing.T) {
-	backendtest.Run(t, backendtest.Harness{NewStore: func(testing.TB) backendtest.Store {
+	backendtest.Run(t, backendtest.Harness{ForbidsNothing: true, CreatesStore: true, Instant: true, NewStore: func(testing.TB) backendtest.Store {
 		site := newSite()
 		return backendtest.Store{
-			Open:   func(testing.TB) publish.Backend { return site.Open() },
-			Place:  func(_ testing.TB, name string, body []byte) { site.Smuggle(name, body) },
-			Remove: func(_ testing.TB, name string) { site.Remove(name) },
+			Open:      func(testing.TB) publish.Backend { return site.Open() },
+			Place:     func(_ testing.TB, name string, body []byte) { site.Smuggle(name, body) },
+			Remove:    func(_ testing.TB, name string) { site.Remove(name) },
+			Forbidden: func(testing.TB) publish.Backend { return site.Open() },
+			Missing:   func(testing.TB) publish.Backend { return newSite().Open() },
+			Strays:    func(testing.TB) []string { return nil }, // nothing is outside of a map
 		}
 	}})
 }
