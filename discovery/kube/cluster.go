@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"k8s.io/client-go/rest"
@@ -25,7 +26,7 @@ const maxUID = 253
 // that may be read, and by its CA.
 func (s *Source) cluster(ctx context.Context) ([]string, error) {
 	var names []string
-	uid, err := s.clusterUID(ctx)
+	uid, err := s.knownUID(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -42,9 +43,34 @@ func (s *Source) cluster(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// clusterUID returns "" where the namespace may not be read. A server that
+// clusterUID is the UID of the kube-system namespace, "" if it can't be read.
+type clusterUID struct {
+	value string
+	asked time.Time
+}
+
+// knownUID reads the UID once. A UID that may not be read is asked for again
+// every mintInterval.
+func (s *Source) knownUID(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	known := s.uid
+	s.mu.Unlock()
+	if known.value != "" || !known.asked.IsZero() && s.now().Sub(known.asked) < mintInterval {
+		return known.value, nil
+	}
+	uid, err := s.readUID(ctx)
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uid = clusterUID{uid, s.now()}
+	return uid, nil
+}
+
+// readUID returns "" where the namespace may not be read. A server that
 // fails is an error: the cluster must not seem to change its name.
-func (s *Source) clusterUID(ctx context.Context) (string, error) {
+func (s *Source) readUID(ctx context.Context) (string, error) {
 	r := request{method: http.MethodGet, path: "api/v1/namespaces/kube-system"}
 	a, err := s.home.do(ctx, r)
 	if err != nil {

@@ -105,6 +105,7 @@ func (s *Source) askAll(ctx context.Context) ([]view, []string, error) {
 	for range maxRounds {
 		failed := s.askEach(ctx, endpoints, views)
 		if len(failed) == 0 {
+			s.forgetOthers(views)
 			return inOrder(views), warnings, nil
 		}
 		if endpoints, err = s.endpoints(ctx); err != nil {
@@ -149,6 +150,16 @@ func (s *Source) askEach(ctx context.Context, endpoints []netip.AddrPort, views 
 	}
 	wg.Wait()
 	return failed
+}
+
+// forgetOthers drops the answers of servers that are gone.
+func (s *Source) forgetOthers(views map[netip.AddrPort]view) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.views)
+	for _, v := range views {
+		s.views[v.address] = v
+	}
 }
 
 func inOrder(views map[netip.AddrPort]view) []view {

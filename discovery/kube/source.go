@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -40,7 +42,7 @@ type Config struct {
 	AllAPIServers bool
 	// Canary is the service account, as NAMESPACE/NAME, for which a token is
 	// minted to learn the signing key. If empty, it is the service account
-	// whose token this client uses, else default/default.
+	// whose token this client uses, else default/default. NoCanary mints none.
 	Canary string
 	// Disconnected, if not nil, is called whenever an API server ends a
 	// connection: it may come back with other keys. It must not block.
@@ -61,15 +63,31 @@ type Source struct {
 	// name under which the certificate may be made out.
 	direct  []*http.Client
 	all     bool
-	canary  account
 	timeout time.Duration
 	// tokenFile holds the bearer token, "" if it is not in a file.
 	tokenFile string
+	// mints is set where tokens are minted for account to learn the signing
+	// key; without an account it is this client's own.
+	mints   bool
+	account account
+	// reconnects counts the connections that API servers ended.
+	reconnects atomic.Int64
+	now        func() time.Time
+
+	mu sync.Mutex
+	// views are the API servers' latest answers by address.
+	views map[string]view
+	// uid names the cluster once it could be read.
+	uid clusterUID
 }
 
 // New loads the configuration and prepares the connection. It makes no request.
 func New(c Config) (*Source, error) {
-	canary, err := parseAccount(c.Canary)
+	mints := c.Canary != NoCanary
+	if !mints {
+		c.Canary = ""
+	}
+	account, err := parseAccount(c.Canary)
 	if err != nil {
 		return nil, err
 	}
@@ -78,14 +96,17 @@ func New(c Config) (*Source, error) {
 		return nil, err
 	}
 	followCA(config)
-	if c.Disconnected != nil {
-		config.Dial = newDialer(c.Disconnected).dial
-	}
 	base, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("server of the kubeconfig: %w", err)
 	}
-	s := &Source{config: config, namespace: namespace, all: c.AllAPIServers, canary: canary, timeout: c.Timeout}
+	s := &Source{
+		config: config, namespace: namespace, all: c.AllAPIServers, mints: mints, account: account,
+		timeout: c.Timeout, now: time.Now, views: map[string]view{},
+	}
+	if c.Disconnected != nil {
+		config.Dial = newDialer(func() { s.reconnects.Add(1); c.Disconnected() }).dial
+	}
 	s.tokenFile = useTokenFile(config)
 	if s.timeout <= 0 {
 		s.timeout = defaultTimeout
@@ -127,7 +148,7 @@ func (s *Source) Namespace() string { return s.namespace }
 // Its errors name the server and what to do. Those for which callers may wish
 // to act differently wrap the sentinels of internal/kubeerr, or are its BusyError.
 func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
-	views, warnings, err := s.views(ctx)
+	views, warnings, err := s.askServers(ctx)
 	if err != nil {
 		return discovery.Snapshot{}, err
 	}
@@ -142,7 +163,7 @@ func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	return snapshot, nil
 }
 
-func (s *Source) views(ctx context.Context) ([]view, []string, error) {
+func (s *Source) askServers(ctx context.Context) ([]view, []string, error) {
 	if s.all {
 		return s.askAll(ctx)
 	}

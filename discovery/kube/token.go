@@ -20,9 +20,6 @@ import (
 // (pkg/apis/authentication/validation).
 const MinExpiry = 10 * time.Minute
 
-// canaryAudience is of no use to whoever finds a canary token: nobody accepts it.
-const canaryAudience = "oidc-publisher"
-
 // account is a service account's name.
 type account struct{ namespace, name string }
 
@@ -72,7 +69,7 @@ func (s *Source) MintToken(ctx context.Context, namespace, name, audience string
 	case expiry < MinExpiry || expiry.Seconds() > math.MaxUint32:
 		return discovery.Token{}, fmt.Errorf("a token can't be valid for %v: API servers give at least %v", expiry, MinExpiry)
 	}
-	return s.mint(ctx, s.home, a, audience, expiry)
+	return s.requestToken(ctx, s.home, a, audience, expiry)
 }
 
 type tokenRequest struct {
@@ -84,7 +81,7 @@ type tokenRequest struct {
 	} `json:"spec"`
 }
 
-func (s *Source) mint(ctx context.Context, at server, a account, audience string, expiry time.Duration) (discovery.Token, error) {
+func (s *Source) requestToken(ctx context.Context, at server, a account, audience string, expiry time.Duration) (discovery.Token, error) {
 	demand := tokenRequest{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
 	demand.Spec.Audiences = []string{audience}
 	demand.Spec.ExpirationSeconds = int64(expiry.Seconds())
@@ -144,33 +141,4 @@ func (a account) missing(at server, answer answer) error {
 	default:
 		return fmt.Errorf("API server %s: no answer of an API server to a request for a token (HTTP 404): check the kubeconfig's server", at.Address())
 	}
-}
-
-// mintCanary learns which key signs, from a token that is dropped at once.
-// Whatever prevents that is a warning, because the documents can be had without;
-// only the end of the context is an error.
-func (s *Source) mintCanary(ctx context.Context, at server) (*discovery.Canary, string, error) {
-	who := s.canaryAccount()
-	token, err := s.mint(ctx, at, who, canaryAudience, MinExpiry)
-	switch {
-	case ctx.Err() != nil:
-		return nil, "", err
-	case err != nil:
-		return nil, fmt.Sprintf("the signing key could not be checked with a token for %s: %v", who, err), nil
-	}
-	claims, err := token.Claims()
-	if err != nil {
-		return nil, fmt.Sprintf("the signing key could not be checked: API server %s returned a token that is not a JWT (%v)", at.Address(), err), nil
-	}
-	return &discovery.Canary{KeyID: claims.KeyID, Algorithm: claims.Algorithm, Issuer: claims.Issuer}, "", nil
-}
-
-func (s *Source) canaryAccount() account {
-	if s.canary != (account{}) {
-		return s.canary
-	}
-	if own, ok := accountOf(s.user()); ok {
-		return own
-	}
-	return account{"default", "default"}
 }

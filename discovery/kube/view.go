@@ -12,69 +12,109 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// view is what one API server says.
+// view is what one API server answers. The source keeps it until the next
+// Fetch, so that only changed bytes are parsed and few tokens are minted.
 type view struct {
 	address  string
 	document discovery.Document
 	keys     discovery.KeySet
-	canary   *discovery.Canary
-	maxAge   time.Duration
-	date     time.Time
-	warnings []string
+	// documentBody and keysBody are the bytes that were parsed.
+	documentBody, keysBody []byte
+	// keysSince is when this key set was read first, zero if there was none before.
+	keysSince time.Time
+	canary    canary
+
+	maxAge time.Duration
+	date   time.Time
 }
 
 func allowDiscovery(subject string) string {
 	return "kubectl create clusterrolebinding oidc-publisher-discovery --clusterrole=system:service-account-issuer-discovery " + subject
 }
 
-// ask mints the canary before it reads the keys: the other way round, a server
-// that is restarted with a new key in between would look as if it didn't publish it.
-func (s *Source) ask(ctx context.Context, from server) (view, error) {
-	v := view{address: from.Address()}
+// ask reads both documents of an API server. A token is minted before the keys
+// are read: the other way round, a server that restarts in between with a new
+// key would seem not to publish it.
+func (s *Source) ask(ctx context.Context, from server) (v view, err error) {
+	v = s.lastView(from.Address())
+	defer func() { s.keepView(v) }()
 	if err := v.readDocument(ctx, from); err != nil {
-		return view{}, err
+		return v, err
 	}
-	canary, warning, err := s.mintCanary(ctx, from)
-	if err != nil {
-		return view{}, err
+	if _, err := s.mintIfDue(ctx, from, &v, false); err != nil {
+		return v, err
 	}
-	v.canary = canary
-	if warning != "" {
-		v.warnings = append(v.warnings, warning)
+	changed, err := v.readKeys(ctx, from, s.now())
+	if err != nil || !changed {
+		return v, err
 	}
-	if err := v.readKeys(ctx, from); err != nil {
-		return view{}, err
+	if minted, err := s.mintIfDue(ctx, from, &v, true); err != nil || !minted {
+		return v, err
 	}
-	return v, nil
+	_, err = v.readKeys(ctx, from, s.now())
+	return v, err
+}
+
+func (s *Source) lastView(address string) view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.views[address]; ok {
+		return v
+	}
+	return view{address: address}
+}
+
+func (s *Source) keepView(v view) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.views[v.address] = v
 }
 
 func (v *view) readDocument(ctx context.Context, from server) error {
 	r := request{path: discovery.ConfigurationPath, allow: allowDiscovery}
 	a, err := from.get(ctx, r)
-	if err != nil {
+	if err != nil || bytes.Equal(a.body, v.documentBody) {
 		return err
 	}
-	if v.document, err = discovery.ParseDocument(a.body); err != nil {
+	document, err := discovery.ParseDocument(a.body)
+	if err != nil {
 		return from.unusable(r, a, err)
 	}
+	v.document, v.documentBody = document, a.body
 	return nil
 }
 
-func (v *view) readKeys(ctx context.Context, from server) error {
+// readKeys reports whether the key set differs from the one read before.
+func (v *view) readKeys(ctx context.Context, from server, now time.Time) (changed bool, err error) {
 	r := request{path: discovery.JWKSPath, allow: allowDiscovery}
 	a, err := from.get(ctx, r)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if v.keys, err = discovery.ParseKeySet(a.body); err != nil {
-		return from.unusable(r, a, err)
+	v.maxAge, v.date = maxAge(a.header.Get("Cache-Control")), a.date()
+	if bytes.Equal(a.body, v.keysBody) {
+		return false, nil
 	}
-	v.maxAge = maxAge(a.header.Get("Cache-Control"))
-	v.date = a.date()
+	keys, err := discovery.ParseKeySet(a.body)
+	if err != nil {
+		return false, from.unusable(r, a, err)
+	}
+	if changed = v.keysBody != nil; changed {
+		v.keysSince = now
+	}
+	v.keys, v.keysBody = keys, a.body
+	return changed, nil
+}
+
+func (v view) warnings() []string {
+	var warnings []string
+	if v.canary.warning != "" {
+		warnings = append(warnings, v.canary.warning)
+	}
 	for _, fault := range v.keys.LeftOut() {
-		v.warnings = append(v.warnings, fmt.Sprintf("API server %s: %v", v.address, fault))
+		warnings = append(warnings, fmt.Sprintf("API server %s: %v", v.address, fault))
 	}
-	return nil
+	return warnings
 }
 
 // maxAge reads the directive of RFC 9111 section 5.2.2.1, 0 if there is none.
@@ -105,7 +145,7 @@ func merge(views []view) (discovery.Snapshot, error) {
 	sets := make([]discovery.KeySet, len(views))
 	for i, v := range views {
 		sets[i] = v.keys
-		snapshot.Warnings = append(snapshot.Warnings, v.warnings...)
+		snapshot.Warnings = append(snapshot.Warnings, v.warnings()...)
 		if snapshot.MaxAge == 0 || v.maxAge > 0 && v.maxAge < snapshot.MaxAge {
 			snapshot.MaxAge = v.maxAge
 		}
@@ -175,23 +215,4 @@ func disagreements(views []view, union discovery.KeySet) []string {
 		}
 	}
 	return warnings
-}
-
-// pickCanary prefers the canary that gives the alarm: each server signs for
-// itself.
-func pickCanary(views []view, snapshot discovery.Snapshot) *discovery.Canary {
-	var first *discovery.Canary
-	for _, v := range views {
-		if v.canary == nil {
-			continue
-		}
-		_, published := snapshot.Keys.Lookup(v.canary.KeyID)
-		if !published || v.canary.Issuer != string(snapshot.Document.Issuer()) {
-			return v.canary
-		}
-		if first == nil {
-			first = v.canary
-		}
-	}
-	return first
 }
