@@ -237,8 +237,9 @@ func TestExecPluginKeepsTheDeadline(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	config := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c",
 		"clusters":[{"name":"c","cluster":{"server":%q,"certificate-authority-data":%q}}],
-		"users":[{"name":"u","user":{"exec":{"apiVersion":"client.authentication.k8s.io/v1","command":"sleep","args":["20"],"interactiveMode":"Never"}}}],
-		"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}]}`, server.URL(), base64.StdEncoding.EncodeToString(server.CA()))
+		"users":[{"name":"u","user":{"exec":{"apiVersion":"client.authentication.k8s.io/v1","command":"sh","args":["-c",%q],"interactiveMode":"Never"}}}],
+		"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}]}`, server.URL(), base64.StdEncoding.EncodeToString(server.CA()),
+		"while [ -e '"+path+"' ]; do sleep 0.1; done") // until the test ends and removes its folder
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

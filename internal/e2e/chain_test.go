@@ -121,7 +121,7 @@ func (c *chain) install(config, bin, provider string, args ...string) {
 		c.t.Fatal(err)
 	}
 	name := parsed.Providers[0].Name
-	if err := os.Symlink(program, filepath.Join(bin, cli.Name)); err != nil {
+	if err := os.Symlink(program, filepath.Join(bin, name)); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(config, name+".yaml"), []byte(text), 0o600); err != nil {
@@ -208,6 +208,7 @@ func (c *chain) tellsNoSecret() {
 // containerd that pull a private image from a real registry, and a container
 // that runs.
 func TestChain(t *testing.T) {
+	t.Parallel()
 	began := time.Now()
 	c := newChain(t)
 	t.Logf("the servers run after %v", time.Since(began).Round(time.Millisecond))

@@ -145,6 +145,7 @@ func atGoogle(more ...string) []string {
 // TestExchangeChain: a token of a real API server, verified through what was
 // published to S3, becomes a credential with which skopeo pulls.
 func TestExchangeChain(t *testing.T) {
+	t.Parallel()
 	f := newFederated(t)
 	cloud, google := f.token("puller", cloudAudience), f.token("puller", googleAudience)
 
@@ -196,6 +197,7 @@ func checkExpiry(t *testing.T, got outcomeOf, want time.Duration) {
 
 // TestRefusedExchanges: each names its cause, and none the token.
 func TestRefusedExchanges(t *testing.T) {
+	t.Parallel()
 	f := newFederated(t)
 	f.publish("--kubeconfig", f.kubeconfig, "--to", f.target)
 	cloud, google := f.token("puller", cloudAudience), f.token("puller", googleAudience)

@@ -23,6 +23,7 @@ import (
 // TestAPIServerFaults: whatever the API server does, nothing public changes by
 // it, and the error says what happened, where, and what to do.
 func TestAPIServerFaults(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256"})
 	dir, public := l.local("public")
@@ -107,6 +108,7 @@ func TestAPIServerFaults(t *testing.T) {
 // TestFullDisk: a full disk costs nothing that was there, leaves nothing
 // behind, and once there is room all goes on.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	if os.Geteuid() != 0 {
 		testserver.Missing(t, "mounting a small disk takes root")
@@ -189,6 +191,7 @@ func filesIn(t *testing.T, dir string) []string {
 // rotation: its next key is new, the last but one is gone, and the key that
 // signs was public before and will be after.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"dir", "s3"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -271,6 +274,7 @@ func TestKilled(t *testing.T) {
 // /proc/PID/cmdline, so a credential that is written there is refused and not
 // repeated.
 func TestNoCredentialOnTheCommandLine(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	const secret = "wJalrXUtnFEMI"

@@ -29,10 +29,21 @@ import (
 // built is the program as users run it, made once by TestMain.
 var built string
 
+// atOnce is how many tests run at the same time, unless -parallel says
+// otherwise: most of their time they wait for servers.
+const atOnce = "8"
+
 // TestMain builds the program before the tests run. With -race it has the race
 // detector too.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", atOnce); err != nil {
+			panic(err)
+		}
+	}
 	os.Exit(buildAndRun(m))
 }
 
@@ -303,14 +314,23 @@ func (l *lab) mint(cluster *testserver.KubeCluster) string {
 // relyingParty verifies a token as an independent implementation does, by what
 // is public at the issuer.
 func (l *lab) relyingParty(issuer, token string) error {
+	return l.relyingPartyOf(issuer, func(verify func(token string) error) error { return verify(token) })
+}
+
+// relyingPartyOf reads the issuer anew for each call, and its keys once for all
+// tokens that are verified in it.
+func (l *lab) relyingPartyOf(issuer string, use func(verify func(token string) error) error) error {
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(l.t.Context(), l.internet.Client()), 20*time.Second)
 	defer cancel()
 	provider, err := oidc.NewProvider(ctx, issuer)
 	if err != nil {
 		return err
 	}
-	_, err = provider.VerifierContext(ctx, &oidc.Config{ClientID: "relying-party"}).Verify(ctx, token)
-	return err
+	verifier := provider.VerifierContext(ctx, &oidc.Config{ClientID: "relying-party"})
+	return use(func(token string) error {
+		_, err := verifier.Verify(ctx, token)
+		return err
+	})
 }
 
 func (l *lab) accepts(issuer string, tokens ...string) {

@@ -24,6 +24,7 @@ import (
 // TestSecondCluster: a kubeconfig that was switched to another cluster must not
 // replace what the first one published, though both claim the same issuer.
 func TestSecondCluster(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	first, _ := l.kube(testserver.KubeOptions{Issuer: labIssuer})
 	second, knowsOnlyTheCA := l.kube(testserver.KubeOptions{Issuer: labIssuer})
@@ -71,6 +72,7 @@ func TestSecondCluster(t *testing.T) {
 // TestProxy: the API server has a name that only the proxy of HTTPS_PROXY can
 // lead to, or an address for which NO_PROXY says to go past it.
 func TestProxy(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	ca, err := os.ReadFile(l.internet.CAFile)
 	if err != nil {
@@ -144,6 +146,7 @@ func passTo(t *testing.T, api *fake.APIServer) http.Handler {
 // system does not know. The variables of the system and of the AWS SDK make it
 // known, and without them the error says what is missing.
 func TestPrivateCA(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256"})
 	server, target, public := l.s3()
@@ -184,6 +187,7 @@ func TestPrivateCA(t *testing.T) {
 
 // TestNoEnvironment: the program needs nothing but its flags.
 func TestNoEnvironment(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	const race = "GORACE=atexit_sleep_ms=0" // of the race detector: it would sleep for a second
@@ -215,6 +219,7 @@ func TestNoEnvironment(t *testing.T) {
 // TestVerifyGate follows a half-rolled rotation on two real API servers: the
 // new key is on one of them and not yet public, then public, then safe.
 func TestVerifyGate(t *testing.T) {
+	t.Parallel()
 	const lifetime = 2 * time.Second // of the keys in caches: max-age
 	l := newLab(t)
 	old, next := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256")

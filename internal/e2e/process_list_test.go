@@ -26,6 +26,7 @@ import (
 // before the answer; a credential that is written to standard output is larger
 // than the pipe, so the program still has it when its first byte comes out.
 func TestNoTokenInTheProcessList(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	small, err := builtProvider()
 	if err != nil {
@@ -122,6 +123,7 @@ func TestNoTokenInTheProcessList(t *testing.T) {
 
 // TestTheLookIsNotBlind finds what stands in a child's arguments and environment.
 func TestTheLookIsNotBlind(t *testing.T) {
+	t.Parallel()
 	argument, variable := rand.Text(), rand.Text()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", `read argument; read variable; PLANTED=$variable sh -c "echo; read end" sh $argument; exit 0`)
 	stdin, err := cmd.StdinPipe()

@@ -23,6 +23,7 @@ func routed(public http.Handler) http.Handler { return http.StripPrefix("/cluste
 // TestPublishEverywhere is the main job on real servers: one command publishes
 // to all three backends, and a token verifies through each public copy.
 func TestPublishEverywhere(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer})
 	_, s3, s3Public := l.s3()
@@ -75,6 +76,7 @@ func checkHeaders(t *testing.T, l *lab, publics ...http.Handler) {
 
 // TestSecondRunTouchesNothing compares the times of the files.
 func TestSecondRunTouchesNothing(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer})
 	dir, public := l.local("public")
@@ -119,6 +121,7 @@ func times(t *testing.T, dir string) map[string]time.Time {
 // TestIssuerNamesTheBucket: where the issuer is a bucket's URL, --to may be
 // left out, and another bucket is refused.
 func TestIssuerNamesTheBucket(t *testing.T) {
+	t.Parallel()
 	const issuer = "https://storage.googleapis.com/issuers/cluster-a"
 	l := newLab(t)
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: issuer})
@@ -139,6 +142,7 @@ func TestIssuerNamesTheBucket(t *testing.T) {
 // TestReadOnlyUser: who may read the documents and nothing else can publish;
 // who may not even do that is told the command that mends it, and it does.
 func TestReadOnlyUser(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	cluster, _ := l.kube(testserver.KubeOptions{Issuer: labIssuer})
 	dir, public := l.local("public")
@@ -163,6 +167,7 @@ func TestReadOnlyUser(t *testing.T) {
 // TestBucketIsNotPublic: the documents are written, and the proof says why
 // nobody can read them. Once they are public the next run is done.
 func TestBucketIsNotPublic(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	api := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: labIssuer})
 	api.AddServiceAccount("default", "default")

@@ -53,6 +53,7 @@ func (p *puller) same(foreign []string, want int) error {
 // the next, refreshed, one deleted and made again; ten of other people's left
 // alone; and memory stays flat.
 func TestPullSecretInAThousandNamespaces(t *testing.T) {
+	t.Parallel()
 	const total, strangers = 1000, 10
 	p := newPuller(t)
 	var names []string
@@ -154,6 +155,7 @@ func errorUnless(ok bool, text string) error {
 
 // TestPullSecretLeaders: one of two replicas writes, and the other takes over.
 func TestPullSecretLeaders(t *testing.T) {
+	t.Parallel()
 	p := newPuller(t)
 	p.namespaces("a")
 	args := p.cloudsmithArgs("--namespace-selector", "images=private", "--leader-elect")
@@ -181,6 +183,7 @@ func TestPullSecretLeaders(t *testing.T) {
 // TestPullSecretServiceDown: the old secret stays and serves until the service
 // is back.
 func TestPullSecretServiceDown(t *testing.T) {
+	t.Parallel()
 	p := newPuller(t)
 	p.namespaces("a")
 	p.cloudsmith.SetLifetime(12 * time.Second)

@@ -159,6 +159,7 @@ func (p *puller) skopeo(s pulledSecret, image string) error {
 
 // TestPullSecret: with what each service issues a private image can be pulled.
 func TestPullSecret(t *testing.T) {
+	t.Parallel()
 	p := newPuller(t)
 	registry := testserver.Registry(t, p.cloudsmith, p.google)
 	image := registry.Push(t, "acme/app", "v1", testserver.Image{Files: map[string][]byte{"/app": []byte("x")}, Entrypoint: []string{"/app"}})
@@ -198,6 +199,7 @@ func TestPullSecret(t *testing.T) {
 
 // TestPullSecretOutput is what users and scripts see, and the exit codes.
 func TestPullSecretOutput(t *testing.T) {
+	t.Parallel()
 	p := newPuller(t)
 	p.namespaces("a", "b", "c")
 	for _, namespace := range []string{"a", "b"} {

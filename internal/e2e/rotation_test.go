@@ -16,6 +16,7 @@ import (
 // TestOfficialRotation: the new key is added, then signs, then the old one is
 // dropped.
 func TestOfficialRotation(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	first, second := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
@@ -50,6 +51,7 @@ func TestOfficialRotation(t *testing.T) {
 // TestBluntRotation: the key is replaced, as most people do. The grace is short
 // so that its end can be seen.
 func TestBluntRotation(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	first, second := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "RS256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
@@ -76,6 +78,7 @@ func TestBluntRotation(t *testing.T) {
 // TestAMachineWhoseClockIsADayAhead believes the API server's: what was retired
 // just now stays.
 func TestAMachineWhoseClockIsADayAhead(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	first, second := testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "ES256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})
@@ -111,6 +114,7 @@ func TestAMachineWhoseClockIsADayAhead(t *testing.T) {
 // TestRevoke: a leaked key goes at once and stays away, though the API server
 // lists it again.
 func TestRevoke(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	leaked, fresh := testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "ES384")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: leaked}})
@@ -134,6 +138,7 @@ func TestRevoke(t *testing.T) {
 // TestSigningKeyIsNotPublished: kube-apiserver starts with a signing key that
 // it does not list. The last good set stays.
 func TestSigningKeyIsNotPublished(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	listed, signing := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "RS256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: listed}})
@@ -157,6 +162,7 @@ func TestSigningKeyIsNotPublished(t *testing.T) {
 // TestTwoAPIServers on one etcd have different key lists, as in the middle of
 // a rotation.
 func TestTwoAPIServers(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	first, second := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256")
 	cluster, _ := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}, Servers: 2})

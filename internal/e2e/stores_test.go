@@ -133,6 +133,7 @@ func (l *lab) wantWhole(public http.Handler, issuer string, ids ...string) {
 // is a first publication; in the rounds between the second API server has one
 // more key.
 func TestManyPublishersAtOnce(t *testing.T) {
+	t.Parallel()
 	for kind, rounds := range map[string]int{"dir": 20, "s3": 6, "gcs": 6} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -253,6 +254,7 @@ func (s scene) wantIdle() {
 
 // TestLostAcknowledgement: the store has written and the answer is lost.
 func TestLostAcknowledgement(t *testing.T) {
+	t.Parallel()
 	everyWrite(t, func(s scene, n int) bool {
 		writes := 0
 		s.proxy.Inject(1, func(r *http.Request) bool { return s.isWrite(r) && s.count(&writes) == n }, fake.LoseAck)
@@ -270,6 +272,7 @@ func (store) count(writes *int) int { *writes++; return *writes }
 // Documents never point to keys that are not there, and never change before
 // the keys did.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	for name, atLast := range map[string]fake.ProxyFault{"before the write": fake.Cut, "after the write": fake.LoseAck} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -300,6 +303,7 @@ func TestOutage(t *testing.T) {
 // TestStoreSaysNo: what the store answers, the error that it makes, and that
 // nothing public changes by it.
 func TestStoreSaysNo(t *testing.T) {
+	t.Parallel()
 	answer := func(status int, header http.Header, body string) func(*testing.T, *scene) {
 		return func(_ *testing.T, s *scene) {
 			s.proxy.Inject(math.MaxInt, func(*http.Request) bool { return true }, fake.Answer(status, header, body))
@@ -378,6 +382,7 @@ func TestStoreSaysNo(t *testing.T) {
 // write regardless. That is found out before any document is published, every
 // time.
 func TestStoreIgnoresConditions(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	server := testserver.S3rver(t)

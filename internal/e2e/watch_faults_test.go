@@ -24,6 +24,7 @@ func TestWatchIsKilled(t *testing.T) {
 	t.Parallel()
 	for kind, times := range map[string]int{"dir": 20, "s3": 20, "gcs": 15} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			api, kubeconfig := l.embedded(watched(labIssuer))
 			target, public := l.local("public")
@@ -65,6 +66,7 @@ func TestWatchIsKilled(t *testing.T) {
 // seconds, so each is met by several kills: before it or right after it, and
 // more while the restarted watcher takes the new key in.
 func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
+	t.Parallel()
 	const rotations, kills = 3, 5
 	l := newLab(t)
 	first := testserver.NewKubeKey(t, "ES256")

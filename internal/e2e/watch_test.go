@@ -26,6 +26,7 @@ func watched(issuer string) fake.APIServerOptions {
 // themselves, soon after the API server is up again. The bound is generous: how
 // soon it is, is measured elsewhere.
 func TestWatchRotations(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	first, second, third := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "RS256")
 	cluster, kubeconfig := l.kube(testserver.KubeOptions{Issuer: labIssuer, Keys: testserver.KubeKeys{Signing: first}})

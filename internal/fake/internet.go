@@ -24,12 +24,13 @@ type Internet struct {
 	// CAFile holds the CA's certificate as PEM.
 	CAFile string
 
-	ca       Authority
-	proxy    *http.Server
-	listener net.Listener
-	mu       sync.Mutex
-	routes   map[string]http.Handler
-	seen     map[string]int
+	ca           Authority
+	proxy        *http.Server
+	listener     net.Listener
+	mu           sync.Mutex
+	routes       map[string]http.Handler
+	seen         map[string]int
+	certificates map[string]tls.Certificate // by host
 }
 
 // NewInternet starts it; the end of the test stops it.
@@ -39,7 +40,7 @@ func NewInternet(t testing.TB) *Internet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Internet{ca: ca, CAFile: filepath.Join(t.TempDir(), "ca.PEM"), routes: map[string]http.Handler{}, seen: map[string]int{}}
+	n := &Internet{ca: ca, CAFile: filepath.Join(t.TempDir(), "ca.PEM"), routes: map[string]http.Handler{}, seen: map[string]int{}, certificates: map[string]tls.Certificate{}}
 	if err := os.WriteFile(n.CAFile, ca.PEM, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +91,19 @@ func (n *Internet) route(host string) http.Handler {
 	return n.routes[host]
 }
 
+func (n *Internet) certificate(host string) (tls.Certificate, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if made, ok := n.certificates[host]; ok {
+		return made, nil
+	}
+	made, err := n.ca.Serving(host)
+	if err == nil {
+		n.certificates[host] = made
+	}
+	return made, err
+}
+
 // connect is the proxy: it ends TLS itself and serves one connection.
 func (n *Internet) connect(w http.ResponseWriter, r *http.Request) {
 	host, port, err := net.SplitHostPort(r.Host)
@@ -102,7 +116,7 @@ func (n *Internet) connect(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such host", http.StatusBadGateway)
 		return
 	}
-	certificate, err := n.ca.Serving(host)
+	certificate, err := n.certificate(host)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -165,7 +165,7 @@ func startEtcd(t testing.TB) (url string) {
 			"--listen-client-urls=" + url, "--advertise-client-urls=" + url,
 			"--listen-peer-urls=" + peerURL, "--initial-advertise-peer-urls=" + peerURL, "--initial-cluster=default=" + peerURL,
 		},
-		Ready: HTTPReady(http.DefaultClient, url+"/health"),
+		Ready: HTTPReady(http.DefaultClient, url+"/health"), KillAtEnd: true,
 	})
 	return url
 }
@@ -193,7 +193,7 @@ func (k *KubeCluster) start(t testing.TB, binary string, options KubeOptions) *K
 		"--v=0",
 	}, options.authorization()...)
 	args = append(args, options.Flags...)
-	s.Process = Start(t, Command{Name: "kube-apiserver", Path: binary, Args: args, Ready: s.ready})
+	s.Process = Start(t, Command{Name: "kube-apiserver", Path: binary, Args: args, Ready: s.ready, KillAtEnd: true})
 	return s
 }
 

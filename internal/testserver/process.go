@@ -2,8 +2,8 @@
 // child process on a free port of the loopback address, with its own folder
 // and a bounded life.
 //
-// The functions that take a testing.TB fail or skip the test; Launch and
-// PickPort return errors instead.
+// The functions that take a testing.TB fail or skip the test; Launch returns
+// an error instead.
 package testserver
 
 import (
@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -59,31 +58,6 @@ func Missing(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
-// FreePort returns a port of 127.0.0.1 on which nobody listens.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	port, err := PickPort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
-// PickPort is FreePort for programs that are no test. The port lies below the
-// range from which the kernel serves outgoing connections, so that it is still
-// free when a server is restarted.
-func PickPort() (int, error) {
-	var err error
-	for range 100 {
-		port := 12000 + rand.IntN(20000)
-		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("no free port on 127.0.0.1: %w", err)
-}
-
 // Command describes a server.
 type Command struct {
 	// Name is what messages call the server.
@@ -102,6 +76,9 @@ type Command struct {
 	ReadyTimeout time.Duration
 	// StopTimeout is how long SIGTERM may take before SIGKILL (default 10 s).
 	StopTimeout time.Duration
+	// KillAtEnd makes the end of the test kill the server, which would take
+	// seconds to end by itself.
+	KillAtEnd bool
 }
 
 // TCPReady is a Command.Ready that waits for a listener on the address.
@@ -167,6 +144,9 @@ func Start(t testing.TB, cmd Command) *Process {
 	}
 	p := &Process{cmd: cmd}
 	t.Cleanup(func() {
+		if cmd.KillAtEnd {
+			p.Kill()
+		}
 		p.Stop()
 		if p.output.tellsToken() {
 			t.Errorf("%s told a token", cmd.Name)
