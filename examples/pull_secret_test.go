@@ -165,7 +165,7 @@ func testPullDeployment(t *testing.T, p *plane) {
 	}
 	start := func(t *testing.T) *pod {
 		address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(t))
-		q := p.pullPod(t, objects, template, "--listen", address)
+		q := p.pullPod(t, objects, template, "--admin-listen", address)
 		q.address = address
 		return q.start()
 	}

@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -121,4 +124,78 @@ func pullReportJSON(job *pullsecret.Job, report pullsecret.Report, failed error)
 		out.Namespaces = append(out.Namespaces, one)
 	}
 	return out
+}
+
+// warnOfPullSecrets logs secrets taken over, and an exchange in every run: each
+// sends the token, and counts against the service's limits.
+func warnOfPullSecrets(log *slog.Logger, job *pullsecret.Job, report pullsecret.Report) {
+	switch least := job.MinRemaining; {
+	case least == 0 || !report.Exchanged:
+	case report.Expiry.IsZero():
+		log.Warn("the service does not say when the credential expires, so every run exchanges again: leave --min-remaining out, or use --refresh")
+	case report.Life <= least:
+		log.Warn("--min-remaining is at least the credential's whole lifetime, so every run exchanges again: give a little more than the time between two runs",
+			"life", report.Life.Round(time.Second), "min_remaining", least)
+	}
+	message := "secret taken over from another owner"
+	if job.DryRun {
+		message = "secret would be taken over from another owner"
+	}
+	for _, r := range report.Results {
+		if r.Outcome == pullsecret.TakenOver || r.Outcome == pullsecret.Replaced {
+			log.Warn(message, "namespace", r.Namespace, "secret", job.Secret.Name, "outcome", r.Outcome)
+		}
+	}
+}
+
+// pullVerdict prints what failed and returns the error with the exit code.
+func pullVerdict(stderr io.Writer, job *pullsecret.Job, report pullsecret.Report, err error) error {
+	if err != nil {
+		return err
+	}
+	failed, refused, partly := report.Count(pullsecret.Failed), report.Count(pullsecret.Refused), 0
+	for _, r := range report.Results {
+		switch {
+		case r.Partly():
+			partly++
+			cli.Say(stderr, "error", fmt.Sprintf("secret %s/%s is %s, but %v", r.Namespace, job.Secret.Name, outcomeText(r.Outcome, job.DryRun), r.Err))
+		case r.Outcome == pullsecret.Failed:
+			cli.Say(stderr, "error", r.Err.Error())
+		case r.Outcome == pullsecret.Refused:
+			cli.Say(stderr, "refused", strings.TrimPrefix(r.Err.Error(), pullsecret.ErrRefused.Error()+": "))
+		}
+	}
+	switch bad := failed + refused; {
+	case bad == 0 && partly == 0:
+		return nil
+	case partly > 0 || bad < len(report.Results)-report.Count(pullsecret.Skipped):
+		return &cli.ExitError{Code: cli.ExitPartly}
+	case failed == 0:
+		return &cli.ExitError{Code: cli.ExitRefused}
+	default:
+		return &cli.ExitError{Code: cli.ExitFailed}
+	}
+}
+
+// pullSecretProgress shows the progress on a terminal.
+func pullSecretProgress(stderr io.Writer) (progress func(done, of int), clear func()) {
+	file, ok := stderr.(*os.File)
+	if !ok || !cli.IsTerminal(file) {
+		return nil, func() {}
+	}
+	var mu sync.Mutex
+	shown := false
+	return func(done, of int) {
+			mu.Lock()
+			defer mu.Unlock()
+			if shown = true; done%10 == 0 || done == of {
+				_, _ = fmt.Fprintf(stderr, "\r%d of %d namespaces", done, of)
+			}
+		}, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if shown {
+				_, _ = fmt.Fprint(stderr, "\r\x1b[K")
+			}
+		}
 }

@@ -1,41 +1,42 @@
 package main
 
 import (
-	"oidc-publisher/internal/cli"
-
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/files"
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/cli"
 	"oidc-publisher/publish"
 )
 
 const categorySource = "Source"
 
+// sourceFlags say where the documents come from: a cluster or files.
 func sourceFlags() []cli.Flag {
-	flags := []cli.Flag{
-		cli.String("kubeconfig", "", "read the cluster of this kubeconfig `FILE` (default: $KUBECONFIG, ~/.kube/config, then the pod's own cluster)"),
-		cli.String("context", "", "use the context `NAME` of the kubeconfig (default: its current one)"),
-		cli.Bool("all-api-servers", "ask every API server of the cluster and take the union of their keys"),
-		cli.String("from", "", "read the documents from `DIR`, as kubectl get --raw left them, instead of a cluster"),
-		cli.List("public-key", "take the keys from this PEM `FILE` instead of a cluster, as the API server's --service-account-key-file; repeatable; needs --issuer"),
-	}
-	for _, flag := range flags {
-		cli.Categorise(flag, categorySource)
-	}
-	return flags
+	return append(clusterFlags(), cli.InCategory(categorySource,
+		cli.Bool("all-api-servers", "publish the union of the keys of all API servers"),
+		cli.String("from", "", "`DIR` with the documents, as kubectl get --raw wrote them, instead of a cluster"),
+		cli.List("public-key", "PEM `FILE` of --service-account-key-file instead of a cluster; repeatable; needs --issuer"),
+	)...)
+}
+
+// clusterFlags say which cluster is meant.
+func clusterFlags() []cli.Flag {
+	return cli.InCategory(categorySource,
+		cli.String("kubeconfig", "", "kubeconfig `FILE` (default: $KUBECONFIG, ~/.kube/config, then the pod's own cluster)"),
+		cli.String("context", "", "context `NAME` of the kubeconfig (default: its current one)"),
+	)
 }
 
 // checkSource refuses flags of two sources at once.
 func checkSource(c *cli.Context) error {
 	var kinds []string
-	for _, kind := range []struct{ name, flag string }{
-		{"--kubeconfig", c.String("kubeconfig")},
-		{"--from", c.String("from")},
-		{"--public-key", first(cli.Values(c, "public-key"))},
-	} {
-		if kind.flag != "" {
-			kinds = append(kinds, kind.name)
+	for _, flag := range []string{"kubeconfig", "from"} {
+		if c.String(flag) != "" {
+			kinds = append(kinds, "--"+flag)
 		}
+	}
+	if len(cli.Values(c, "public-key")) > 0 {
+		kinds = append(kinds, "--public-key")
 	}
 	if len(kinds) > 1 {
 		return cli.Usagef("%s and %s are two sources: give one", kinds[0], kinds[1])
@@ -46,15 +47,9 @@ func checkSource(c *cli.Context) error {
 	return nil
 }
 
+// fromFiles reports whether the source is not a cluster.
 func fromFiles(c *cli.Context) bool {
 	return c.String("from") != "" || len(cli.Values(c, "public-key")) > 0
-}
-
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0]
 }
 
 // openSource returns the source that the flags name.
@@ -65,11 +60,10 @@ func openSource(c *cli.Context, issuer discovery.Issuer) (publish.Source, error)
 	if keys := cli.Values(c, "public-key"); len(keys) > 0 {
 		return files.PublicKeys(keys, issuer), nil
 	}
-	return openCluster(c)
+	return kube.New(clusterConfig(c))
 }
 
-func openCluster(c *cli.Context) (*kube.Source, error) { return kube.New(clusterConfig(c)) }
-
+// clusterConfig reads clusterFlags.
 func clusterConfig(c *cli.Context) kube.Config {
 	return kube.Config{
 		Kubeconfig:    c.String("kubeconfig"),

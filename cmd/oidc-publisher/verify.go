@@ -5,21 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
+	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/explain"
 	"oidc-publisher/internal/cli"
-	"oidc-publisher/internal/httpx"
 	"oidc-publisher/publish"
 )
 
 const (
-	// maxTokenFile bounds what is read of a token file.
-	maxTokenFile = 64 << 10
+	// verifyTimeout is the default of --timeout, and bounds the checks after
+	// --wait-for-kid.
+	verifyTimeout = 30 * time.Second
 	// waitTimeout is the default of --timeout with --wait-for-kid: twice the
 	// lifetime that Cloud Storage gives to objects without Cache-Control.
 	waitTimeout = 2 * time.Hour
@@ -28,7 +29,7 @@ const (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "verify",
-		Usage:       "see a public issuer as a relying party does, and say why it would be refused",
+		Usage:       "check a public issuer as a relying party does, and explain failures",
 		ArgsUsage:   "ISSUER",
 		Description: verifyDescription,
 		Flags:       verifyFlags(),
@@ -36,15 +37,18 @@ func verifyCommand() *cli.Command {
 	}
 }
 
-const verifyDescription = `Reads the public documents anonymously and judges all that relying parties
-look at. With a source it compares them with the cluster; with a token it checks
-that the token verifies; with --for it adds the limits of single services. For
-cloudsmith and gcp, with a token, it prints what to enter there to trust it.
+const verifyDescription = `Fetches the public documents anonymously and checks what relying parties check.
+With a source it compares them with the cluster; with a token it checks that the
+token verifies; with --for it adds the limits of single services. For cloudsmith
+and gcp, with a token, it prints what to configure there to trust the token.
+
+--wait-for-kid first waits until a key is safe to sign with: public for longer
+than any cache keeps an answer. --timeout bounds the wait then, by default 2h.
 
 Exit codes: 0 fit; 1 could not check; 3 a relying party would refuse.
 
 Examples:
-  # what the world sees
+  # what everybody sees
   oidc-publisher verify https://storage.googleapis.com/my-issuer
 
   # against the cluster, with a fresh token, for two services
@@ -54,28 +58,35 @@ Examples:
   oidc-publisher verify https://issuer.example.com --wait-for-kid KEY_ID --timeout 2h`
 
 func verifyFlags() []cli.Flag {
-	flags := []cli.Flag{
-		cli.String("token-file", "", "check that the service account token in `FILE` verifies; - is standard input"),
-		cli.String("mint", "", "check that a token newly minted for `NAMESPACE/SERVICEACCOUNT` verifies; needs --audience"),
-		cli.String("audience", "", "the `AUDIENCE` that the token is for"),
-		cli.List("for", "add the limits of these `SERVICES`, separated by commas: "+strings.Join(relyingPartyNames(), ", ")),
-		cli.String("wait-for-kid", "", "first wait until the key `ID` is safe to sign with: public for longer than any cache keeps an answer"),
-		cli.Duration("timeout", 30*time.Second, "give up after `DURATION`; with --wait-for-kid it bounds the wait, 2h by default"),
+	var parties []string
+	for _, party := range verify.RelyingParties() {
+		parties = append(parties, string(party))
 	}
-	flags = append(flags, sourceFlags()...)
-	return append(append(flags, cli.Output("text", "json", "junit")), cli.LogFlags(cli.LogText)...)
+	timeout := cli.Duration("timeout", verifyTimeout, "`DURATION` limit for all steps together")
+	timeout.DefaultText = "30s, with --wait-for-kid 2h"
+	return slices.Concat(
+		[]cli.Flag{
+			cli.List("for", "add the limits of `SERVICES`, comma-separated: "+strings.Join(parties, ", ")),
+			cli.String("wait-for-kid", "", "first wait until the key `ID` is safe to sign with"),
+			timeout,
+		},
+		tokenFlags("none"), sourceFlags(), []cli.Flag{cli.Output("text", "json", "junit")}, cli.LogFlags(cli.LogText))
 }
 
-func relyingPartyNames() []string {
-	var names []string
-	for _, party := range verify.RelyingParties() {
-		names = append(names, string(party))
-	}
-	return names
+// verification is the flags of one run. The options have no snapshot and no
+// token yet.
+type verification struct {
+	options     verify.Options
+	openSource  func() (publish.Source, error) // nil without a source
+	readToken   func(context.Context) (discovery.Token, error)
+	waitForKID  string
+	waitLimit   time.Duration
+	checksLimit time.Duration
+	format      string
 }
 
 func verifyAction(c *cli.Context) error {
-	format, err := cli.OutputFormat(c, "text", "json", "junit")
+	v, err := readVerifyFlags(c)
 	if err != nil {
 		return err
 	}
@@ -83,26 +94,22 @@ func verifyAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	opts, err := verifyOptions(c)
-	if err != nil {
-		return err
+	if err := v.awaitKey(c.Context, log); err != nil {
+		return v.printUnchecked(c, "wait-for-kid", "key is safe to sign with", err)
 	}
-	if err := waitForKey(c, opts, log); err != nil {
-		return tellUnchecked(c, opts, format, "wait-for-kid", "key is safe to sign with", err)
-	}
-	ctx, cancel := context.WithTimeout(c.Context, checkingTime(c))
+	ctx, cancel := context.WithTimeout(c.Context, v.checksLimit)
 	defer cancel()
-	if err := addCluster(ctx, c, &opts, log); err != nil {
-		return tellUnchecked(c, opts, format, "source", "cluster and token can be read", cli.Overtime(err, checkingTime(c)))
+	if err := v.fetch(ctx, log); err != nil {
+		return v.printUnchecked(c, "source", "cluster and token can be read", cli.Overtime(err, v.checksLimit))
 	}
-	result, err := verify.Run(ctx, opts)
+	report, err := verify.Run(ctx, v.options)
 	if err != nil {
 		return err
 	}
-	if err := renderVerify(cli.Masked{Writer: c.App.Writer}, result, format, cli.Colour(c.App.Writer), trustOf(opts)...); err != nil {
+	if err := renderVerify(cli.Masked{Writer: c.App.Writer}, report, v.format, cli.Colour(c.App.Writer), explain.Trusts(v.options.For, v.options.Token)...); err != nil {
 		return err
 	}
-	switch result.Verdict {
+	switch report.Verdict {
 	case verify.Fail:
 		return &cli.ExitError{Code: cli.ExitRefused}
 	case verify.Error:
@@ -111,151 +118,92 @@ func verifyAction(c *cli.Context) error {
 	return nil
 }
 
-// trustOf is what to enter at the services of --for so that they trust the
-// token. A token that can't be read has its check.
-func trustOf(opts verify.Options) []explain.Trust {
-	var all []explain.Trust
-	for _, party := range opts.For {
-		trust, err := explain.TrustOf(explain.Options{Service: party, Token: opts.Token})
-		if err == nil && len(trust.Values) > 0 {
-			all = append(all, trust)
-		}
+// readVerifyFlags reads the flags and makes no request.
+func readVerifyFlags(c *cli.Context) (verification, error) {
+	format, err := cli.OutputFormat(c, "text", "json", "junit")
+	if err := errors.Join(err, cli.CheckArgs(c, "ISSUER"), checkSource(c), cli.CheckTimeout(c)); err != nil {
+		return verification{}, err
 	}
-	return all
-}
-
-// tellUnchecked gives a script that asked for a document one with the error in
-// it, where checking did not even begin.
-func tellUnchecked(c *cli.Context, opts verify.Options, format, id, title string, err error) error {
-	if format == "text" {
-		return err
+	tokenFile, mint, err := readTokenFlags(c)
+	if err != nil {
+		return verification{}, err
 	}
-	status := verify.Error
-	if errors.Is(err, publish.ErrRefused) {
-		status = verify.Fail
+	v := verification{
+		options:     verify.Options{Issuer: c.Args().First(), Audience: c.String("audience")},
+		readToken:   mint,
+		waitForKID:  c.String("wait-for-kid"),
+		checksLimit: c.Duration("timeout"),
+		format:      format,
 	}
-	check := verify.Check{ID: id, Title: title, Status: status, Cause: err.Error()}
-	report := verify.Report{Issuer: opts.Issuer, Verdict: status, Checks: []verify.Check{check}}
-	return errors.Join(err, renderVerify(cli.Masked{Writer: c.App.Writer}, report, format, false))
-}
-
-// verifyOptions reads the flags; nothing is asked yet.
-func verifyOptions(c *cli.Context) (verify.Options, error) {
-	if err := errors.Join(cli.CheckArgs(c, "ISSUER"), checkSource(c), cli.CheckTimeout(c), checkTokenFlags(c)); err != nil {
-		return verify.Options{}, err
-	}
-	opts := verify.Options{Issuer: c.Args().First(), Audience: c.String("audience")}
-	for _, given := range cli.Values(c, "for") {
-		for name := range strings.SplitSeq(given, ",") {
-			party, err := verify.ParseRelyingParty(strings.TrimSpace(name))
+	if tokenFile != "" {
+		stdin := c.App.Reader
+		v.readToken = func(context.Context) (discovery.Token, error) {
+			token, err := exchange.ReadToken(tokenFile, stdin)
 			if err != nil {
-				return opts, cli.Usagef("--for: %v", err)
+				err = fmt.Errorf("--token-file: %w", err)
 			}
-			opts.For = append(opts.For, party)
+			return token, err
 		}
 	}
-	return opts, nil
+	if fromFiles(c) || mint != nil || c.String("kubeconfig") != "" || c.String("context") != "" || c.Bool("all-api-servers") {
+		v.openSource = func() (publish.Source, error) { return openSource(c, discovery.Issuer(v.options.Issuer)) }
+	}
+	if v.waitForKID != "" {
+		v.waitLimit, v.checksLimit = v.checksLimit, verifyTimeout
+		if !c.IsSet("timeout") {
+			v.waitLimit = waitTimeout
+		}
+	}
+	for _, name := range cli.CommaValues(c, "for") {
+		party, err := verify.ParseRelyingParty(name)
+		if err != nil {
+			return v, cli.Usagef("--for: %v", err)
+		}
+		v.options.For = append(v.options.For, party)
+	}
+	return v, nil
 }
 
-func checkTokenFlags(c *cli.Context) error {
-	mint := c.String("mint")
-	switch {
-	case mint == "":
-		return nil
-	case c.String("token-file") != "":
-		return cli.Usagef("--mint and --token-file are two tokens: give one")
-	case c.String("audience") == "":
-		return cli.Usagef("--mint needs --audience: the audience that the relying party expects")
-	case fromFiles(c):
-		return cli.Usagef("--mint needs a live cluster, not --from or --public-key")
-	case strings.Count(mint, "/") != 1 || strings.HasPrefix(mint, "/") || strings.HasSuffix(mint, "/"):
-		return cli.Usagef("--mint is %q, and must be NAMESPACE/SERVICEACCOUNT", mint)
+// fetch adds the documents of the source and the token to the options.
+func (v *verification) fetch(ctx context.Context, log *slog.Logger) error {
+	if v.openSource != nil {
+		source, err := v.openSource()
+		if err != nil {
+			return err
+		}
+		snapshot, err := publish.Fetch(ctx, source)
+		if err != nil {
+			return err
+		}
+		for _, warning := range snapshot.Warnings {
+			log.Warn(warning)
+		}
+		v.options.Source = &snapshot
 	}
-	return nil
-}
-
-// addCluster adds to the options what comes from the cluster: its documents,
-// and a token.
-func addCluster(ctx context.Context, c *cli.Context, opts *verify.Options, log *slog.Logger) error {
-	if err := addSnapshot(ctx, c, opts, log); err != nil {
-		return err
-	}
-	if file := c.String("token-file"); file != "" {
-		token, err := readToken(c, file)
-		opts.Token = token
-		return err
-	}
-	if c.String("mint") == "" {
+	if v.readToken == nil {
 		return nil
 	}
 	var err error
-	opts.Token, err = mintToken(ctx, c)
+	v.options.Token, err = v.readToken(ctx)
 	return err
 }
 
-// addSnapshot asks the source, if one was named or is needed anyway.
-func addSnapshot(ctx context.Context, c *cli.Context, opts *verify.Options, log *slog.Logger) error {
-	live := c.String("kubeconfig") != "" || c.String("context") != "" || c.Bool("all-api-servers") || c.String("mint") != ""
-	if !live && !fromFiles(c) {
+// awaitKey waits for the key of --wait-for-kid. A key that is still not safe
+// when the time is over is a refusal.
+func (v *verification) awaitKey(ctx context.Context, log *slog.Logger) error {
+	if v.waitForKID == "" {
 		return nil
 	}
-	source, err := openSource(c, discovery.Issuer(opts.Issuer))
-	if err != nil {
-		return err
-	}
-	snapshot, err := publish.Fetch(ctx, source)
-	if err != nil {
-		return err
-	}
-	for _, warning := range snapshot.Warnings {
-		log.Warn(warning)
-	}
-	opts.Source = &snapshot
-	return nil
-}
-
-// readToken reads a token; its errors never show what was read.
-func readToken(c *cli.Context, file string) (discovery.Token, error) {
-	from := c.App.Reader
-	if file != "-" {
-		opened, err := os.Open(file)
-		if err != nil {
-			return discovery.Token{}, fmt.Errorf("--token-file: %w", err)
-		}
-		defer opened.Close()
-		from = opened
-	}
-	raw, err := httpx.Read(from, maxTokenFile)
-	switch {
-	case errors.Is(err, httpx.ErrTooLarge):
-		return discovery.Token{}, fmt.Errorf("--token-file %s: larger than %d bytes, so it is not a token", file, maxTokenFile)
-	case err != nil:
-		return discovery.Token{}, fmt.Errorf("--token-file %s: %w", file, err)
-	case strings.TrimSpace(string(raw)) == "":
-		return discovery.Token{}, fmt.Errorf("--token-file %s: is empty", file)
-	}
-	return discovery.NewToken(string(raw)), nil
-}
-
-func waitForKey(c *cli.Context, opts verify.Options, log *slog.Logger) error {
-	kid := c.String("wait-for-kid")
-	if kid == "" {
-		return nil
-	}
-	limit := c.Duration("timeout")
-	if !c.IsSet("timeout") {
-		limit = waitTimeout
-	}
-	ctx, cancel := context.WithTimeout(c.Context, limit)
+	limited, cancel := context.WithTimeout(ctx, v.waitLimit)
 	defer cancel()
 	var last string
-	err := verify.WaitForKey(ctx, opts, kid, func(p verify.Progress) {
+	err := verify.WaitForKey(limited, v.options, v.waitForKID, func(p verify.Progress) {
 		if line := progressLine(p); line != last {
 			log.Info(line)
 			last = line
 		}
 	})
-	if wait := new(verify.WaitError); errors.As(err, &wait) && wait.Last.Answered && c.Err() == nil {
+	if wait := new(verify.WaitError); errors.As(err, &wait) && wait.Last.Answered && ctx.Err() == nil {
 		return &publish.RefusedError{Reasons: []error{err}}
 	}
 	return err
@@ -269,10 +217,17 @@ func progressLine(p verify.Progress) string {
 	return fmt.Sprintf("key %q is public; safe to sign with in %v", p.KeyID, (p.Remaining + time.Minute - 1).Truncate(time.Minute))
 }
 
-// checkingTime is what the checks may take once waiting is over.
-func checkingTime(c *cli.Context) time.Duration {
-	if c.String("wait-for-kid") != "" {
-		return 30 * time.Second
+// printUnchecked prints a document with the error for a script that asked for
+// one, if the checks did not even begin.
+func (v *verification) printUnchecked(c *cli.Context, id, title string, err error) error {
+	if v.format == "text" {
+		return err
 	}
-	return c.Duration("timeout")
+	status := verify.Error
+	if errors.Is(err, publish.ErrRefused) {
+		status = verify.Fail
+	}
+	check := verify.Check{ID: id, Title: title, Status: status, Cause: err.Error()}
+	report := verify.Report{Issuer: v.options.Issuer, Verdict: status, Checks: []verify.Check{check}}
+	return errors.Join(err, renderVerify(cli.Masked{Writer: c.App.Writer}, report, v.format, false))
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
 )
 
@@ -37,31 +36,6 @@ type tokenSource struct {
 type tokenFormat struct {
 	Type  string `json:"type"`
 	Field string `json:"subject_token_field_name,omitempty"`
-}
-
-// TokenFile is where a credential configuration has its subject token.
-type TokenFile struct {
-	// Path is the file.
-	Path string
-	// Field is the member of the JSON object in it that is the token, ""
-	// where the file is the token.
-	Field string
-}
-
-// Token reads what is in the file. Its errors do not show it.
-func (f TokenFile) Token(content []byte) (discovery.Token, error) {
-	if f.Field == "" {
-		return discovery.NewToken(string(content)), nil
-	}
-	var members map[string]any
-	if json.Unmarshal(content, &members) != nil {
-		return discovery.Token{}, errors.New("is not the JSON object that the credential configuration says it is")
-	}
-	token, ok := members[f.Field].(string)
-	if !ok || token == "" {
-		return discovery.Token{}, fmt.Errorf("has no text member %q, which the credential configuration names", httpx.MaskForeign(f.Field))
-	}
-	return discovery.NewToken(token), nil
 }
 
 // CredentialConfig is the external_account file by which Google's own client

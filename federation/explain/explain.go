@@ -6,6 +6,7 @@ package explain
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -55,6 +56,23 @@ func (e Explanation) Text() string {
 
 // issuerTimeout bounds each request to the issuer.
 const issuerTimeout = 5 * time.Second
+
+// Exchange exchanges the token of the options. The error of a refusal has the
+// likely cause and the cure. They are found within command, which may outlive
+// the ctx of the exchange.
+func Exchange(ctx, command context.Context, exchanger exchange.Exchanger, opts Options) (exchange.Credential, error) {
+	credential, err := exchanger.Exchange(ctx, opts.Token)
+	var refused *exchange.RefusedError
+	if !errors.As(err, &refused) {
+		return credential, err
+	}
+	command, cancel := context.WithTimeout(command, refusalTimeout)
+	defer cancel()
+	return credential, fmt.Errorf("%w\n%s", err, Refusal(command, refused, opts).Text())
+}
+
+// refusalTimeout bounds the search for the cause.
+const refusalTimeout = 15 * time.Second
 
 // Refusal explains why the service refused the token. It sends at most four
 // requests, to the token's issuer, and none of them carries the token. A

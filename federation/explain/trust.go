@@ -49,6 +49,17 @@ func display(service verify.RelyingParty) string {
 	return "Cloudsmith"
 }
 
+// Trusts returns what to configure at the services so that they trust the token.
+// It is empty for services without an exchange and for a token that can't be read.
+func Trusts(services []verify.RelyingParty, token discovery.Token) (all []Trust) {
+	for _, service := range services {
+		if trust, err := TrustOf(Options{Service: service, Token: token}); err == nil && len(trust.Values) > 0 {
+			all = append(all, trust)
+		}
+	}
+	return all
+}
+
 // TrustOf returns what to enter at the service so that it takes the token,
 // nothing of which is verified. There is nothing for services that can't be
 // exchanged at.

@@ -17,7 +17,7 @@ func (p *puller) refresh(args ...string) *watcher {
 	p.t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(p.t))
 	w := &watcher{t: p.t, status: "http://" + address}
-	w.Process = p.background(w.status+"/livez", nil, slices.Concat(args, []string{"--refresh", "--listen", address})...)
+	w.Process = p.background(w.status+"/livez", nil, slices.Concat(args, []string{"--refresh", "--admin-listen", address})...)
 	return w
 }
 

@@ -225,7 +225,7 @@ func TestPullSecretOutput(t *testing.T) {
 		t.Errorf("not fresh for so long: %+v", r)
 	}
 	// It is told once that no secret is ever fresh for so long.
-	always := regexp.MustCompile(`^oidc-publisher: warning: --min-remaining is no less than the credential's whole life, so every run exchanges anew: ` +
+	always := regexp.MustCompile(`^oidc-publisher: warning: --min-remaining is at least the credential's whole lifetime, so every run exchanges again: ` +
 		`give a little more than the time between two runs life=(2h0m0s|1h59m\S+) min_remaining=2h0m0s\n$`)
 	for least, want := range map[string]*regexp.Regexp{"119m": regexp.MustCompile(`^$`), "2h": always} {
 		p.cloudsmith.SetLifetime(time.Hour)

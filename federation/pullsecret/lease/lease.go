@@ -8,6 +8,8 @@ package lease
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	mathrand "math/rand/v2"
 	"net/http"
@@ -42,6 +44,22 @@ type Elector struct {
 func Identity() (string, error) {
 	host, err := os.Hostname()
 	return host + "_" + strings.ToLower(rand.Text()[:10]), err
+}
+
+// NewElector is New with a new Identity.
+func NewElector(config *rest.Config, namespace, name string) (*Elector, error) {
+	identity, err := Identity()
+	if err != nil {
+		return nil, err
+	}
+	return New(config, namespace, name, identity)
+}
+
+// NameFor names a Lease after what its holder writes, so that the replicas of
+// one Deployment compete for it and no others.
+func NameFor(prefix string, what ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(what, " ")))
+	return prefix + "-" + hex.EncodeToString(sum[:5])
 }
 
 // New competes for the Lease namespace/name under an identity that no other

@@ -1,4 +1,4 @@
-package main
+package explain_test
 
 import (
 	"context"
@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/explain"
 	"oidc-publisher/internal/fake"
 )
 
@@ -21,18 +23,19 @@ func (lateRefusal) Exchange(ctx context.Context, _ discovery.Token) (exchange.Cr
 
 // TestLateRefusalIsExplained: the explanation has time of its own.
 func TestLateRefusalIsExplained(t *testing.T) {
+	const host = "issuer.example.com"
 	internet := fake.NewInternet(t)
-	internet.Route(scriptHost, http.NotFoundHandler())
-	api := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: "https://" + scriptHost})
+	internet.Route(host, http.NotFoundHandler())
+	api := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: "https://" + host})
 	token, err := api.MintToken("default", "default", "https://api.cloudsmith.io", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := exchangeService{}
-	s.explain.Service, s.explain.Transport = "cloudsmith", internet.Client().Transport
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = s.exchange(ctx, t.Context(), lateRefusal{}, func(context.Context) (discovery.Token, error) { return discovery.NewToken(token), nil })
+	_, err = explain.Exchange(ctx, t.Context(), lateRefusal{}, explain.Options{
+		Service: verify.Cloudsmith, Token: discovery.NewToken(token), Transport: internet.Client().Transport,
+	})
 	if err == nil || !strings.Contains(err.Error(), "nothing is published at this address") {
 		t.Errorf("error %v", err)
 	}

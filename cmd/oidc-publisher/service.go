@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+
+	"oidc-publisher/federation/exchange"
+	"oidc-publisher/federation/explain"
+	"oidc-publisher/internal/cli"
+)
+
+const categoryService = "Service"
+
+// exchangeService is a service that exchanges tokens, as the commands exchange
+// and pull-secret show it.
+type exchangeService struct {
+	name, title string
+	flags       func() []cli.Flag
+	// target reads the flags.
+	target func(*cli.Context) (exchangeTarget, error)
+	// credentialConfig prints the configuration of the service's own client
+	// libraries, which read the token from a file; nil if they have none.
+	credentialConfig func(c *cli.Context, tokenFile string) ([]byte, error)
+
+	exchangeExamples, pullSecretExamples string
+}
+
+func exchangeServices() []exchangeService {
+	return []exchangeService{cloudsmithService(), gcpService()}
+}
+
+// exchangeTarget is where, and as whom, one run exchanges tokens.
+type exchangeTarget struct {
+	exchanger exchange.Exchanger
+	// tokenFile has the token if no flag names one.
+	tokenFile exchange.TokenFile
+	// owner and source are those of a pullsecret.Secret.
+	owner, source string
+	// registries are the defaults of --registry.
+	registries []string
+	// variables are the names that the service's own tools give to a token.
+	variables []string
+	// explain describes the target for the explanation of a refusal.
+	explain explain.Options
+}
+
+// exchange exchanges the token within ctx. A refusal is explained within command.
+func (t exchangeTarget) exchange(ctx, command context.Context, subject *exchange.SubjectSource) (exchange.Credential, error) {
+	token, err := subject.Token(ctx)
+	if err != nil {
+		return exchange.Credential{}, err
+	}
+	options := t.explain
+	options.Token = token
+	return explain.Exchange(ctx, command, t.exchanger, options)
+}
+
+// serviceCommands returns a subcommand for each service.
+func serviceCommands(command func(exchangeService) *cli.Command) (commands []*cli.Command) {
+	for _, service := range exchangeServices() {
+		commands = append(commands, command(service))
+	}
+	return commands
+}

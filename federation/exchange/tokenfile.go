@@ -1,0 +1,120 @@
+package exchange
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
+)
+
+// MaxTokenFile bounds a token file in bytes.
+const MaxTokenFile = 64 << 10
+
+// ReadToken reads a token from a file, or from stdin if the path is "-". Its
+// errors show nothing of what was read.
+func ReadToken(path string, stdin io.Reader) (discovery.Token, error) {
+	from := stdin
+	if path != "-" {
+		file, err := os.Open(path)
+		if err != nil {
+			return discovery.Token{}, err
+		}
+		defer file.Close()
+		from = file
+	}
+	raw, err := httpx.Read(from, MaxTokenFile)
+	switch {
+	case errors.Is(err, httpx.ErrTooLarge):
+		return discovery.Token{}, fmt.Errorf("%s: larger than %d bytes, so it is not a token", path, MaxTokenFile)
+	case err != nil:
+		return discovery.Token{}, fmt.Errorf("%s: %w", path, err)
+	case strings.TrimSpace(string(raw)) == "":
+		return discovery.Token{}, fmt.Errorf("%s: is empty", path)
+	}
+	return discovery.NewToken(string(raw)), nil
+}
+
+// TokenFile is where a credential configuration has its subject token.
+type TokenFile struct {
+	// Path is the file.
+	Path string
+	// Field is the member of the JSON object in the file that is the token, ""
+	// if the file is the token.
+	Field string
+}
+
+// Token reads the token in the content of the file. Its errors do not show it.
+func (f TokenFile) Token(content []byte) (discovery.Token, error) {
+	if f.Field == "" {
+		return discovery.NewToken(string(content)), nil
+	}
+	var members map[string]any
+	if json.Unmarshal(content, &members) != nil {
+		return discovery.Token{}, errors.New("is not the JSON object that the credential configuration says it is")
+	}
+	token, ok := members[f.Field].(string)
+	if !ok || token == "" {
+		return discovery.Token{}, fmt.Errorf("has no text member %q, which the credential configuration names", httpx.MaskForeign(f.Field))
+	}
+	return discovery.NewToken(token), nil
+}
+
+// SubjectSource gets the subject token at each use, because a projected token is
+// replaced while a program runs. It refuses tokens of the API server.
+type SubjectSource struct {
+	// Mint mints the token; nil reads File.
+	Mint func(context.Context) (discovery.Token, error)
+	// File holds the token. The path "-" is Stdin, which is read once.
+	File  TokenFile
+	Stdin io.Reader
+	// AllowAPIToken accepts a token of the API server, see RefuseAPIToken.
+	AllowAPIToken bool
+
+	once   sync.Once
+	piped  discovery.Token
+	failed error
+}
+
+// Token returns the token. The context bounds minting.
+func (s *SubjectSource) Token(ctx context.Context) (discovery.Token, error) {
+	switch {
+	case s.Mint != nil:
+		token, err := s.Mint(ctx)
+		if err != nil {
+			return discovery.Token{}, err
+		}
+		return token, s.refuse(token, "")
+	case s.File.Path == "-":
+		s.once.Do(func() { s.piped, s.failed = s.read() })
+		return s.piped, s.failed
+	default:
+		return s.read()
+	}
+}
+
+func (s *SubjectSource) read() (discovery.Token, error) {
+	content, err := ReadToken(s.File.Path, s.Stdin)
+	if err != nil {
+		return discovery.Token{}, fmt.Errorf("token file: %w", err)
+	}
+	token, err := s.File.Token([]byte(content.Reveal()))
+	if err != nil {
+		return discovery.Token{}, fmt.Errorf("token file %s: %w", s.File.Path, err)
+	}
+	return token, s.refuse(token, s.File.Path)
+}
+
+func (s *SubjectSource) refuse(token discovery.Token, file string) error {
+	err := RefuseAPIToken(token, file)
+	if err == nil || s.AllowAPIToken {
+		return nil
+	}
+	return fmt.Errorf("%w (--allow-api-token overrides this)", err)
+}
