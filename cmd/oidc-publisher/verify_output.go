@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -31,22 +32,43 @@ func renderVerify(w io.Writer, report verify.Report, format string, colour bool,
 	}
 }
 
+// verifyText lists the failures first, and counts the checks that need what
+// failed.
 func verifyText(report verify.Report, colour bool) string {
+	checks, blocked := sorted(report.Checks)
 	width := 0
-	for _, c := range report.Checks {
+	for _, c := range checks {
 		width = max(width, utf8.RuneCountInString(c.Title))
 	}
 	var out strings.Builder
 	fmt.Fprintf(&out, "issuer %s\n\n", cli.Printable(report.Issuer))
-	for _, c := range report.Checks {
+	for _, c := range checks {
 		line := fmt.Sprintf("%s  %-*s  %s", statusWord(c.Status, colour), width, c.Title, cli.Printable(c.Evidence))
 		fmt.Fprintln(&out, strings.TrimRight(line, " "))
 		if c.Status == verify.Warn || c.Status == verify.Fail || c.Status == verify.Error {
 			fmt.Fprintf(&out, "         cause: %s\n         cure:  %s\n", cli.Printable(c.Cause), cli.Printable(c.Cure))
 		}
 	}
+	if blocked > 0 {
+		fmt.Fprintf(&out, "%s  %d checks could not be made because of the above\n", statusWord(verify.Skip, colour), blocked)
+	}
 	fmt.Fprintf(&out, "\n%s  %s\n", statusWord(report.Verdict, colour), verdictSentence(report))
 	return out.String()
+}
+
+// sorted returns the checks by severity, and the number of those that it leaves
+// out because others failed.
+func sorted(all []verify.Check) (checks []verify.Check, blocked int) {
+	order := []verify.Status{verify.Fail, verify.Error, verify.Warn, verify.Pass, verify.Skip}
+	for _, c := range all {
+		if c.Blocked {
+			blocked++
+			continue
+		}
+		checks = append(checks, c)
+	}
+	slices.SortStableFunc(checks, func(a, b verify.Check) int { return slices.Index(order, a.Status) - slices.Index(order, b.Status) })
+	return checks, blocked
 }
 
 func statusWord(s verify.Status, colour bool) string {

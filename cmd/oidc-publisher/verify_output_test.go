@@ -34,7 +34,9 @@ func verifyReport() verify.Report {
 				Cause: "the body is a web page", Cure: "let the two documents through\nwithout login"},
 			{ID: "document-reachable", Title: "discovery document can be reached", Status: verify.Error, Evidence: "https://issuer.example.com/",
 				Cause: "no answer came in time", Cure: "check firewalls"},
-			{ID: "jwks-keys", Title: "keys are public, well-formed and unique", Status: verify.Skip, Evidence: "not fetched: an earlier check says why"},
+			{ID: "jwks-keys", Title: "keys are public, well-formed and unique", Status: verify.Skip, Blocked: true, Evidence: "not fetched: an earlier check says why"},
+			{ID: "jwks-algorithms", Title: "discovery document lists the keys' algorithms", Status: verify.Skip, Blocked: true, Evidence: "the key set could not be read"},
+			{ID: "document-tls", Title: "discovery document has a valid TLS certificate", Status: verify.Skip, Evidence: "plain http"},
 		},
 	}
 }

@@ -82,7 +82,7 @@ func (f fetched) reachable() finding {
 	u := f.unreachable()
 	switch {
 	case !f.asked:
-		return skip(notAsked)
+		return blocked(notAsked)
 	case u == nil:
 		return pass("%s", clip(f.plain.url))
 	case u.Failure.TLS():
@@ -99,12 +99,12 @@ func (f fetched) certificate() finding {
 	u := f.unreachable()
 	switch {
 	case !f.asked:
-		return skip(notAsked)
+		return blocked(notAsked)
 	case u != nil && u.Failure.TLS():
 		cause, cure := badTLS(u.Failure, u.Err)
 		return fail(sentCertificate(u.Err), cause, cure)
 	case u != nil:
-		return skip(unanswered)
+		return blocked(unanswered)
 	case f.plain.tls == nil || len(f.plain.tls.PeerCertificates) == 0:
 		return skip("plain http")
 	}
@@ -179,7 +179,7 @@ func (f fetched) status() finding {
 	case !f.answered():
 		return f.noAnswer()
 	case f.plain.redirect():
-		return skip("a redirect")
+		return blocked("a redirect")
 	case f.plain.status != http.StatusOK:
 		cause, cure := badStatus(f.plain.status, hostOf(f.plain.url))
 		return fail(fmt.Sprintf("%s answers %d", clip(f.plain.url), f.plain.status), cause, cure)
@@ -195,7 +195,7 @@ func (f fetched) size() finding {
 	case f.err != nil:
 		return fail(fmt.Sprintf("more than %d bytes", discovery.MaxSize), "the answer is not one of the two documents, which are a few kilobytes", "publish again, and look at what else answers at this address")
 	case !f.ok():
-		return skip(badAnswer)
+		return blocked(badAnswer)
 	default:
 		return pass("%d bytes", len(f.plain.body))
 	}
@@ -297,11 +297,11 @@ func (f fetched) cachedCopy() finding {
 func (f fetched) noAnswer() finding {
 	switch {
 	case !f.asked:
-		return skip(notAsked)
+		return blocked(notAsked)
 	case !f.answered():
-		return skip(unanswered)
+		return blocked(unanswered)
 	default:
-		return skip(badAnswer)
+		return blocked(badAnswer)
 	}
 }
 

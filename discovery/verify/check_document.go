@@ -32,7 +32,7 @@ func (v view) documentSyntax() finding {
 
 func (v view) documentIssuer() finding {
 	if !v.haveDocument() {
-		return skip(noDocument)
+		return blocked(noDocument)
 	}
 	got, want := string(v.parsed.Issuer()), string(v.issuer)
 	if got == want {
@@ -62,7 +62,7 @@ func differenceOf(got, want string) string {
 // section 3 requires of everyone and kube-apiserver writes.
 func (v view) documentMembers() finding {
 	if !v.haveDocument() {
-		return skip(noDocument)
+		return blocked(noDocument)
 	}
 	var members map[string]json.RawMessage
 	_ = json.Unmarshal(v.parsed.Bytes(), &members) // it was parsed before
@@ -82,7 +82,7 @@ func (v view) documentMembers() finding {
 
 func (v view) jwksURIPublic() finding {
 	if !v.haveDocument() {
-		return skip(noDocument)
+		return blocked(noDocument)
 	}
 	return v.jwksURI
 }
@@ -90,9 +90,9 @@ func (v view) jwksURIPublic() finding {
 func (v view) jwksURIOrigin() finding {
 	switch {
 	case !v.haveDocument():
-		return skip(noDocument)
+		return blocked(noDocument)
 	case v.jwksURI.status != Pass:
-		return skip("jwks_uri is not usable")
+		return blocked("jwks_uri is not usable")
 	}
 	from, to := originOf(string(v.issuer)), originOf(v.parsed.JWKSURI())
 	if from == to {

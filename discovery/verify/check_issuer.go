@@ -37,7 +37,7 @@ func (v view) issuerURL() finding {
 
 func (v view) issuerHost() finding {
 	if v.issuerErr != nil {
-		return skip(noIssuer)
+		return blocked(noIssuer)
 	}
 	host := hostOf(v.opts.Issuer)
 	switch reach := reachOf(host); reach {

@@ -49,7 +49,7 @@ func (v view) keysListed() finding {
 	listed := supported(v.parsed)
 	switch {
 	case !v.haveKeys():
-		return skip(noKeys)
+		return blocked(noKeys)
 	case len(listed) == 0:
 		return skip("the document has no list of algorithms")
 	}
@@ -101,7 +101,7 @@ func (v view) clockSkew() finding {
 	ahead, known := v.skew()
 	switch {
 	case !v.document.answered():
-		return skip(unanswered)
+		return blocked(unanswered)
 	case !known:
 		return skip("the server sends no Date")
 	case ahead.Abs() > skewLimit:

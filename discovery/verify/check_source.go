@@ -26,7 +26,7 @@ func (v view) sourceIssuer() finding {
 
 func (v view) sourceKeys() finding {
 	if !v.haveKeys() {
-		return skip(noKeys)
+		return blocked(noKeys)
 	}
 	missing, different, extra := compare(v.opts.Source.Keys, v.set)
 	switch {
@@ -72,7 +72,7 @@ func (v view) sourceSigningKey() finding {
 	case canary == nil:
 		return skip("no token could be minted to see it")
 	case !v.haveKeys():
-		return skip(noKeys)
+		return blocked(noKeys)
 	}
 	if _, ok := v.set.Lookup(canary.KeyID); !ok {
 		return fail(fmt.Sprintf("signs with %q, public are %s", clip(canary.KeyID), quoted(v.set.IDs())),

@@ -39,7 +39,7 @@ func (v view) tokenFormat() finding {
 
 func (v view) tokenAlgorithm() finding {
 	if v.claimsErr != nil {
-		return skip(noToken)
+		return blocked(noToken)
 	}
 	if !slices.Contains(algorithms(), v.claims.Algorithm) {
 		return fail(fmt.Sprintf("alg %q", clip(v.claims.Algorithm)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
@@ -51,7 +51,7 @@ func (v view) tokenAlgorithm() finding {
 func (v view) tokenKeyID() finding {
 	switch {
 	case v.claimsErr != nil:
-		return skip(noToken)
+		return blocked(noToken)
 	case v.claims.KeyID == "":
 		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not a legacy secret or a home-made one")
 	default:
@@ -62,11 +62,11 @@ func (v view) tokenKeyID() finding {
 func (v view) tokenKey() finding {
 	switch {
 	case v.claimsErr != nil:
-		return skip(noToken)
+		return blocked(noToken)
 	case v.claims.KeyID == "":
 		return skip("the token names no key")
 	case !v.haveKeys():
-		return skip(noKeys)
+		return blocked(noKeys)
 	}
 	key, ok := v.set.Lookup(v.claims.KeyID)
 	switch {
@@ -117,7 +117,7 @@ func (v view) signingKey() (key discovery.Key, skipped string) {
 func (v view) tokenIssuer() finding {
 	switch {
 	case v.claimsErr != nil:
-		return skip(noToken)
+		return blocked(noToken)
 	case v.claims.Issuer == v.opts.Issuer:
 		return pass("iss %q, sub %q", clip(v.claims.Issuer), clip(v.claims.Subject))
 	}
@@ -129,7 +129,7 @@ func (v view) tokenAudience() finding {
 	evidence := "aud " + quoted(v.claims.Audience)
 	switch {
 	case v.claimsErr != nil:
-		return skip(noToken)
+		return blocked(noToken)
 	case len(v.claims.Audience) == 0:
 		return fail("no aud", "relying parties refuse a token that is for nobody", "mint it with the relying party's audience (kubectl create token --audience)")
 	case v.opts.Audience == "":
@@ -145,7 +145,7 @@ func (v view) tokenAudience() finding {
 func (v view) tokenExpiry() finding {
 	switch {
 	case v.claimsErr != nil:
-		return skip(noToken)
+		return blocked(noToken)
 	case v.claims.Expiry.IsZero():
 		return fail("no exp", "a token without an end is refused", "use a token of TokenRequest (kubectl create token)")
 	}
@@ -157,7 +157,7 @@ func (v view) tokenExpiry() finding {
 func (v view) tokenNotBefore() finding {
 	switch {
 	case v.claimsErr != nil:
-		return skip(noToken)
+		return blocked(noToken)
 	case v.claims.NotBefore.IsZero():
 		return pass("no nbf")
 	}
@@ -170,7 +170,7 @@ func (v view) tokenNotBefore() finding {
 func (v view) tokenIssuedAt() finding {
 	switch {
 	case v.claimsErr != nil:
-		return skip(noToken)
+		return blocked(noToken)
 	case v.claims.IssuedAt.IsZero():
 		return warn("no iat", "OpenID Connect requires it, and Google looks at it", "use a token of TokenRequest (kubectl create token)")
 	}

@@ -138,7 +138,7 @@ func profiles() []profile {
 func keysAtMost(most map[string]int) func(view) finding {
 	return func(v view) finding {
 		if !v.haveKeys() {
-			return skip(noKeys)
+			return blocked(noKeys)
 		}
 		count := map[string]int{}
 		for _, k := range v.set.Keys() {
@@ -160,7 +160,7 @@ func keysInAllAtMost(most int) func(view) finding {
 	return func(v view) finding {
 		switch {
 		case !v.haveKeys():
-			return skip(noKeys)
+			return blocked(noKeys)
 		case v.set.Len() > most:
 			return fail(fmt.Sprintf("%d keys", v.set.Len()), fmt.Sprintf("it stores only the first %d", most), dropKeys)
 		default:
@@ -195,7 +195,7 @@ func useIsSignature(v view) finding {
 func eachKey(good func(discovery.Key) bool, cause, cure string) func(view) finding {
 	return func(v view) finding {
 		if !v.haveKeys() {
-			return skip(noKeys)
+			return blocked(noKeys)
 		}
 		var bad []string
 		for _, k := range v.set.Keys() {
@@ -220,7 +220,7 @@ func onlyAlgorithms(allowed ...string) func(view) finding {
 			return fail(fmt.Sprintf("token with alg %q", clip(v.claims.Algorithm)), "it takes only "+names, cure)
 		}
 		if !v.haveKeys() {
-			return skip(noKeys)
+			return blocked(noKeys)
 		}
 		bad := without(v.set.Keys(), allowed)
 		switch len(bad) {
@@ -240,7 +240,7 @@ func withoutPort(v view) finding {
 	u, err := url.Parse(v.opts.Issuer)
 	switch {
 	case err != nil || v.issuerErr != nil:
-		return skip(noIssuer)
+		return blocked(noIssuer)
 	case u.Port() != "":
 		return fail(fmt.Sprintf("%q", clip(v.opts.Issuer)), "it takes no port in the issuer", "serve the documents on port 443 and take the port out of the issuer")
 	default:
@@ -356,7 +356,7 @@ func lifetimeBelow(most time.Duration) func(view) finding {
 func answersWithin(most time.Duration) func(view) finding {
 	return func(v view) finding {
 		if !v.document.ok() || !v.keys.ok() {
-			return skip(badAnswer)
+			return blocked(badAnswer)
 		}
 		took := max(v.document.plain.took, v.document.fresh.took, v.keys.plain.took, v.keys.fresh.took).Round(time.Millisecond)
 		if took > most {

@@ -32,6 +32,9 @@ type Check struct {
 	Status Status
 	// Evidence is what was seen. It never holds a token or a remote body.
 	Evidence string
+	// Blocked is set with Skip where the check needs what an earlier one could
+	// not get.
+	Blocked bool
 	// Cause and Cure are set with Warn, Fail and Error: what is wrong, and
 	// what to do about it.
 	Cause, Cure string
@@ -70,10 +73,11 @@ func newReport(issuer string, checks []Check) Report {
 type finding struct {
 	status                Status
 	evidence, cause, cure string
+	blocked               bool
 }
 
 func (f finding) check(id, title string) Check {
-	return Check{ID: id, Title: title, Status: f.status, Evidence: f.evidence, Cause: f.cause, Cure: f.cure}
+	return Check{ID: id, Title: title, Status: f.status, Evidence: f.evidence, Blocked: f.blocked, Cause: f.cause, Cure: f.cure}
 }
 
 func pass(format string, args ...any) finding {
@@ -82,11 +86,22 @@ func pass(format string, args ...any) finding {
 
 func skip(reason string) finding { return finding{status: Skip, evidence: reason} }
 
-func warn(evidence, cause, cure string) finding { return finding{Warn, evidence, cause, cure} }
+// blocked skips a check that needs what an earlier one could not get.
+func blocked(reason string) finding {
+	return finding{status: Skip, evidence: reason, blocked: true}
+}
 
-func fail(evidence, cause, cure string) finding { return finding{Fail, evidence, cause, cure} }
+func warn(evidence, cause, cure string) finding {
+	return finding{status: Warn, evidence: evidence, cause: cause, cure: cure}
+}
 
-func unchecked(evidence, cause, cure string) finding { return finding{Error, evidence, cause, cure} }
+func fail(evidence, cause, cure string) finding {
+	return finding{status: Fail, evidence: evidence, cause: cause, cure: cure}
+}
+
+func unchecked(evidence, cause, cure string) finding {
+	return finding{status: Error, evidence: evidence, cause: cause, cure: cure}
+}
 
 // softened turns a failure into a warning.
 func (f finding) softened() finding {
