@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"sync"
 
-	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 
@@ -74,7 +73,7 @@ func (m *Memory) store(object publish.Object) {
 }
 
 type memoryHandle struct {
-	gate  gate.Gate
+	gate  publish.Gate
 	store *Memory
 }
 

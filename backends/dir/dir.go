@@ -33,7 +33,7 @@ import (
 	"slices"
 	"strings"
 
-	"oidc-publisher/internal/gate"
+	"oidc-publisher/backends/internal/answer"
 	"oidc-publisher/publish"
 )
 
@@ -55,7 +55,7 @@ const (
 // and their version is the SHA-256 of the body.
 type Backend struct {
 	path     string
-	gate     gate.Gate
+	gate     publish.Gate
 	openLock func(*os.Root) (*os.File, error)
 }
 
@@ -173,7 +173,7 @@ func read(root *os.Root, name string) (publish.Object, error) {
 		return publish.Object{}, err
 	}
 	defer file.Close()
-	body, err := gate.ReadAll(file)
+	body, err := answer.Body(file)
 	if err != nil {
 		return publish.Object{}, err
 	}

@@ -14,7 +14,7 @@ import (
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/googleapi"
 
-	"oidc-publisher/internal/gate"
+	"oidc-publisher/backends/internal/answer"
 	"oidc-publisher/publish"
 )
 
@@ -35,8 +35,8 @@ func (e *credentialsError) Error() string { return e.err.Error() }
 func (e *credentialsError) Unwrap() error { return e.err }
 
 // explain turns the SDK's error into one that names the target and the cure.
-// The SDK's own text stays out of it wherever a server had a hand in it, and
-// its error is not wrapped: a missing credentials file must not pass for an
+// Text that a server may have written is left out, and the SDK's error is not
+// wrapped: a missing credentials file must not pass for an
 // absent object.
 func (b *Backend) explain(ctx context.Context, name string, err error) error {
 	target := "gs://" + path.Join(b.config.Bucket, b.key(name))
@@ -48,7 +48,7 @@ func (b *Backend) explain(ctx context.Context, name string, err error) error {
 			return fmt.Errorf("%s: %w", target, err)
 		}
 	}
-	ended := gate.Ended(ctx, err)
+	ended := answer.Ended(ctx, err)
 	if text := b.describe(err, ended); text != "" {
 		target += ": " + text
 	}
@@ -87,26 +87,26 @@ func (b *Backend) describeStatus(err error) string {
 	case code == 0:
 		return ""
 	case code == http.StatusUnauthorized:
-		return "the Google credentials were refused: renew them with `gcloud auth application-default login`, or look at the workload identity"
+		return "the Google credentials were refused: renew them with `gcloud auth application-default login`, or check the workload identity"
 	case code == http.StatusForbidden:
 		return fmt.Sprintf("access denied%s: grant roles/storage.objectUser on bucket %s (an overwrite takes storage.objects.create, get and delete)",
 			reason(err), b.config.Bucket)
 	case code == http.StatusNotFound:
-		return fmt.Sprintf("bucket %s does not exist: create it first, or mend the target", b.config.Bucket)
+		return fmt.Sprintf("bucket %s does not exist: create it first, or correct the target", b.config.Bucket)
 	case code == http.StatusTooManyRequests:
 		return "Cloud Storage asks to slow down (HTTP status 429; it takes one write per second to an object): try again later"
 	case code >= 500:
-		return fmt.Sprintf("Cloud Storage is not well (HTTP status %d): try again later", code)
+		return fmt.Sprintf("Cloud Storage failed (HTTP status %d): try again later", code)
 	default:
 		return fmt.Sprintf("Cloud Storage refused the request with HTTP status %d%s", code, reason(err))
 	}
 }
 
-// status is the HTTP status of an answer that was an error, or 0.
+// status returns the HTTP status of an answer that is an error, or 0.
 func status(err error) int {
-	var answer *googleapi.Error
-	if errors.As(err, &answer) {
-		return answer.Code
+	var failure *googleapi.Error
+	if errors.As(err, &failure) {
+		return failure.Code
 	}
 	if errors.Is(err, storage.ErrObjectNotExist) || errors.Is(err, storage.ErrBucketNotExist) {
 		return http.StatusNotFound
@@ -114,11 +114,11 @@ func status(err error) int {
 	return 0
 }
 
-// reason is Google's word for the error, such as accountDisabled.
+// reason returns Google's name of the error, such as accountDisabled.
 func reason(err error) string {
-	var answer *googleapi.Error
-	if errors.As(err, &answer) && len(answer.Errors) > 0 && gate.IsWord(answer.Errors[0].Reason) {
-		return " (" + answer.Errors[0].Reason + ")"
+	var failure *googleapi.Error
+	if errors.As(err, &failure) && len(failure.Errors) > 0 && answer.IsCode(failure.Errors[0].Reason) {
+		return " (" + failure.Errors[0].Reason + ")"
 	}
 	return ""
 }
@@ -126,9 +126,9 @@ func reason(err error) string {
 const credentialsCure = "no usable Google credentials: run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or use workload identity"
 
 func describeCredentials(err error) string {
-	var answer *auth.Error
-	if errors.As(err, &answer) && answer.Response != nil {
-		return fmt.Sprintf("%s: the token service answered HTTP status %d", credentialsCure, answer.Response.StatusCode)
+	var failure *auth.Error
+	if errors.As(err, &failure) && failure.Response != nil {
+		return fmt.Sprintf("%s: the token service answered HTTP status %d", credentialsCure, failure.Response.StatusCode)
 	}
 	if cause := local(err); cause != "" {
 		return credentialsCure + ": " + cause
@@ -151,7 +151,7 @@ func local(err error) string {
 	case errors.As(err, &network):
 		return network.Error()
 	case errors.As(err, &request):
-		return gate.Unanswered(request.Err)
+		return answer.Missing(request.Err)
 	}
 	return ""
 }

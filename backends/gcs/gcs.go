@@ -31,7 +31,7 @@ import (
 	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
 
-	"oidc-publisher/internal/gate"
+	"oidc-publisher/backends/internal/answer"
 	"oidc-publisher/publish"
 )
 
@@ -40,7 +40,7 @@ type Backend struct {
 	config Config
 	client *storage.Client
 	bucket *storage.BucketHandle
-	gate   gate.Gate
+	gate   publish.Gate
 }
 
 var _ publish.Backend = (*Backend)(nil)
@@ -94,7 +94,7 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 		return publish.Object{}, err
 	}
 	defer reader.Close() //nolint:errcheck // what was read is read
-	body, err := gate.ReadAll(reader)
+	body, err := answer.Body(reader)
 	if err != nil {
 		return publish.Object{}, err
 	}

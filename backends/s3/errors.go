@@ -14,7 +14,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"oidc-publisher/internal/gate"
+	"oidc-publisher/backends/internal/answer"
 	"oidc-publisher/publish"
 )
 
@@ -41,12 +41,12 @@ type access string
 
 const (
 	readAccess  access = "allow s3:GetObject on %[1]s and s3:ListBucket on %[2]s (without s3:ListBucket an absent object is denied too)"
-	writeAccess access = "allow s3:PutObject and s3:GetObject on %[1]s, and look for a bucket policy that denies"
+	writeAccess access = "allow s3:PutObject and s3:GetObject on %[1]s, and check for a bucket policy that denies"
 )
 
 // explain turns the SDK's error into one that names the target and the cure.
-// The SDK's own text stays out of it wherever a server had a hand in it, and
-// its error is not wrapped: a missing token file must not pass for an absent
+// Text that a server may have written is left out, and the SDK's error is not
+// wrapped: a missing token file must not pass for an absent
 // object.
 func (b *Backend) explain(ctx context.Context, name string, kind access, err error) error {
 	target := "s3://" + path.Join(b.config.Bucket, *b.key(name))
@@ -57,7 +57,7 @@ func (b *Backend) explain(ctx context.Context, name string, kind access, err err
 			return fmt.Errorf("%s: %w", target, err)
 		}
 	}
-	ended := gate.Ended(ctx, err)
+	ended := answer.Ended(ctx, err)
 	if text := b.describe(kind, err, ended); text != "" {
 		target += ": " + text
 	}
@@ -67,8 +67,8 @@ func (b *Backend) explain(ctx context.Context, name string, kind access, err err
 	return errors.New(target)
 }
 
-// isOurs reports whether the error was made here, rather than by the SDK from
-// the like of a missing file.
+// isOurs reports whether the error is this package's own, and not one of the SDK
+// that wraps the same sentinel, such as that of a missing file.
 func isOurs(err, ours error) bool {
 	var operation *smithy.OperationError
 	return errors.Is(err, ours) && !errors.As(err, &operation)
@@ -97,7 +97,8 @@ func (b *Backend) describe(kind access, err, ended error) string {
 	return local("the store", err)
 }
 
-// publicAccessBlocked reads the one refusal that has no code of its own.
+// publicAccessBlocked recognizes the one refusal that is known by its message
+// alone.
 func publicAccessBlocked(err error) bool {
 	var failure smithy.APIError
 	return errors.As(err, &failure) && strings.Contains(failure.ErrorMessage(), "BlockPublic")
@@ -107,23 +108,23 @@ func (b *Backend) describeCode(kind access, code string) string {
 	arn := "arn:aws:s3:::" + b.config.Bucket
 	switch code {
 	case "NoSuchBucket":
-		return fmt.Sprintf("bucket %s does not exist at %s: create it first, or mend the target", b.config.Bucket, b.place())
+		return fmt.Sprintf("bucket %s does not exist at %s: create it first, or correct the target", b.config.Bucket, b.place())
 	case "AccessDenied", "Forbidden", "AllAccessDisabled":
 		return "access denied: " + fmt.Sprintf(string(kind), arn+path.Join("/", b.config.Prefix, "*"), arn)
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired":
-		return "the AWS credentials were refused (" + code + "): renew them, and see that they are for " + b.place()
+		return "the AWS credentials were refused (" + code + "): renew them, and check that they are for " + b.place()
 	case "RequestTimeTooSkewed":
 		return "the clock of this machine is wrong: set it"
 	case "PermanentRedirect", "MovedPermanently", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
-		return fmt.Sprintf("the bucket is not in region %s: say which with ?region=REGION", b.config.Region)
+		return fmt.Sprintf("the bucket is not in region %s: give its own with ?region=REGION", b.config.Region)
 	case "AccessControlListNotSupported":
-		return "the bucket takes no ACL and none was sent: look for a proxy or a policy that adds one"
+		return "the bucket takes no ACL and none was sent: check for a proxy or a policy that adds one"
 	case "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException":
 		return "the store asks to slow down (" + code + "): try again later"
 	case "NotImplemented":
 		return "the store can't do a conditional write: use another store"
 	case "QuotaExceeded", "XMinioStorageFull":
-		return "the store has no room (" + code + ")"
+		return "the store is full (" + code + ")"
 	}
 	return ""
 }
@@ -136,8 +137,8 @@ func (b *Backend) place() string {
 	return "Amazon S3 in " + b.config.Region
 }
 
-// code returns S3's name for the error. An answer without one, such as that to
-// a HEAD or of a proxy, is known by its status alone.
+// code returns S3's name of the error. An answer without one, such as that of a
+// proxy, is known by its status alone.
 func code(err error) string {
 	var response *smithyhttp.ResponseError
 	var failure smithy.APIError
@@ -145,7 +146,7 @@ func code(err error) string {
 	if errors.As(err, &response) {
 		status = response.HTTPStatusCode()
 	}
-	if errors.As(err, &failure) && gate.IsWord(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
+	if errors.As(err, &failure) && answer.IsCode(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
 		return failure.ErrorCode()
 	}
 	switch status {
@@ -169,7 +170,7 @@ func actualRegion(err error) string {
 	if !errors.As(err, &response) || response.Response == nil {
 		return ""
 	}
-	if region := response.Response.Header.Get("X-Amz-Bucket-Region"); gate.IsWord(region) {
+	if region := response.Response.Header.Get("X-Amz-Bucket-Region"); answer.IsCode(region) {
 		return region
 	}
 	return ""
@@ -179,11 +180,11 @@ func actualRegion(err error) string {
 func local(who string, err error) string {
 	var response *smithyhttp.ResponseError
 	if errors.As(err, &response) && response.Response != nil && response.HTTPStatusCode() != 0 {
-		return fmt.Sprintf("%s answered HTTP status %d %s: is the endpoint right, and is it well?", who, response.HTTPStatusCode(), code(err))
+		return fmt.Sprintf("%s answered HTTP status %d %s: check the endpoint", who, response.HTTPStatusCode(), code(err))
 	}
 	var request *url.Error
 	if errors.As(err, &request) {
-		return fmt.Sprintf("no answer from %s: %s", who, gate.Unanswered(request.Err))
+		return fmt.Sprintf("no answer from %s: %s", who, answer.Missing(request.Err))
 	}
 	var failure smithy.APIError
 	if errors.As(err, &failure) {

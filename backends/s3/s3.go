@@ -26,7 +26,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/logging"
 
-	"oidc-publisher/internal/gate"
+	"oidc-publisher/backends/internal/answer"
 	"oidc-publisher/publish"
 )
 
@@ -40,7 +40,7 @@ type api interface {
 type Backend struct {
 	config Config
 	api    api
-	gate   gate.Gate
+	gate   publish.Gate
 }
 
 var _ publish.Backend = (*Backend)(nil)
@@ -100,7 +100,7 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 		return publish.Object{}, err
 	}
 	defer out.Body.Close()
-	body, err := gate.ReadAll(out.Body)
+	body, err := answer.Body(out.Body)
 	if err != nil {
 		return publish.Object{}, err
 	}

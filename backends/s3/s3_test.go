@@ -205,7 +205,7 @@ func TestErrors(t *testing.T) {
 		{status: 403, code: "RequestTimeTooSkewed", get: "clock", put: "clock"},
 		{status: 404, code: "NoSuchBucket", get: "bucket bucket does not exist", put: "create it first"},
 		{status: 301, code: "PermanentRedirect", header: "eu-west-1", get: "in region eu-west-1, not us-east-1: use ?region=eu-west-1", put: "?region=eu-west-1"},
-		{status: 301, code: "PermanentRedirect", get: "not in region us-east-1: say which", put: "?region=REGION"},
+		{status: 301, code: "PermanentRedirect", get: "not in region us-east-1: give its own", put: "?region=REGION"},
 		{status: 400, code: "AuthorizationHeaderMalformed", header: "eu-west-1", get: "?region=eu-west-1", put: "?region=eu-west-1"},
 		{status: 400, code: "AccessControlListNotSupported", get: "no ACL", put: "no ACL"},
 		{status: 501, code: "NotImplemented", get: "use another store", put: "can't do a conditional write"},

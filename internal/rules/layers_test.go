@@ -47,16 +47,15 @@ var rooms = []room{
 	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/service/..."}, light: clientset},
 
 	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
-	{name: "backends/...", may: []string{"backends/internal/...", "internal/gate", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "backends/gcs", may: []string{"backends/internal/...", "internal/gate", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"github.com/aws/"})},
-	{name: "backends/s3", may: []string{"backends/internal/...", "internal/gate", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
+	{name: "backends/...", may: []string{"backends/internal/...", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
+	{name: "backends/gcs", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"github.com/aws/"})},
+	{name: "backends/s3", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
 
 	// Prometheus brings google.golang.org/protobuf along.
-	{name: "internal/serve", may: []string{"internal/gate", "publish", "discovery", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/serve", may: []string{"publish", "discovery", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/acme", may: []string{"internal/serve", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/tunnel", light: slices.Concat(clouds, cluster, cli)},
 	{name: "internal/cli", may: []string{"internal/httpx"}, light: slices.Concat(clouds, cluster)},
-	{name: "internal/gate", may: []string{"publish", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx", "internal/service/retry"}, light: slices.Concat(clouds, cluster, cli)},
 

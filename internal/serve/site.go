@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 
 	"oidc-publisher/discovery"
-	"oidc-publisher/internal/gate"
 	"oidc-publisher/publish"
 )
 
@@ -125,7 +124,7 @@ func newGeneration(document, keys publish.Object, before *generation) (*generati
 
 // handle is the store as a publisher sees it.
 type handle struct {
-	gate gate.Gate
+	gate publish.Gate
 	site *Site
 }
 
