@@ -7,14 +7,15 @@ import (
 	"oidc-publisher/internal/cli"
 )
 
-func exchangeCommand() *cli.Command {
+func exchangeCommand(services []exchangeService) *cli.Command {
+	commands, names := serviceCommands(services, exchangeWith)
 	return &cli.Command{
 		Name:        "exchange",
 		Usage:       "exchange a service account token for a service's access token",
-		ArgsUsage:   "cloudsmith|gcp",
+		ArgsUsage:   names,
 		Description: exchangeDescription,
 		Action:      cli.NoSubcommand,
-		Subcommands: serviceCommands(exchangeWith),
+		Subcommands: commands,
 	}
 }
 
@@ -37,7 +38,7 @@ Examples:`
 
 func exchangeWith(service exchangeService) *cli.Command {
 	flags := slices.Concat(service.flags(), subjectFlags(), clusterFlags(), []cli.Flag{cli.Output("text", "json", "docker-config", "env"), cli.Timeout()},
-		cli.InCategory(cli.CategoryOutput, cli.List("registry", "`HOST` in a docker-config; repeatable (default for Cloudsmith: docker.cloudsmith.io)")))
+		cli.InCategory(cli.CategoryOutput, service.registryFlag("`HOST` in a docker-config; repeatable")))
 	if service.credentialConfig != nil {
 		flags = append(flags, cli.InCategory(cli.CategoryOutput,
 			cli.Bool("print-credential-config", "print the external_account file for the service's client libraries instead"))...)
@@ -69,7 +70,7 @@ func exchangeAction(c *cli.Context, service exchangeService) error {
 	if err := cli.CheckTimeout(c); err != nil {
 		return err
 	}
-	print, err := credentialPrinter(c, service, target)
+	print, err := credentialPrinter(c, service)
 	if err != nil {
 		return err
 	}

@@ -13,12 +13,12 @@ import (
 )
 
 // credentialPrinter returns what prints the credential in the format of --output.
-func credentialPrinter(c *cli.Context, service exchangeService, target exchangeTarget) (func(io.Writer, exchange.Credential) error, error) {
+func credentialPrinter(c *cli.Context, service exchangeService) (func(io.Writer, exchange.Credential) error, error) {
 	format, err := cli.OutputFormat(c, "text", "json", "docker-config", "env")
 	if err != nil {
 		return nil, err
 	}
-	registries, err := registryHosts(c, target.registries)
+	registries, err := registryHosts(c, service.registries)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func credentialPrinter(c *cli.Context, service exchangeService, target exchangeT
 		}, nil
 	case "env":
 		return func(w io.Writer, credential exchange.Credential) error {
-			return printEnv(w, credential, target.variables)
+			return printEnv(w, credential, service.variables)
 		}, nil
 	default:
 		return func(w io.Writer, credential exchange.Credential) error {

@@ -29,9 +29,10 @@ func realMain() int {
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
+	services := []exchangeService{cloudsmithService(), gcpService()}
 	return cli.New(stdin, stdout, stderr,
 		publishCommand(), watchCommand(), serveCommand(), verifyCommand(),
-		exchangeCommand(), pullSecretCommand(), credentialProviderCommand())
+		exchangeCommand(services), pullSecretCommand(services), credentialProviderCommand())
 }
 
 // isRefusal reports whether a rule or a service said no, which is exit code 3.

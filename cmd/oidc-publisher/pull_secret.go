@@ -18,14 +18,15 @@ import (
 	"oidc-publisher/internal/service"
 )
 
-func pullSecretCommand() *cli.Command {
+func pullSecretCommand(services []exchangeService) *cli.Command {
+	commands, names := serviceCommands(services, pullSecretWith)
 	return &cli.Command{
 		Name:        "pull-secret",
 		Usage:       "keep a registry credential in image pull secrets of many namespaces",
-		ArgsUsage:   "cloudsmith|gcp",
+		ArgsUsage:   names,
 		Description: pullSecretDescription,
 		Action:      cli.NoSubcommand,
-		Subcommands: serviceCommands(pullSecretWith),
+		Subcommands: commands,
 	}
 }
 
@@ -48,16 +49,16 @@ func pullSecretWith(service exchangeService) *cli.Command {
 		Name:        service.name,
 		Usage:       "keep a credential of " + service.title,
 		Description: pullSecretDescription + "\n\nExamples:" + service.pullSecretExamples,
-		Flags:       slices.Concat(service.flags(), subjectFlags(), clusterFlags(), pullSecretFlags()),
+		Flags:       slices.Concat(service.flags(), subjectFlags(), clusterFlags(), pullSecretFlags(service)),
 		Action:      func(c *cli.Context) error { return pullSecretAction(c, service) },
 	}
 }
 
-func pullSecretFlags() []cli.Flag {
+func pullSecretFlags(service exchangeService) []cli.Flag {
 	return slices.Concat(
 		cli.InCategory("Secret",
 			cli.String("secret-name", "", "`NAME` of the secret"),
-			cli.List("registry", "`HOST` of the images, or HOST/PATH; repeatable (default for Cloudsmith: docker.cloudsmith.io)"),
+			service.registryFlag("`HOST` of the images, or HOST/PATH; repeatable"),
 			cli.String("owner", "", "write only secrets of this `OWNER` (default: service and account)"),
 			cli.Bool("take-over", "overwrite secrets of other owners, recreate those of other types"),
 			cli.List("attach", "add the secret to the imagePullSecrets of `SERVICEACCOUNT`; repeatable"),
@@ -104,7 +105,7 @@ func pullSecretAction(c *cli.Context, service exchangeService) error {
 	if err != nil {
 		return err
 	}
-	options, err := readPullSecretFlags(c, target)
+	options, err := readPullSecretFlags(c, service, target)
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func pullSecretAction(c *cli.Context, service exchangeService) error {
 }
 
 // readPullSecretFlags reads pullSecretFlags.
-func readPullSecretFlags(c *cli.Context, target exchangeTarget) (pullSecretOptions, error) {
+func readPullSecretFlags(c *cli.Context, service exchangeService, target exchangeTarget) (pullSecretOptions, error) {
 	options := pullSecretOptions{
 		job: pullsecret.Job{
 			Secret:       pullsecret.Secret{Name: c.String("secret-name"), Owner: target.owner, Source: target.owner + " " + target.source},
@@ -165,7 +166,7 @@ func readPullSecretFlags(c *cli.Context, target exchangeTarget) (pullSecretOptio
 	}
 	registries := cli.CommaValues(c, "registry")
 	if len(registries) == 0 {
-		registries = target.registries
+		registries = service.registries
 	}
 	if len(registries) == 0 {
 		return options, cli.Usagef("--registry is missing: the host of the images, such as europe-docker.pkg.dev")

@@ -117,7 +117,7 @@ func pullReportJSON(job *pullsecret.Job, report pullsecret.Report, failed error)
 		out.Error = httpx.MaskTokens(failed.Error())
 	}
 	for _, r := range report.Results {
-		one := pullNamespaceJSON{Namespace: r.Namespace, Outcome: string(r.Outcome), Expiry: shownExpiry(r), Accounts: orEmpty(r.Accounts)}
+		one := pullNamespaceJSON{Namespace: r.Namespace, Outcome: string(r.Outcome), Expiry: shownExpiry(r), Accounts: append([]string{}, r.Accounts...)}
 		if r.Err != nil {
 			one.Error = httpx.MaskTokens(r.Err.Error())
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/explain"
@@ -17,15 +18,15 @@ type exchangeService struct {
 	flags       func() []cli.Flag
 	// target reads the flags.
 	target func(*cli.Context) (exchangeTarget, error)
+	// registries are the defaults of --registry.
+	registries []string
+	// variables are the names that the service's own tools give to a token.
+	variables []string
 	// credentialConfig prints the configuration of the service's own client
 	// libraries, which read the token from a file; nil if they have none.
 	credentialConfig func(c *cli.Context, tokenFile string) ([]byte, error)
 
 	exchangeExamples, pullSecretExamples string
-}
-
-func exchangeServices() []exchangeService {
-	return []exchangeService{cloudsmithService(), gcpService()}
 }
 
 // exchangeTarget is where, and as whom, one run exchanges tokens.
@@ -35,10 +36,6 @@ type exchangeTarget struct {
 	tokenFile exchange.TokenFile
 	// owner and source are those of a pullsecret.Secret.
 	owner, source string
-	// registries are the defaults of --registry.
-	registries []string
-	// variables are the names that the service's own tools give to a token.
-	variables []string
 	// explain describes the target for the explanation of a refusal.
 	explain explain.Options
 }
@@ -54,10 +51,19 @@ func (t exchangeTarget) exchange(ctx, command context.Context, subject *exchange
 	return explain.Exchange(ctx, command, t.exchanger, options)
 }
 
-// serviceCommands returns a subcommand for each service.
-func serviceCommands(command func(exchangeService) *cli.Command) (commands []*cli.Command) {
-	for _, service := range exchangeServices() {
-		commands = append(commands, command(service))
+// registryFlag is --registry with the service's default.
+func (s exchangeService) registryFlag(usage string) cli.Flag {
+	if len(s.registries) > 0 {
+		usage += " (default: " + strings.Join(s.registries, ", ") + ")"
 	}
-	return commands
+	return cli.List("registry", usage)
+}
+
+// serviceCommands returns a subcommand for each service, and their names.
+func serviceCommands(services []exchangeService, command func(exchangeService) *cli.Command) (commands []*cli.Command, names string) {
+	for _, service := range services {
+		commands = append(commands, command(service))
+		names += "|" + service.name
+	}
+	return commands, strings.TrimPrefix(names, "|")
 }

@@ -10,6 +10,8 @@ import (
 func cloudsmithService() exchangeService {
 	return exchangeService{
 		name: "cloudsmith", title: "Cloudsmith", flags: cloudsmithFlags, target: cloudsmithTarget,
+		registries: []string{"docker.cloudsmith.io"},
+		variables:  []string{"CLOUDSMITH_API_KEY"},
 		exchangeExamples: `
   # in a pod with a projected token
   oidc-publisher exchange cloudsmith --org acme --service-slug puller
@@ -51,11 +53,9 @@ func cloudsmithTarget(c *cli.Context) (exchangeTarget, error) {
 		return exchangeTarget{}, cli.Usagef("%v", err)
 	}
 	return exchangeTarget{
-		exchanger:  exchanger,
-		owner:      "cloudsmith/" + config.Org + "/" + config.Service,
-		source:     config.URL,
-		registries: []string{"docker.cloudsmith.io"},
-		variables:  []string{"CLOUDSMITH_API_KEY"},
-		explain:    explain.Options{Service: verify.Cloudsmith, Org: config.Org, ServiceSlug: config.Service},
+		exchanger: exchanger,
+		owner:     "cloudsmith/" + config.Org + "/" + config.Service,
+		source:    config.URL,
+		explain:   explain.Options{Service: verify.Cloudsmith, Org: config.Org, ServiceSlug: config.Service},
 	}, nil
 }

@@ -13,6 +13,7 @@ import (
 func gcpService() exchangeService {
 	return exchangeService{
 		name: "gcp", title: "Google Cloud", flags: gcpFlags, target: gcpTarget, credentialConfig: gcpCredentialConfig,
+		variables: []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"},
 		exchangeExamples: `
   # in a pod with a projected token
   oidc-publisher exchange gcp --service-account puller@acme.iam.gserviceaccount.com \
@@ -59,7 +60,6 @@ func gcpTarget(c *cli.Context) (exchangeTarget, error) {
 		tokenFile: file,
 		owner:     "gcp/" + owner,
 		source:    strings.Join(append([]string{config.Provider, config.STSURL, config.IAMURL}, config.Scopes...), " "),
-		variables: []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"},
 		explain:   explain.Options{Service: verify.GCP, Provider: config.Provider, ServiceAccount: config.ServiceAccount},
 	}, nil
 }
