@@ -12,6 +12,7 @@ import (
 // TestCredentialProvider: the example is what the program prints, a real
 // kubelet starts with it, and a real API server takes the rest.
 func TestCredentialProvider(t *testing.T) {
+	t.Parallel()
 	cluster := testserver.Kube(t, testserver.KubeOptions{Nodes: true})
 	containerd := testserver.Containerd(t, testserver.ContainerdOptions{})
 	config, bin := t.TempDir(), t.TempDir()

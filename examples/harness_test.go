@@ -39,7 +39,7 @@ func runIn(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	folder = dir
-	return m.Run()
+	return testserver.Main(m)
 }
 
 var build = sync.OnceValues(func() (path string, err error) { return testserver.Build(folder, "oidc-publisher") })

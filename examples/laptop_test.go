@@ -41,6 +41,7 @@ type laptopGuide struct {
 // start the API server, and the tunnel service, as the sshd that prints what
 // such services print.
 func TestLaptop(t *testing.T) {
+	t.Parallel()
 	for _, g := range []laptopGuide{
 		{"minikube", "minikube", "minikube", "start", "delete", minikubeFlags},
 		{"kind", "kind", "kind-kind", "create cluster", "delete cluster", kindFlags},

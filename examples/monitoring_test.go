@@ -31,6 +31,7 @@ func TestAlerts(t *testing.T) {
 
 // TestEveryAlertFires in the unit tests.
 func TestEveryAlertFires(t *testing.T) {
+	t.Parallel()
 	tests := read(t, "monitoring/rules_test.yaml")
 	for _, rule := range alerts(t) {
 		if !strings.Contains(tests, fmt.Sprintf(`{labels: 'ALERTS{alertname=%q,alertstate="firing"`, rule.Alert)) {

@@ -18,6 +18,7 @@ import (
 // TestPullSecretExamples applies each example and runs its pod as its service
 // account, and then takes away one right after the other.
 func TestPullSecretExamples(t *testing.T) {
+	t.Parallel()
 	p := newPlane(t)
 	public := filepath.Join(t.TempDir(), "public")
 	p.internet.Route(issuerHost, http.StripPrefix("/cluster-a", fake.Website(public)))

@@ -16,6 +16,7 @@ import (
 // TestWatch applies each overlay and runs its Deployment's pod as its service
 // account, and then takes away one right after the other.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	p := newPlane(t)
 	t.Run("directory", func(t *testing.T) { testDirectory(t, p) })
 	t.Run("gcs", func(t *testing.T) { testGCS(t, p) })

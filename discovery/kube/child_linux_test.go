@@ -32,7 +32,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childMode) == "" {
-		os.Exit(m.Run())
+		os.Exit(testserver.Main(m))
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(child()); err != nil {
 		os.Exit(1)
@@ -128,6 +128,7 @@ func runChild(t *testing.T, pod bool, env ...string) childReport {
 }
 
 func TestInAPod(t *testing.T) {
+	t.Parallel()
 	cluster := testserver.Kube(t, testserver.KubeOptions{Keys: testserver.KubeKeys{Signing: testserver.NewKubeKey(t, "ES256")}})
 	cluster.CreateServiceAccount(t, "oidc", "publisher")
 	cluster.GrantMint(t, "system:serviceaccount:oidc:publisher", "oidc", "publisher")

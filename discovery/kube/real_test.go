@@ -19,6 +19,7 @@ import (
 // One control plane serves all the tests that do not restart it: a cold start
 // takes seconds.
 func TestRealServer(t *testing.T) {
+	t.Parallel()
 	signing, old := testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "RS256")
 	cluster := testserver.Kube(t, testserver.KubeOptions{
 		Issuer: "https://storage.googleapis.com/bucket/cluster",
@@ -123,6 +124,7 @@ func TestRealServer(t *testing.T) {
 // The documents made of public keys alone are those that the server with the
 // same key file serves, byte for byte.
 func TestRealServerServesWhatPublicKeysPromise(t *testing.T) {
+	t.Parallel()
 	var keys []*testserver.KubeKey
 	for _, algorithm := range []string{"ES512", "RS256", "ES256", "ES384", "RS256"} {
 		keys = append(keys, testserver.NewKubeKey(t, algorithm))
@@ -151,6 +153,7 @@ func TestRealServerServesWhatPublicKeysPromise(t *testing.T) {
 }
 
 func TestRealServerWithoutDiscovery(t *testing.T) {
+	t.Parallel()
 	cluster := testserver.Kube(t, testserver.KubeOptions{Issuer: "http://issuer.example.com", Keys: testserver.KubeKeys{Signing: testserver.NewKubeKey(t, "ES256")}})
 	s := source(t, cluster.Servers[0].Kubeconfig("admin"), kube.Config{})
 	wantError(t, s, "HTTP 404", "--service-account-issuer=https://")
@@ -160,6 +163,7 @@ func TestRealServerWithoutDiscovery(t *testing.T) {
 }
 
 func TestRealServersOnOneEtcd(t *testing.T) {
+	t.Parallel()
 	first, second := testserver.NewKubeKey(t, "ES256"), testserver.NewKubeKey(t, "RS256")
 	cluster := testserver.Kube(t, testserver.KubeOptions{Servers: 2, Keys: testserver.KubeKeys{Signing: first}})
 	a, b := cluster.Servers[0], cluster.Servers[1]

@@ -125,6 +125,7 @@ func foreign(namespace, kind string, data map[string]any) object {
 
 // TestWrites goes through the life of one secret.
 func TestWrites(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.run(Created)
 	first := w.secret("default")
@@ -173,6 +174,7 @@ func TestWrites(t *testing.T) {
 
 // TestAChangeByOthers is found without a look at the content, and undone.
 func TestAChangeByOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.job.MinRemaining = time.Minute
 	w.run(Created)
@@ -211,6 +213,7 @@ func (w *world) edit(t *testing.T, namespace string, change object) {
 
 // TestSecretsOfOthers are left alone, and taken over only on demand.
 func TestSecretsOfOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ours := func(namespace string) object {
 		o := foreign(namespace, secretType, map[string]any{secretKey: []byte(`{"auths":{}}`)})
@@ -283,6 +286,7 @@ func TestSecretsOfOthers(t *testing.T) {
 
 // TestNamespaces: by label, all, and not those that are excluded or being deleted.
 func TestNamespaces(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.namespace("blue-1", "team", "blue")
 	w.namespace("blue-2", "team", "blue")
@@ -312,6 +316,7 @@ func TestNamespaces(t *testing.T) {
 
 // TestAHoleAndAQuota: one namespace fails, the others are done.
 func TestAHoleAndAQuota(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, name := range []string{"a", "b", "c"} {
 		w.namespace(name)
@@ -337,6 +342,7 @@ func TestAHoleAndAQuota(t *testing.T) {
 // TestMissingRights: each refusal names user, server and object, and what it
 // says to do is enough.
 func TestMissingRights(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	kubectl, admin := testserver.Require(t, "kubectl"), w.WriteKubeconfig(t, "admin")
 	w.namespace("a")
@@ -402,6 +408,7 @@ func (w *world) role(namespace string) {
 // TestAttach keeps the order and the entries of others, while somebody else
 // writes to the same service account.
 func TestAttach(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	const path = "/api/v1/namespaces/default/serviceaccounts/default"
 	references := func() (names []string) {
@@ -479,6 +486,7 @@ func TestAttach(t *testing.T) {
 
 // TestTheOnlySecretOfAnAccount is its list.
 func TestTheOnlySecretOfAnAccount(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.job.Attach = []string{"default"}
 	w.run(Created)
@@ -495,6 +503,7 @@ func TestTheOnlySecretOfAnAccount(t *testing.T) {
 
 // TestRaces: what is written between a look and the write is judged again.
 func TestRaces(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	writes := &writer{cluster: w.job.Cluster, secret: w.job.Secret}
 	got, err := w.exchange(t.Context())
@@ -532,6 +541,7 @@ func TestRaces(t *testing.T) {
 
 // TestWhoMayNotList reads one after the other.
 func TestWhoMayNotList(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.namespace("a", "team", "blue")
 	w.namespace("b", "team", "blue")
@@ -561,6 +571,7 @@ func TestWhoMayNotList(t *testing.T) {
 // TestOnlyWhatWasSeenIsDeleted: what somebody else has put in its place, or has
 // changed since, is judged again.
 func TestOnlyWhatWasSeenIsDeleted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	got, err := w.exchange(t.Context())
 	if err != nil {
@@ -590,6 +601,7 @@ func TestOnlyWhatWasSeenIsDeleted(t *testing.T) {
 
 // TestOursMadeImmutable is no reason to delete it unasked.
 func TestOursMadeImmutable(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.run(Created)
 	w.edit(t, "default", object{"immutable": true})

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,13 +22,14 @@ import (
 
 	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/internal/logtest"
+	"oidc-publisher/internal/testserver"
 )
 
 func TestMain(m *testing.M) {
 	// Among them is one that sleeps from the last error's time on, which may be
 	// of another clock than that of a test in a bubble.
 	utilruntime.ErrorHandlers = nil
-	m.Run()
+	os.Exit(testserver.Main(m))
 }
 
 // shortMemory is an API server that knows nothing of the time before its last

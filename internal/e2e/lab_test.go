@@ -29,27 +29,16 @@ import (
 // built is the program as users run it, made once by TestMain.
 var built string
 
-// atOnce is how many tests run at the same time, unless -parallel says
-// otherwise: most of their time they wait for servers.
-const atOnce = "8"
-
 // TestMain builds the program before the tests run. With -race it has the race
 // detector too.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		if err := flag.Set("test.parallel", atOnce); err != nil {
-			panic(err)
-		}
-	}
 	os.Exit(buildAndRun(m))
 }
 
 func buildAndRun(m *testing.M) int {
 	if testing.Short() {
-		return m.Run()
+		return testserver.Main(m)
 	}
 	dir, err := os.MkdirTemp("", "oidc-publisher-test-")
 	if err != nil {
@@ -61,7 +50,7 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	return testserver.Main(m)
 }
 
 // lab is an internet, a place for files, and whatever servers a test starts.

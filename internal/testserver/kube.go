@@ -463,7 +463,7 @@ func (k *KubeCluster) send(ctx context.Context, s *KubeServer, method, path stri
 }
 
 // cacheTimeout bounds the wait until every server has seen a change.
-const cacheTimeout = 10 * time.Second
+const cacheTimeout = 30 * time.Second
 
 // Grant binds ClusterRole system:service-account-issuer-discovery to a user,
 // which may be a service account by its user name.
