@@ -8,25 +8,25 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// judgeMaterial is the part of rule 1 that needs memory: a key ID never
-// changes its key.
-func (p *planner) judgeMaterial() {
+// checkMaterial is the part of rule 1 that needs memory: a key ID never changes
+// its key.
+func (p *planner) checkMaterial() {
 	for _, key := range p.fetched.Keys.Keys() {
 		seen, ok := p.memory[key.ID]
 		switch {
 		case !ok || seen.Thumbprint == key.Thumbprint || seen.Thumbprint == "":
 		case p.revoked(key.ID, seen): // neither of the two will be public
 		case p.policy.TakeOver:
-			p.memory[key.ID] = remember(key, p.now)
+			p.memory[key.ID] = remember(key, p.latest)
 		default:
-			p.refuse("key %q: was seen with other key material on %s. Somebody replaced the key under its name: find out who. "+
-				"To take it down whatever its material, use --revoke; to accept the new one, --take-over", key.ID, seen.FirstSeen.Format(time.DateOnly))
+			p.refuse("key %q: was seen with other key material on %s. The key was replaced under its ID: find out by whom. "+
+				"To drop it whatever its material, use --revoke; to accept the new one, --take-over", key.ID, seen.FirstSeen.Format(time.DateOnly))
 		}
 	}
 }
 
-// liveKeys is rule 4: it moves every key along its life and returns those that
-// shall be public.
+// liveKeys is rule 4: it moves every key along its life and returns those to be
+// public.
 func (p *planner) liveKeys() []discovery.Key {
 	p.plan.GraceEnds = map[string]time.Time{}
 	live := p.currentKeys()
@@ -50,69 +50,106 @@ func (p *planner) currentKeys() []discovery.Key {
 			p.warn("key %q is revoked and the cluster still lists it: tokens signed with it are refused by relying parties. "+
 				"Give the API server another key", key.ID)
 			if m.Thumbprint == "" {
-				first := remember(key, p.now)
-				first.Revoked, first.JWK = m.Revoked, ""
+				first := remember(key, p.latest)
+				first.Revoked, first.JWK, first.others = m.Revoked, "", m.others
 				p.memory[key.ID] = first
 			}
 			continue
 		}
 		if !seen || m.JWK == "" {
-			m = remember(key, p.now)
+			others := m.others
+			m = remember(key, p.latest)
+			m.others = others
 		}
-		m.Retired, m.Dropped, m.JWK = nil, nil, string(key.Bytes())
+		m.Dropped, m.JWK, m.key = nil, string(key.Bytes()), key
+		p.relist(&m)
 		p.memory[key.ID] = m
 		live = append(live, key)
 	}
 	return live
 }
 
-// retiredKey returns a key that the cluster no longer lists while its grace lasts.
+// restampAfter is how old the stamp of a retired key may get while the key is
+// listed again. Its grace period is longer by as much.
+const restampAfter = 5 * time.Minute
+
+// relist keeps the stamp of a retired key that is listed again, and moves it
+// forward at most every restampAfter. Two API servers behind a balancer may
+// differ for long: if the one that lists the key deleted the stamp, each pass
+// would write, and no pass would be sure when the key was last listed.
+func (p *planner) relist(m *keyMemory) {
+	if m.Retired == nil {
+		return
+	}
+	p.lowerStamp(m)
+	if !m.Relisted || p.latest.Sub(*m.Retired) >= restampAfter {
+		m.Relisted, m.Retired = true, &p.latest
+	}
+}
+
+// lowerStamp corrects a stamp of a clock that was ahead: it would protect the
+// key for as long as that clock was wrong.
+func (p *planner) lowerStamp(m *keyMemory) {
+	if m.Retired.After(p.latest) {
+		m.Retired = &p.latest
+	}
+}
+
+// retiredKey returns a key that the cluster no longer lists, until its grace
+// period ends. That starts by the latest of all clocks and ends by the earliest.
 func (p *planner) retiredKey(id string) (discovery.Key, bool) {
 	m := p.memory[id]
 	if m.JWK == "" || p.revoked(id, m) {
 		return discovery.Key{}, false
 	}
 	if m.Retired == nil {
-		m.Retired = &p.now
+		m.Retired = &p.latest
+		p.plan.retires = true
 	}
+	p.lowerStamp(&m)
 	ends := m.Retired.Add(p.policy.Grace)
-	if !p.surely.Before(ends) {
-		m.Dropped, m.JWK = &p.now, ""
+	switch {
+	case !m.Relisted:
+	case p.latest.Sub(*m.Retired) < restampAfter:
+		ends = ends.Add(restampAfter) // another writer may still list it
+	default:
+		m.Relisted, m.Retired = false, &p.latest // no other writer does, or none ran
+		ends = m.Retired.Add(p.policy.Grace)
+	}
+	if p.policy.Grace == 0 || !p.earliest.Before(ends) {
+		m.Dropped, m.JWK = &p.latest, ""
 		p.memory[id] = m
 		return discovery.Key{}, false
-	}
-	key, err := discovery.ParseKey([]byte(m.JWK))
-	if err != nil {
-		return discovery.Key{}, false // parseState accepted it
 	}
 	p.memory[id] = m
 	p.plan.GraceEnds[id] = ends
 	p.plan.Changes.Retired = append(p.plan.Changes.Retired, id)
-	return key, true
+	return m.key, true
 }
 
 func (p *planner) revoked(id string, m keyMemory) bool {
-	return m.Revoked != nil || slices.Contains(p.policy.Revoke, id)
+	return m.Revoked != nil || slices.Contains(p.policy.Revoke, id) || slices.Contains(p.policy.revokedElsewhere, id)
 }
 
 func (p *planner) forgetRevoked() {
-	for _, id := range p.policy.Revoke {
+	for _, id := range slices.Concat(p.policy.Revoke, p.policy.revokedElsewhere) {
 		m, remembered := p.memory[id]
 		if !remembered {
-			m = keyMemory{KeyID: id, FirstSeen: p.now}
+			m = keyMemory{KeyID: id, FirstSeen: p.latest}
 		}
-		if m.Thumbprint == "" { // never seen, here or in the cluster
+		if m.Thumbprint == "" { // seen neither here nor in the cluster
 			p.plan.Unknown = append(p.plan.Unknown, id)
 		}
 		if m.Revoked == nil {
-			m.Revoked = &p.now
+			m.Revoked = &p.latest
 		}
 		m.JWK = ""
 		p.memory[id] = m
 	}
 }
 
-func (p *planner) judgeSet(live []discovery.Key) {
+// checkSet is the rest of rule 1.
+func (p *planner) checkSet(live []discovery.Key) {
 	if len(live) == 0 {
 		p.refuse("no key would be left: an empty key set cuts off every relying party")
 	}
@@ -121,8 +158,8 @@ func (p *planner) judgeSet(live []discovery.Key) {
 	}
 }
 
-// judgeCanary is rule 10: what the API server signs with must be public.
-func (p *planner) judgeCanary(live []discovery.Key) {
+// checkCanary is rule 10: what the API server signs with must be public.
+func (p *planner) checkCanary(live []discovery.Key) {
 	canary := p.fetched.Canary
 	if canary == nil {
 		return
@@ -133,7 +170,7 @@ func (p *planner) judgeCanary(live []discovery.Key) {
 			"Add the public half of its --service-account-signing-key-file to --service-account-key-file and restart it", canary.KeyID)
 	}
 	if _, listed := p.fetched.Keys.Lookup(canary.KeyID); public && !listed {
-		p.warn("the API server signs tokens with key %q, which it no longer lists: it refuses them itself, and once the key's grace ends so does everybody. "+
+		p.warn("the API server signs tokens with key %q, which it no longer lists: it refuses them itself, and relying parties do once the key's grace period ends. "+
 			"Finish the rotation on every API server", canary.KeyID)
 	}
 	if discovery.Issuer(canary.Issuer) != p.plan.Issuer && !p.policy.AheadOfIssuerChange {

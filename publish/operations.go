@@ -6,34 +6,85 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/service/retry"
 )
 
-// errAgain asks for another look after the store was found sound.
-var errAgain = errors.New("the store was probed")
+// errAgain asks to read the target and plan again.
+var errAgain = errors.New("the target has to be read again")
 
-func (p *Publisher) carryOut(ctx context.Context, backend Backend, held Held, report *TargetReport) error {
-	if report.Plan.unproved {
-		if err := p.probe(ctx, backend, held.State, report.Plan.state); err != nil {
+// carryOut makes the plan's writes, in their order.
+func (j *job) carryOut(ctx context.Context) error {
+	p, backend := j.publisher, j.Target.Backend
+	if j.Plan.unproved {
+		if j.waitsForProbe() {
+			return j.awaitProbe(ctx)
+		}
+		if err := j.probe(ctx); err != nil {
 			return err
 		}
-		report.wrote(StateName)
+		j.wrote(StateName)
 		return errAgain
 	}
-	for _, write := range report.Plan.Writes {
+	for _, write := range j.Plan.Writes {
 		if err := p.put(ctx, backend, write); err != nil {
 			return err
 		}
-		report.wrote(write.Object.Name)
+		j.wrote(write.Object.Name)
+	}
+	return j.confirmState(ctx)
+}
+
+// confirmState reads the state again after keys were written. Each object is
+// written conditionally, the three together are not: another publisher may have
+// written its state, with another key, before these keys.
+func (j *job) confirmState(ctx context.Context) error {
+	wroteKeys := slices.ContainsFunc(j.Plan.Writes, func(w Write) bool { return w.Object.Name == discovery.JWKSPath })
+	if !wroteKeys {
+		return nil
+	}
+	got, err := j.publisher.get(ctx, j.Target.Backend, StateName)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err != nil || !got.Same(j.Plan.stateObject) {
+		return fmt.Errorf("%s: %w", StateName, ErrPrecondition)
 	}
 	return nil
 }
 
+// probePoll is how often another replica's open probe is looked at.
+const probePoll = time.Second
+
+// waitsForProbe reports whether another replica probes the store and may still
+// be at it.
+func (j *job) waitsForProbe() bool {
+	return j.publisher.Replicated && j.Plan.openProbe != "" && !j.publisher.memory.knowsProbe(j.Target.Name, j.Plan.openProbe)
+}
+
+// awaitProbe waits until another replica's probe is closed, or gives up at the
+// end of the pass, one Timeout later. The next pass then probes by itself.
+func (j *job) awaitProbe(ctx context.Context) error {
+	for retry.Sleep(ctx, probePoll) {
+		got, err := j.publisher.get(ctx, j.Target.Backend, StateName)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err != nil || j.held.State == nil || !got.Same(*j.held.State) {
+			return errAgain
+		}
+	}
+	j.publisher.memory.keepProbe(j.Target.Name, j.Plan.openProbe)
+	return fmt.Errorf("another replica began to check whether the store honours conditional writes, and did not finish: %w", ctx.Err())
+}
+
 func (p *Publisher) read(ctx context.Context, backend Backend) (Held, error) {
-	// Every publisher writes its memory before the keys. Memory that is read
-	// last is therefore never older than the keys: a key that another
-	// publisher adds or revokes in between is not taken for drift.
+	// Every publisher writes its state before the keys. A state that is read last
+	// is therefore never older than the keys: a key that another publisher adds
+	// or revokes in between is not taken for drift.
 	var held Held
 	for _, object := range []struct {
 		name string
@@ -61,9 +112,9 @@ func (p *Publisher) get(ctx context.Context, backend Backend, name string) (Obje
 	return backend.Get(ctx, name)
 }
 
-// put writes, and where the answer is an error looks whether the object is
-// there all the same: a lost acknowledgement looks like a lost race on S3 and
-// like a broken connection on Cloud Storage (rule 9).
+// put writes, and after an error reads back whether the object was written all
+// the same: a lost acknowledgement looks like a lost race on S3 and like a
+// broken connection on Cloud Storage (rule 9).
 func (p *Publisher) put(ctx context.Context, backend Backend, write Write) error {
 	err := p.tryPut(ctx, backend, write)
 	if err == nil {
@@ -71,7 +122,7 @@ func (p *Publisher) put(ctx context.Context, backend Backend, write Write) error
 	}
 	got, readErr := p.get(ctx, backend, write.Object.Name)
 	if readErr == nil && got.Same(write.Object) {
-		p.log().DebugContext(ctx, "the write was done though its answer was an error", "object", write.Object.Name, "error", err)
+		p.log().DebugContext(ctx, "the write succeeded although its answer was an error", "object", write.Object.Name, "error", err)
 		return nil
 	}
 	return err
@@ -83,22 +134,27 @@ func (p *Publisher) tryPut(ctx context.Context, backend Backend, write Write) er
 	return backend.Put(ctx, write.Object, write.Precondition)
 }
 
-// probe finds out, once per target, whether the store honours preconditions:
-// some S3 clones accept them and write regardless, and then two publishers
-// overwrite each other's keys. The state object says that the question is open
-// until both kinds of condition were seen to be refused, so a probe that was
-// cut short is done again.
-func (p *Publisher) probe(ctx context.Context, backend Backend, held *Object, s state) error {
+// probe checks, once per target, whether the store honours preconditions: some
+// S3 clones accept them and write regardless, and then two publishers overwrite
+// each other's keys. The state object has an open probe until both kinds of
+// condition were refused, so a probe that was cut short is done again.
+func (j *job) probe(ctx context.Context) error {
+	p, backend, s := j.publisher, j.Target.Backend, j.Plan.state
 	first := IfAbsent()
-	if held != nil {
-		first = IfVersion(held.Version)
+	if j.held.State != nil {
+		first = IfVersion(j.held.State.Version)
 	}
-	s.Probe = rand.Text()
+	newProbe := func() string {
+		probe := rand.Text()
+		p.memory.keepProbe(j.Target.Name, probe) // its own probe needs no wait
+		return probe
+	}
+	s.Probe = newProbe()
 	stale, err := p.putOwn(ctx, backend, Write{s.object(), first})
 	if err != nil {
 		return err
 	}
-	s.Probe = rand.Text()
+	s.Probe = newProbe()
 	open, err := p.putOwn(ctx, backend, Write{s.object(), IfVersion(stale)})
 	if err != nil {
 		return err
@@ -116,9 +172,9 @@ func (p *Publisher) probe(ctx context.Context, backend Backend, held *Object, s 
 	return p.put(ctx, backend, Write{s.object(), IfVersion(open)})
 }
 
-// putUnmet tries a write that must be refused. If no answer came and the store
-// still answers, it asks once more: whether the write was refused can't be
-// told from what the store holds.
+// putUnmet attempts a write that must be refused. If no answer came and the store
+// still answers, it tries once more: what the store holds does not show whether
+// the write was refused.
 func (p *Publisher) putUnmet(ctx context.Context, backend Backend, write Write) error {
 	err := p.tryPut(ctx, backend, write)
 	if err == nil || errors.Is(err, ErrPrecondition) {

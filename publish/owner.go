@@ -11,10 +11,10 @@ import (
 )
 
 // ErrOwner is wrapped by the refusal to overwrite what another owner published.
-var ErrOwner = errors.New("this target is somebody else's")
+var ErrOwner = errors.New("target belongs to another cluster")
 
-// judgeOwner is rule 5: nobody is overwritten.
-func (p *planner) judgeOwner() {
+// checkOwner is rule 5: no other cluster is overwritten.
+func (p *planner) checkOwner() {
 	p.ours = p.sameOwner()
 	switch {
 	case p.ours, p.policy.TakeOver, p.held.Keys == nil && p.known == nil:
@@ -23,7 +23,7 @@ func (p *planner) judgeOwner() {
 		p.refuse("%w: %s already holds keys of another issuer (%s), and none of this cluster's. "+
 			"If they are yours to replace, use --take-over", ErrOwner, discovery.JWKSPath, list(p.public.IDs()))
 	case p.policy.Owner == "" && len(p.fetched.Cluster) == 0:
-		p.refuse("%w: it belongs to %s, and none of its keys (%s) is among those given. Give its keys too, name yourself with --owner, "+
+		p.refuse("%w: it belongs to %s, and none of its keys (%s) is among those given. Give its keys too, name the owner with --owner, "+
 			"or use --take-over if the target is yours to replace", ErrOwner, named(p.known.Owner), list(p.public.IDs()))
 	default:
 		owner := cmp.Or(p.policy.Owner, first(p.fetched.Cluster))
@@ -46,8 +46,8 @@ func named(owner string) string {
 	return fmt.Sprintf("%q", owner)
 }
 
-// sameOwner weighs, in this order: names given by the user, the UID and then
-// the CA of the cluster, and, where those can't tell, a key in common.
+// sameOwner compares, in this order: names given by the user, the UID and then
+// the CA of the cluster and, where those are unknown, a key in common.
 func (p *planner) sameOwner() bool {
 	if p.known == nil {
 		return p.keysInCommon()
@@ -64,7 +64,7 @@ func (p *planner) sameOwner() bool {
 	}
 	byCA := slices.ContainsFunc(p.fetched.Cluster, p.known.hasName)
 	if byCA && then != "" {
-		p.warn("this cluster is told by its CA alone, without one known key: let this user get the namespace kube-system, so that its UID can be compared")
+		p.warn("this cluster is recognised by its CA alone, without one known key: let this user get the namespace kube-system, so that its UID can be compared")
 	}
 	return byCA
 }
@@ -80,58 +80,59 @@ func uid(names []string) string {
 
 func (s *state) hasName(name string) bool { return slices.Contains(s.Cluster, name) }
 
-// ownerGiven tells a name that the user chose from one of the cluster's own.
+// ownerGiven reports whether the user chose the owner's name.
 func (s *state) ownerGiven() bool {
 	return s.Owner != "" && !slices.Contains(s.Cluster, s.Owner) && !strings.HasPrefix(s.Owner, "uid:") && !strings.HasPrefix(s.Owner, "ca:")
 }
 
-// keysInCommon looks at current keys only: retired ones may be a former owner's.
+// keysInCommon compares current keys only: retired ones may be a former owner's.
 func (p *planner) keysInCommon() bool {
 	for _, key := range p.fetched.Keys.Keys() {
-		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && m.Retired == nil && m.JWK != "" {
+		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && (m.Retired == nil || m.Relisted) && m.JWK != "" {
 			return true
 		}
 	}
 	return false
 }
 
-// judgeHeldDocument is for a target without memory: its document says whose it
-// is, even where its keys stand elsewhere (ccoctl leaves them in keys.json).
-func (p *planner) judgeHeldDocument() {
+// checkHeldDocument is for a target without a state: its document names its
+// issuer, even where its keys are elsewhere (ccoctl leaves them in keys.json).
+func (p *planner) checkHeldDocument() {
 	if p.known != nil || p.held.Document == nil || p.policy.TakeOver {
 		return
 	}
-	document, err := discovery.ParseDocument(p.held.Document.Body)
 	switch {
-	case err != nil:
-		p.refuse("%w: its %s is none of this tool's. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath)
-	case document.Issuer() != p.plan.Issuer:
-		p.refuse("%w: its %s is of the issuer %q. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath, document.Issuer())
+	case p.publicDocument == nil:
+		p.refuse("%w: its %s was not written by this tool. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath)
+	case p.publicDocument.Issuer() != p.plan.Issuer:
+		p.refuse("%w: its %s is of the issuer %q. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath, p.publicDocument.Issuer())
 	case p.held.State == nil:
-		p.warn("there is no %s beside the public documents: revoked keys and the owner are not remembered", StateName)
+		p.warn("there is no %s beside the public documents, so its owner and its revocations are forgotten: repeat --revoke for every revoked key", StateName)
 	}
 }
 
-// inherit is what a take-over leaves of the keys that were here. Those of
-// another issuer sign no token of this one, so they go at once; those of this
-// issuer, a rebuilt cluster's for example, have their grace.
+// inherit decides what a take-over keeps of the keys that were here. Those of
+// another issuer sign no token of this one, so they are dropped at once; those of
+// this issuer, such as a rebuilt cluster's, have their grace period.
 func (p *planner) inherit() {
 	before := p.plan.Issuer
 	if p.known != nil {
 		before = p.known.Issuer
 	} else if p.held.Document != nil {
-		document, _ := discovery.ParseDocument(p.held.Document.Body) // unreadable: of nobody
-		before = document.Issuer()
+		before = "" // of no issuer, if it can't be read
+		if p.publicDocument != nil {
+			before = p.publicDocument.Issuer()
+		}
 	}
 	for id, m := range p.memory {
 		_, listed := p.fetched.Keys.Lookup(id)
 		switch {
 		case listed || m.JWK == "":
 		case before != p.plan.Issuer:
-			m.JWK, m.Dropped = "", &p.now
+			m.JWK, m.Dropped = "", &p.latest
 			p.memory[id] = m
 		default:
-			p.warn("key %q of the former owner stays public for its grace, and its tokens are taken for this cluster's: use --grace 0 if it must not", id)
+			p.warn("key %q of the former owner stays public for its grace period, and relying parties take its tokens for this cluster's: use --grace 0 to drop it now", id)
 		}
 	}
 }

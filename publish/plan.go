@@ -54,21 +54,23 @@ type Policy struct {
 	// Grace is how long a key stays public after the cluster stopped listing
 	// it. 0 drops it at once.
 	Grace time.Duration
-	// Revoke are key IDs that must not be public from now on, whoever lists them.
+	// Revoke are key IDs that must not be public from now on, even if listed.
 	Revoke []string
 	// TakeOver allows replacing what another owner published.
 	TakeOver bool
 	// AheadOfIssuerChange allows Issuer to differ from the cluster's own.
 	AheadOfIssuerChange bool
+
+	// revokedElsewhere are keys that are revoked on another target of this run.
+	revokedElsewhere []string
 }
 
 // Held is what a backend has, nil for an absent object.
 type Held struct {
 	State, Keys, Document *Object
-	// Recalled is the state that this very process last saw there, nil for
-	// none. It counts where there is none any more, as in a bucket that was
-	// deleted and made anew, unless what is public there is somebody else's.
-	Recalled *Object
+	// remembered is the state that this process last found or wrote there, nil for
+	// none.
+	remembered *state
 }
 
 // Write is one step of a plan.
@@ -93,13 +95,14 @@ type KeyChanges struct {
 // Plan is what one pass does to one target.
 type Plan struct {
 	Issuer discovery.Issuer
-	// Document and Keys are the public objects as they shall be.
-	Document, Keys Object
-	// Writes are what must be done for it, in order: memory, keys, document.
+	// Document and Keys are what is to be public.
+	Document discovery.Document
+	Keys     discovery.KeySet
+	// Writes are what must be written for it, in order: state, keys, document.
 	Writes []Write
-	// Changes says what that means for each key.
+	// Changes is what that means for each key.
 	Changes KeyChanges
-	// GraceEnds tells when each retired key will be dropped.
+	// GraceEnds is when each retired key will be dropped.
 	GraceEnds map[string]time.Time
 	// Refusals are the rules that forbid this publication. A plan with
 	// refusals has no writes.
@@ -111,12 +114,15 @@ type Plan struct {
 	// will not be published here should they appear.
 	Unknown []string
 
-	// unproved says that the store must first show that it honours
-	// preconditions.
-	unproved bool
-	// recalled says that the memory is this process's own.
-	recalled bool
-	state    state
+	// unproved is set if the store must first prove that it honours
+	// preconditions, and openProbe is a probe that was begun and not finished.
+	unproved  bool
+	openProbe string
+	// retires is set if a key goes from current to retired or dropped.
+	retires bool
+	// state is what stateObject holds.
+	state       state
+	stateObject Object
 }
 
 // Refused returns nil, or an error that wraps ErrRefused and every refusal.
@@ -138,34 +144,24 @@ func (e *RefusedError) Error() string { return errors.Join(e.Reasons...).Error()
 // Unwrap makes ErrRefused and the reasons visible to errors.Is.
 func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.Reasons...) }
 
-// NewPlan compares what a target holds with what the cluster says and decides,
-// by the rules of publication, what to write. It is pure: now is the only clock.
+// NewPlan compares what a target holds with what the cluster lists and decides,
+// by the rules of publication, what to write. It is pure: now is the only clock
+// beside the Date of the API servers in the snapshot.
 //
-// A process that goes on can do better than to believe its clock, which may
-// jump. It stamps what happens with the latest that the present may be, and
-// ends a grace only when that is past at the earliest that it may be: by each
-// offset between the system's clock and the time that really passed which it
-// saw within the last grace. A jump therefore shortens no grace that the
-// process itself began, and a clock that was wrong when it started, or stood
-// while the machine slept, is made up for one grace after it was set right.
-// What other processes stamped is judged by this one's clock and the cluster's:
-// a grace begins at the later of the two, and is over where both say so. If
-// both are wrong, their graces end too soon or too late by as much.
+// Grace periods protect tokens that the API servers stamped. One starts by the
+// latest of all their clocks and this machine's, and ends by the earliest. A
+// stamp later than all of them is lowered when it is read.
 func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
-	return newPlan(held, fetched, policy, moment{now, now})
-}
-
-func newPlan(held Held, fetched discovery.Snapshot, policy Policy, present moment) Plan {
-	present = present.rounded()
-	p := planner{held: held, fetched: fetched, policy: policy, now: present.latest, surely: present.earliest}
-	p.judgeIssuer()
-	p.judgeClock()
+	now = now.UTC().Round(0)
+	p := planner{held: held, fetched: fetched, policy: policy, earliest: now, latest: now}
+	p.readClocks()
+	p.checkIssuer()
 	p.readHeld()
-	p.judgeOwner()
-	p.judgeMaterial()
+	p.checkOwner()
+	p.checkMaterial()
 	keys := p.liveKeys()
-	p.judgeSet(keys)
-	p.judgeCanary(keys)
+	p.checkSet(keys)
+	p.checkCanary(keys)
 	if len(p.plan.Refusals) > 0 {
 		return p.plan
 	}
@@ -178,14 +174,15 @@ type planner struct {
 	held    Held
 	fetched discovery.Snapshot
 	policy  Policy
-	// now stamps what happens, and what surely is past is over.
-	now, surely time.Time
+	// earliest and latest are the present by the slowest and by the fastest clock.
+	earliest, latest time.Time
 
-	known  *state           // nil where the target has no memory
-	public discovery.KeySet // what is public and well-formed
-	memory map[string]keyMemory
-	ours   bool // the target was this owner's before
-	plan   Plan
+	known          *state              // nil if the target has no state
+	public         discovery.KeySet    // what is public and well-formed
+	publicDocument *discovery.Document // nil if there is none that is well-formed
+	memory         map[string]keyMemory
+	ours           bool // the target was this owner's before
+	plan           Plan
 }
 
 func (p *planner) refuse(format string, args ...any) {
@@ -196,8 +193,8 @@ func (p *planner) warn(format string, args ...any) {
 	p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(format, args...))
 }
 
-// judgeIssuer is rule 2: the issuer is exact.
-func (p *planner) judgeIssuer() {
+// checkIssuer is rule 2: the issuer is exact.
+func (p *planner) checkIssuer() {
 	own := p.fetched.Document.Issuer()
 	p.plan.Issuer = p.policy.Issuer
 	if p.plan.Issuer == "" {
@@ -207,34 +204,59 @@ func (p *planner) judgeIssuer() {
 		return
 	}
 	p.refuse("the cluster's issuer is %q and not %q: relying parties compare them byte for byte, so every token would be refused. "+
-		"Start the API server with --service-account-issuer=%s, or publish what it says without --issuer; "+
+		"Start the API server with --service-account-issuer=%s, or leave --issuer out to publish its own; "+
 		"to publish before that change, add --ahead-of-issuer-change", own, p.policy.Issuer, p.policy.Issuer)
 }
 
-// apart is how much the clocks of two machines may differ, the time of a look
-// included, before one of them must be wrong.
-const apart = time.Minute
+// maxClockDifference is how much the clocks of two machines may differ, the time
+// of a fetch included, before one of them must be wrong.
+const maxClockDifference = time.Minute
 
-// judgeClock stamps nothing earlier, and lets nothing be over earlier, than it
-// is by the cluster's clock, which stamps the tokens: this machine's may have
-// started wrong. Without a grace there is nothing to protect.
-func (p *planner) judgeClock() {
-	cluster := p.fetched.Time
-	if p.policy.Grace == 0 || cluster.IsZero() {
+// readClocks takes the API servers' clocks into account. Without a grace period
+// there is nothing to protect, and so nothing to warn of.
+func (p *planner) readClocks() {
+	earliest, latest := p.fetched.Time, p.fetched.LatestTime
+	if earliest.IsZero() {
 		return
 	}
-	if p.surely.Sub(cluster) > apart {
-		p.surely = cluster
-		p.warn("this machine's clock is ahead of the API server's, by more than a minute: a retired key is dropped only when its grace is over by both. Set the one that is wrong")
+	if latest.Before(earliest) {
+		latest = earliest
 	}
-	if cluster.Sub(p.now) > apart {
-		p.now = cluster.UTC()
-		p.warn("this machine's clock is behind the API server's, by more than a minute: the grace of a key that is retired now begins by the API server's. Set the one that is wrong")
+	local := p.latest
+	if earliest.Before(local) {
+		p.earliest = earliest.UTC()
+	}
+	if latest.After(local) {
+		p.latest = latest.UTC()
+	}
+	if p.policy.Grace == 0 {
+		return
+	}
+	if local.Sub(earliest) > maxClockDifference {
+		p.warn("this machine's clock is ahead of the API server's by more than a minute: a retired key is dropped only when its grace period is over by both. Set the one that is wrong")
+	}
+	if latest.Sub(local) > maxClockDifference {
+		p.warn("this machine's clock is behind the API server's by more than a minute: the grace period of a key that is retired now starts by the API server's. Set the one that is wrong")
 	}
 }
 
 func (p *planner) readHeld() {
+	p.parseDocuments()
 	p.plan.unproved = p.held.State == nil
+	salvaged := p.readState()
+	if p.known != nil && p.known.Issuer != p.plan.Issuer && !p.policy.TakeOver {
+		p.refuse("this target publishes the issuer %q: replacing it with %q would cut off its relying parties. "+
+			"Give each issuer its own target, or use --take-over", p.known.Issuer, p.plan.Issuer)
+	}
+	p.seedMemory(salvaged)
+	p.checkHeldDocument()
+	if p.policy.TakeOver {
+		p.inherit()
+	}
+	p.warnOfDrift()
+}
+
+func (p *planner) parseDocuments() {
 	if p.held.Keys != nil {
 		public, err := discovery.ParseKeySet(p.held.Keys.Body)
 		if err != nil {
@@ -242,48 +264,88 @@ func (p *planner) readHeld() {
 		}
 		p.public = public
 	}
-	if p.held.State != nil {
-		known, err := parseState(p.held.State.Body)
-		switch {
-		case err == nil:
-			p.known = known
-			p.plan.unproved = known.Probe != ""
-		case p.policy.TakeOver:
-			p.plan.unproved = true
-			p.warn("%v; starting anew", err)
-		default:
-			p.refuse("%w. To start anew from the public keys, delete it or use --take-over", err)
+	if p.held.Document != nil {
+		if document, err := discovery.ParseDocument(p.held.Document.Body); err == nil {
+			p.publicDocument = &document
 		}
 	}
-	if recalled := p.recalled(); recalled != nil {
-		p.known, p.plan.recalled = recalled, true
-	}
-	if p.known != nil && p.known.Issuer != p.plan.Issuer && !p.policy.TakeOver {
-		p.refuse("this target publishes the issuer %q: replacing it with %q would cut off its relying parties. "+
-			"Give each issuer its own target, or use --take-over", p.known.Issuer, p.plan.Issuer)
-	}
-	p.memory = memory(p.known, p.public, p.now)
-	p.judgeHeldDocument()
-	if p.policy.TakeOver {
-		p.inherit()
-	}
-	p.judgeDrift()
 }
 
-// recalled is the state from this process's memory where the target lost its
-// own, and what is public there is nothing or ours.
-func (p *planner) recalled() *state {
-	if p.held.State != nil || p.held.Recalled == nil {
-		return nil
-	}
-	s, err := parseState(p.held.Recalled.Body)
-	if err != nil || s.Issuer != p.plan.Issuer {
-		return nil
-	}
-	if p.held.Document != nil {
-		if document, err := discovery.ParseDocument(p.held.Document.Body); err != nil || document.Issuer() != s.Issuer {
-			return nil
+// readState sets what is known of the target: by its state or, where that is
+// missing or damaged, by this process's memory of it. Of a damaged state that is
+// given up it returns the revoked keys.
+func (p *planner) readState() (salvaged []keyMemory) {
+	if p.held.State == nil {
+		if p.known = p.remembered(); p.known != nil {
+			p.warn("%s was deleted, and this process wrote it back from memory. "+
+				"Without a running watch, retired and revoked keys would have been forgotten", StateName)
 		}
+		return nil
+	}
+	known, err := parseState(p.held.State.Body)
+	newer := new(newerStateError)
+	switch {
+	case err == nil:
+		p.known = known
+		p.plan.openProbe = known.Probe
+		p.plan.unproved = known.Probe != ""
+	case errors.As(err, &newer):
+		p.refuse("%w", err)
+	case p.remembered() != nil:
+		p.known, p.plan.unproved = p.remembered(), true
+		p.warn("%v. This process wrote it back from memory", err)
+	case p.policy.TakeOver:
+		p.plan.unproved = true
+		salvaged = salvageRevoked(p.held.State.Body)
+		p.warn("%v; starting from the public keys alone. %d revocations could be read in it, any other is forgotten: repeat --revoke for every revoked key", err, len(salvaged))
+	default:
+		p.refuse("%w. To start from the public keys alone, use --take-over, or delete it. Revocations may be forgotten then: repeat --revoke for every revoked key", err)
+	}
+	return salvaged
+}
+
+// seedMemory fills the memory from the state or, without one, from the public
+// keys: an earlier publisher did not record when its keys came. Revocations
+// that this process remembers join a state that lacks them: another replica may
+// have written it from an older memory.
+func (p *planner) seedMemory(salvaged []keyMemory) {
+	p.memory = map[string]keyMemory{}
+	if p.known != nil {
+		p.memory = p.known.keys()
+	} else {
+		for _, key := range p.public.Keys() {
+			p.memory[key.ID] = remember(key, p.latest)
+		}
+	}
+	for _, k := range salvaged {
+		p.memory[k.KeyID] = k
+	}
+	if p.known == nil || p.held.remembered == nil || p.held.remembered.Issuer != p.known.Issuer {
+		return
+	}
+	for _, k := range p.held.remembered.Keys {
+		m, ok := p.memory[k.KeyID]
+		if k.Revoked == nil || m.Revoked != nil {
+			continue
+		}
+		if !ok {
+			m = keyMemory{KeyID: k.KeyID, Thumbprint: k.Thumbprint, FirstSeen: k.FirstSeen}
+		}
+		m.Revoked, m.JWK = k.Revoked, ""
+		p.memory[k.KeyID] = m
+		p.warn("key %q was revoked, and %s no longer says so: it is revoked again. Another writer replaced that object", k.KeyID, StateName)
+	}
+}
+
+// remembered is the state in this process's memory, if what is public at the
+// target is nothing or ours.
+func (p *planner) remembered() *state {
+	s := p.held.remembered
+	if s == nil || s.Issuer != p.plan.Issuer {
+		return nil
+	}
+	if p.held.Document != nil && (p.publicDocument == nil || p.publicDocument.Issuer() != s.Issuer) {
+		return nil
 	}
 	ours := func(key discovery.Key) bool {
 		return slices.ContainsFunc(s.Keys, func(m keyMemory) bool { return m.KeyID == key.ID && m.Thumbprint == key.Thumbprint })
@@ -291,21 +353,22 @@ func (p *planner) recalled() *state {
 	if p.held.Keys != nil && !slices.ContainsFunc(p.public.Keys(), ours) {
 		return nil
 	}
-	return s
+	copied := *s
+	return &copied
 }
 
-// judgeDrift says what somebody else did to the public keys. They are repaired,
-// and that would wipe out the traces.
-func (p *planner) judgeDrift() {
+// warnOfDrift reports what another writer did to the public keys: the repair
+// removes the traces.
+func (p *planner) warnOfDrift() {
 	if p.known == nil {
 		return
 	}
 	for _, key := range p.public.Keys() {
 		switch m, ours := p.memory[key.ID]; {
 		case !ours:
-			p.warn("the public key %q was never the cluster's and is removed: somebody else can write to this target, and tokens signed with it were accepted", key.ID)
+			p.warn("the public key %q was never the cluster's and is removed: another writer has access to this target, and tokens signed with it were accepted", key.ID)
 		case m.Thumbprint != key.Thumbprint && m.Thumbprint != "":
-			p.warn("the public key %q was replaced by another under its ID and is restored: somebody else can write to this target, and tokens signed with the other were accepted", key.ID)
+			p.warn("the public key %q was replaced by another under its ID and is restored: another writer has access to this target, and tokens signed with the other were accepted", key.ID)
 		}
 	}
 }
@@ -318,14 +381,17 @@ func (p *planner) write(live []discovery.Key) {
 	if document.Issuer() != p.plan.Issuer {
 		document = document.WithIssuer(p.plan.Issuer)
 	}
-	p.plan.Keys = Object{Name: discovery.JWKSPath, Body: set.Bytes(), ContentType: keysContentType, CacheControl: keysCacheControl}
-	p.plan.Document = Object{Name: discovery.ConfigurationPath, Body: document.Bytes(), ContentType: documentContentType, CacheControl: documentCacheControl}
+	p.plan.Keys, p.plan.Document = set, document
 	p.plan.state = p.nextState()
 	p.diff(set)
 
-	p.step(p.plan.state.object(), p.held.State)
-	p.step(p.plan.Keys, p.held.Keys)
-	p.step(p.plan.Document, p.held.Document)
+	p.plan.stateObject = p.plan.state.object()
+	if p.held.State != nil && p.known != nil && p.known.Probe == "" && len(p.known.keys()) == len(p.known.Keys) && p.plan.state.same(*p.known) {
+		p.plan.stateObject.Body = p.held.State.Body // another version of this program may have written it
+	}
+	p.step(p.plan.stateObject, p.held.State)
+	p.step(Object{Name: discovery.JWKSPath, Body: set.Bytes(), ContentType: keysContentType, CacheControl: keysCacheControl}, p.held.Keys)
+	p.step(Object{Name: discovery.ConfigurationPath, Body: document.Bytes(), ContentType: documentContentType, CacheControl: documentCacheControl}, p.held.Document)
 }
 
 // algorithms are those that the document must list for the keys: relying
@@ -353,6 +419,7 @@ func (p *planner) step(wanted Object, held *Object) {
 func (p *planner) nextState() state {
 	next := state{Issuer: p.plan.Issuer, Owner: p.policy.Owner, Cluster: p.fetched.Cluster, Keys: sortedKeys(p.memory)}
 	if p.known != nil && p.ours {
+		next.others = p.known.others
 		next.Cluster = mergeCluster(p.known.Cluster, p.fetched.Cluster)
 		if next.Owner == "" {
 			next.Owner = p.known.Owner

@@ -271,12 +271,17 @@ func TestLifeOfKeys(t *testing.T) {
 			{30, []string{"b"}, day, []string{"b"}},
 			{31, []string{"a", "b"}, day, []string{"a", "b"}},
 		},
-		"the clock jumps back": {
-			{10, []string{"a"}, day, []string{"a"}},
+		"a stamp of a clock that was ahead is lowered": {
+			{510, []string{"a"}, day, []string{"a"}},
+			{520, []string{"b"}, day, []string{"a", "b"}},
 			{20, []string{"b"}, day, []string{"a", "b"}},
-			{-500, []string{"b"}, day, []string{"a", "b"}},
 			{43, []string{"b"}, day, []string{"a", "b"}},
 			{44, []string{"b"}, day, []string{"b"}},
+		},
+		"no grace drops a key whatever its stamp": {
+			{510, []string{"a"}, day, []string{"a"}},
+			{520, []string{"b"}, day, []string{"a", "b"}},
+			{20, []string{"b"}, publish.Policy{}, []string{"b"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -373,6 +378,38 @@ func TestAClockThatIsBehind(t *testing.T) {
 	}
 }
 
+// TestGraceByAllClocks: a grace period starts by the latest of all clocks and
+// ends by the earliest.
+func TestGraceByAllClocks(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	s.apply(s.plan(r.snapshot("a"), day, -time.Hour))
+	at := func(earliest, latest time.Duration) discovery.Snapshot {
+		snapshot := r.snapshot("b")
+		snapshot.Time, snapshot.LatestTime = start.Add(earliest), start.Add(latest)
+		return snapshot
+	}
+	plan := s.apply(s.plan(at(-2*time.Hour, 3*time.Hour), day, 0))
+	if got, want := plan.GraceEnds["a"], start.Add(27*time.Hour); !got.Equal(want) {
+		t.Errorf("it ends at %v, want %v", got, want)
+	}
+	if got := strings.Join(plan.Warnings, "\n"); !strings.Contains(got, "clock is ahead") || !strings.Contains(got, "clock is behind") {
+		t.Errorf("warnings %q", got)
+	}
+	for _, tc := range []struct {
+		earliest, latest, local time.Duration
+		dropped                 bool
+	}{
+		{26 * time.Hour, 30 * time.Hour, 28 * time.Hour, false},
+		{28 * time.Hour, 30 * time.Hour, 26 * time.Hour, false},
+		{27 * time.Hour, 30 * time.Hour, 28 * time.Hour, true},
+	} {
+		plan := s.plan(at(tc.earliest, tc.latest), day, tc.local)
+		if got := slices.Contains(plan.Changes.Dropped, "a"); got != tc.dropped {
+			t.Errorf("at %+v, dropped: %t", tc, got)
+		}
+	}
+}
+
 func TestDiff(t *testing.T) {
 	r, s := keyring{}, newStore(t)
 	s.apply(s.plan(r.snapshot("a", "b"), day, 0))
@@ -429,7 +466,7 @@ func TestRefusals(t *testing.T) {
 		{"files without a known key", published(r, "a"), nameless("b"), day, `none of its keys ("a") is among those given`},
 		{"somebody else's keys and no memory", foreign(r, "x", "y"), r.snapshot("a"), day, `keys of another issuer ("x", "y")`},
 		{"our keys and no memory", foreign(r, "x", "a"), r.snapshot("a"), day, ""},
-		{"damaged keys and no memory", func(s *store) { s.put(discovery.JWKSPath, "{}") }, r.snapshot("a"), day, "somebody else"},
+		{"damaged keys and no memory", func(s *store) { s.put(discovery.JWKSPath, "{}") }, r.snapshot("a"), day, "belongs to another cluster"},
 		{"another owner's name", publishedBy(r, owned, "a"), r.snapshot("a"), publish.Policy{Owner: "team-b"}, `belongs to "team-a", and this is "team-b"`},
 		{"the owner's name in a new cluster", publishedBy(r, owned, "a"), other("b"), owned, ""},
 		{"the owner's cluster without the name", publishedBy(r, owned, "a"), r.snapshot("b"), day, ""},
@@ -447,7 +484,7 @@ func TestRefusals(t *testing.T) {
 		{"another issuer's document and a key in common", func(s *store) { foreign(r, "a")(s); foreignDocument("https://other.example.com")(s) }, r.snapshot("a"), day, "other.example.com"},
 		{"another issuer's document, taken over", foreignDocument("https://other.example.com"), r.snapshot("a"), publish.Policy{TakeOver: true}, ""},
 		{"this issuer's document without keys", foreignDocument(issuer), r.snapshot("a"), day, ""},
-		{"a document that is none", func(s *store) { s.put(discovery.ConfigurationPath, "<html>") }, r.snapshot("a"), day, "none of this tool's"},
+		{"a document that is none", func(s *store) { s.put(discovery.ConfigurationPath, "<html>") }, r.snapshot("a"), day, "was not written by this tool"},
 		{"told by its CA alone", publishedAs(r, []string{"ca:one"}, "a"), cluster(r.snapshot("b"), "ca:one"), day, ""},
 		{"told by another CA", publishedAs(r, []string{"ca:one"}, "a"), cluster(r.snapshot("b"), "ca:two"), day, `it belongs to "ca:one"`},
 		{"the UID was remembered through a run that could not read it", func(s *store) {

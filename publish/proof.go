@@ -8,24 +8,26 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
+	"oidc-publisher/internal/service/retry"
 )
 
-// Between two tries of the first proof. Object stores grant public access with
-// a delay of up to minutes (Cloud Storage: IAM is eventually consistent).
+// Waits between two attempts of the first proof. Object stores grant public
+// access with a delay of up to minutes (Cloud Storage: IAM is eventually
+// consistent).
 const (
 	firstProofPause   = 500 * time.Millisecond
 	longestProofPause = 5 * time.Second
 )
 
-// Proof is what reading the public issuer back, anonymously, said (rule 8).
+// Proof is the result of reading the public issuer back, anonymously (rule 8).
 type Proof struct {
-	// Read is set once the issuer was asked.
+	// Read is set if the issuer was read.
 	Read bool
 	// FreshIn is how long a cache may still hand out an older copy; 0 if
 	// what was published is what is read.
 	FreshIn time.Duration
-	// Err says why the issuer does not answer with what was published. It is
-	// one of the errors of verify.Published.
+	// Err is why the issuer does not answer with what was published: an error of
+	// verify.Published.
 	Err error
 	// Expected is set where the answer has to be right: something other than
 	// a local directory was published to.
@@ -35,9 +37,9 @@ type Proof struct {
 // Failed reports whether publication can't count as done.
 func (p Proof) Failed() bool { return p.Expected && p.Err != nil }
 
-// prove reads the public issuer and compares it with what the targets hold
-// now. What was just written may take a while to be public, so it is then
-// asked for again until the pass runs out of time.
+// prove reads the public issuer and compares it with what the targets hold now.
+// What was just written may take a while to be public, so it is read again until
+// the pass runs out of time.
 func (p *Publisher) prove(ctx context.Context, report Report) Proof {
 	done := done(report.Targets)
 	if p.NoVerify || p.DryRun || len(done) == 0 {
@@ -56,7 +58,7 @@ func (p *Publisher) prove(ctx context.Context, report Report) Proof {
 		if wait == firstProofPause {
 			p.log().InfoContext(ctx, "published; the issuer does not answer with it yet and is asked again", "error", proof.Err)
 		}
-		if !sleep(ctx, wait) {
+		if !retry.Sleep(ctx, wait) {
 			break
 		}
 		wait = min(2*wait, longestProofPause)
@@ -68,17 +70,17 @@ func (p *Publisher) prove(ctx context.Context, report Report) Proof {
 }
 
 // readBack succeeds if the issuer answers with what one of the targets holds:
-// which of them it leads to is not known here.
+// which of them it leads to is unknown.
 func (p *Publisher) readBack(ctx context.Context, report Report, done []TargetReport) error {
 	var err error
 	for i, t := range done {
-		if i > 0 && bytes.Equal(t.Plan.Keys.Body, done[i-1].Plan.Keys.Body) {
+		if i > 0 && bytes.Equal(t.Published.Keys.Bytes(), done[i-1].Published.Keys.Bytes()) {
 			continue
 		}
-		err = p.compare(ctx, report.Issuer, t.Plan.Document, t.Plan.Keys)
+		err = p.compare(ctx, report.Issuer, t.Published.Document.Bytes(), t.Published.Keys.Bytes())
 		if different := new(verify.DifferentError); errors.As(err, &different) {
 			if held, ok := p.overtaken(ctx, t); ok {
-				err = p.compare(ctx, report.Issuer, *held.Document, *held.Keys)
+				err = p.compare(ctx, report.Issuer, held.Document.Body, held.Keys.Body)
 			}
 		}
 		if err == nil {
@@ -88,14 +90,14 @@ func (p *Publisher) readBack(ctx context.Context, report Report, done []TargetRe
 	return err
 }
 
-func (p *Publisher) compare(ctx context.Context, issuer discovery.Issuer, document, keys Object) error {
+func (p *Publisher) compare(ctx context.Context, issuer discovery.Issuer, document, keys []byte) error {
 	ctx, cancel := p.operation(ctx)
 	defer cancel()
-	return verify.Published(ctx, p.Client, issuer, document.Body, keys.Body)
+	return verify.Published(ctx, p.Client, issuer, document, keys)
 }
 
-// overtaken returns what the target holds now if another publisher added to
-// it since: that is then what has to be public.
+// overtaken returns what the target holds now if another publisher has added to
+// it since: that has to be public then.
 func (p *Publisher) overtaken(ctx context.Context, t TargetReport) (Held, bool) {
 	held, err := p.read(ctx, t.Target.Backend)
 	if err != nil || held.Keys == nil || held.Document == nil {
@@ -105,7 +107,7 @@ func (p *Publisher) overtaken(ctx context.Context, t TargetReport) (Held, bool) 
 	if err != nil {
 		return Held{}, false
 	}
-	for _, id := range t.Plan.Changes.Published {
+	for _, id := range t.Published.Keys.IDs() {
 		if _, kept := keys.Lookup(id); !kept {
 			return Held{}, false
 		}

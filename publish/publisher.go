@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -18,7 +17,7 @@ import (
 
 // Source is where a cluster's documents come from.
 type Source interface {
-	// Fetch reads and judges both documents once. On error nothing that is
+	// Fetch reads and validates both documents once. On error nothing that is
 	// public may be changed.
 	Fetch(ctx context.Context) (discovery.Snapshot, error)
 }
@@ -28,8 +27,8 @@ type Target struct {
 	// Name is the target as the user wrote it.
 	Name    string
 	Backend Backend
-	// Local is set for a directory: who serves it, and whether it is served
-	// yet, can't be known.
+	// Local is set for a directory: it is unknown who serves it, and whether
+	// it is served yet.
 	Local bool
 	// CheckIssuer returns an error for an issuer that is the URL of another
 	// bucket than this target; nil where any will do. One target of several
@@ -42,20 +41,21 @@ type Target struct {
 var ErrUnconditional = errors.New("the store ignores the conditions of a write")
 
 const (
-	// maxRaces bounds how often a pass plans anew after losing a race.
-	maxRaces = 50
-	// operations is how many steps the deadline of a run is divided into: one
-	// silent operation must leave time to say so.
+	// operations is how many steps the deadline of a pass is divided into: one
+	// silent operation must leave time to report it.
 	operations = 3
-	// freshness is how old what the cluster said may be when a target has been
-	// read. With an older look, a key that another publisher added meanwhile
-	// would be taken for one that the cluster no longer lists.
+	// freshness is how old a fetched snapshot may be once the targets were read.
+	// An older one is fetched again: another publisher may have published a key
+	// that the cluster lists by now.
 	freshness = time.Second
 )
 
 // Publisher publishes a cluster's documents.
 type Publisher struct {
-	Source  Source
+	Source Source
+	// First is what was fetched already, to learn the targets from, if anything.
+	// The first pass uses it unless it is too old by then.
+	First   discovery.Snapshot
 	Targets []Target
 	Policy  Policy
 	// Timeout bounds one pass, and a third of it each operation.
@@ -64,15 +64,18 @@ type Publisher struct {
 	DryRun bool
 	// NoVerify leaves the public issuer unread after a pass.
 	NoVerify bool
+	// Replicated says that other replicas may be at work: a probe of the store
+	// that another one has begun is waited for.
+	Replicated bool
 	// Client reads the public issuer back; nil is an anonymous one.
 	Client *http.Client
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
 	Log *slog.Logger
 
-	clock  clock
-	memory memories
-	// settled is set once a pass of any Run was complete and found nobody else's target.
+	memory targetMemory
+	// settled is set once a pass of any Run was complete and found no target of
+	// another cluster.
 	settled bool
 }
 
@@ -81,9 +84,9 @@ type Report struct {
 	Issuer   discovery.Issuer
 	Warnings []string
 	Targets  []TargetReport
-	// Snapshot is what the source said.
+	// Snapshot is what the source returned.
 	Snapshot discovery.Snapshot
-	// Proof is what reading the public issuer back said.
+	// Proof is the result of reading the public issuer back.
 	Proof Proof
 }
 
@@ -91,8 +94,17 @@ type Report struct {
 type TargetReport struct {
 	Target Target
 	Plan   Plan
+	// Published is what the target holds now or, after an error, by the last
+	// pass that had none; the zero value if there was no such pass.
+	Published Published
 	// Written are the names of the objects written, in order.
 	Written []string
+	// Changed is set if the documents or the retired keys differ from those of the
+	// last pass.
+	Changed bool
+	// Repaired is set if documents were written although this process had
+	// published the same before: another writer changed or deleted them.
+	Repaired bool
 	// Err wraps ErrRefused, ErrUnconditional or the backend's own error.
 	Err error
 }
@@ -103,172 +115,189 @@ func (t *TargetReport) wrote(name string) {
 	}
 }
 
-// Changed reports whether anything was written, or would be.
-func (r Report) Changed() bool {
-	for _, t := range r.Targets {
-		if len(t.Written) > 0 {
-			return true
-		}
-	}
-	return false
+// wroteDocuments reports whether something that relying parties read was written.
+func (t *TargetReport) wroteDocuments() bool {
+	return slices.ContainsFunc(t.Written, func(name string) bool { return name != StateName })
 }
 
-// Publish is one pass: fetch, and for each target plan and write, then read
-// the public issuer back. Every target is tried; their errors are in the
-// report. The error returned is that of the fetch alone.
+// Changed reports whether anything was written, or would be.
+func (r Report) Changed() bool {
+	return slices.ContainsFunc(r.Targets, func(t TargetReport) bool { return len(t.Written) > 0 })
+}
+
+// Publish is one pass: fetch, plan all targets, check the plans against each
+// other, write, and read the public issuer back. Every target is tried, and its
+// error is in the report. The error returned is that of the fetch alone.
 func (p *Publisher) Publish(ctx context.Context) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
-	snapshot, err := Fetch(ctx, p.Source)
+	fetched, err := p.firstFetch(ctx)
 	if err != nil {
 		return Report{}, err
 	}
 	report := Report{
-		Issuer:   cmp.Or(p.Policy.Issuer, snapshot.Document.Issuer()),
-		Warnings: snapshot.Warnings,
-		Snapshot: snapshot,
+		Issuer:   cmp.Or(p.Policy.Issuer, fetched.Document.Issuer()),
+		Warnings: fetched.Warnings,
+		Snapshot: fetched.Snapshot,
 		Targets:  make([]TargetReport, len(p.Targets)),
 	}
-	first := look{snapshot, time.Now()}
-	var all sync.WaitGroup
+	jobs := make([]*job, len(p.Targets))
 	wrong := p.checkIssuer(report.Issuer)
-	if err := p.checkRevoke(ctx, snapshot); err != nil {
-		wrong = slices.Repeat([]error{err}, len(p.Targets))
-	}
 	for i, target := range p.Targets {
-		report.Targets[i] = TargetReport{Target: target, Err: wrong[i]}
-		if wrong[i] == nil {
-			all.Go(func() { report.Targets[i] = p.publishTo(ctx, target, first) })
-		}
+		jobs[i] = &job{publisher: p, policy: p.Policy, TargetReport: TargetReport{Target: target, Err: wrong[i]}}
+		jobs[i].Published, _ = p.memory.of(target.Name)
+	}
+	planned := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.Err != nil })
+	fetched = p.plan(ctx, planned, fetched, false)
+	p.checkRevoke(planned)
+	var all sync.WaitGroup
+	for _, j := range planned {
+		all.Go(func() { j.run(ctx, fetched) })
 	}
 	all.Wait()
+	for i, j := range jobs {
+		report.Targets[i] = j.TargetReport
+	}
 	report.Proof = p.prove(ctx, report)
 	return report, nil
 }
 
-// look is what the cluster said, and when it had said it.
-type look struct {
+// fetched is a snapshot, and when its fetch ended by both clocks.
+type fetched struct {
 	discovery.Snapshot
-	ended time.Time
+	ended, wall time.Time
 }
 
-// fresh looks again where the last look is too old.
-func (p *Publisher) fresh(ctx context.Context, last look) (look, error) {
-	if time.Since(last.ended) <= freshness {
-		return last, nil
+// tooOld reports whether the snapshot is too old to plan with, by either clock:
+// a process may have been frozen, or its machine suspended.
+func (p *Publisher) tooOld(f fetched) bool {
+	return max(time.Since(f.ended), p.now().Round(0).Sub(f.wall)) > freshness
+}
+
+// firstFetch returns First while it is fresh, else what the source returns.
+func (p *Publisher) firstFetch(ctx context.Context) (fetched, error) {
+	first := fetched{p.First, p.First.FetchedAt, p.First.FetchedAt.Round(0)}
+	p.First = discovery.Snapshot{}
+	if !first.ended.IsZero() && !p.tooOld(first) {
+		return first, nil
 	}
+	return p.fetch(ctx)
+}
+
+func (p *Publisher) fetch(ctx context.Context) (fetched, error) {
 	snapshot, err := Fetch(ctx, p.Source)
+	return fetched{snapshot, time.Now(), p.now().Round(0)}, err
+}
+
+// fetchAgain is fetch during a pass.
+func (p *Publisher) fetchAgain(ctx context.Context, last fetched) (fetched, error) {
+	next, err := p.fetch(ctx)
 	if err != nil {
 		return last, err
 	}
-	next := look{snapshot, time.Now()}
 	if next.Document.Issuer() != last.Document.Issuer() {
 		return last, fmt.Errorf("the cluster's issuer changed from %q to %q meanwhile: try again", last.Document.Issuer(), next.Document.Issuer())
 	}
 	return next, nil
 }
 
-// publishTo plans and writes until no other writer comes between.
-func (p *Publisher) publishTo(ctx context.Context, target Target, last look) TargetReport {
-	report := TargetReport{Target: target}
-	recalled := false
-	for race := range maxRaces {
-		held, err := p.read(ctx, target.Backend)
-		if err == nil {
-			last, err = p.fresh(ctx, last)
-		}
-		if err != nil {
-			report.Err = err
-			return report
-		}
-		held.Recalled = p.memory.of(target.Name)
-		report.Plan = newPlan(held, last.Snapshot, p.Policy, p.clock.read(p.now(), p.Policy.Grace))
-		if recalled = recalled || report.Plan.recalled; recalled {
-			report.Plan.Warnings = append(report.Plan.Warnings, "somebody deleted "+StateName+", and this process wrote it back from memory. "+
-				"Another process would have forgotten which keys are retired or revoked")
-		}
-		if report.Err = report.Plan.Refused(); report.Err != nil {
-			return report
-		}
-		if p.DryRun {
-			report.Written = names(report.Plan.Writes)
-			return report
-		}
-		report.Err = p.carryOut(ctx, target.Backend, held, &report)
-		if report.Err == nil {
-			p.memory.keep(target.Name, report.Plan.state.object())
-		}
-		if !errors.Is(report.Err, errAgain) && !errors.Is(report.Err, ErrPrecondition) {
-			return report
-		}
-		p.log().DebugContext(ctx, "planning again", "target", target.Name, "cause", report.Err)
-		if errors.Is(report.Err, ErrPrecondition) && !pause(ctx, race) {
-			break
+// plan reads what the targets hold and plans what to write. It returns the
+// snapshot that it planned with: that given or, if it is to be fetched again or
+// is too old, another.
+func (p *Publisher) plan(ctx context.Context, jobs []*job, last fetched, again bool) fetched {
+	var all sync.WaitGroup
+	for _, j := range jobs {
+		all.Go(func() { j.held, j.Err = p.read(ctx, j.Target.Backend) })
+	}
+	all.Wait()
+	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.Err != nil })
+	planAll := func(err error) {
+		for _, j := range jobs {
+			if j.Err = err; err == nil {
+				j.plan(last)
+			}
 		}
 	}
-	report.Err = fmt.Errorf("other writers were faster every time: %w", report.Err)
-	return report
-}
-
-// memories are the states of targets, by name. The zero value is empty.
-type memories struct {
-	mu     sync.Mutex
-	states map[string]Object
-}
-
-func (m *memories) keep(target string, state Object) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.states == nil {
-		m.states = map[string]Object{}
+	var err error
+	if again = again || p.tooOld(last); again {
+		last, err = p.fetchAgain(ctx, last)
 	}
-	m.states[target] = state
-}
-
-func (m *memories) of(target string) *Object {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if state, ok := m.states[target]; ok {
-		return &state
+	planAll(err)
+	if !again && slices.ContainsFunc(jobs, func(j *job) bool { return j.Plan.retires }) {
+		last, err = p.fetchMore(ctx, last)
+		planAll(err)
 	}
-	return nil
+	p.shareRevocations(jobs, last)
+	return last
 }
 
-// checkRevoke returns a refusal of every target if a key to revoke is known
-// neither to the cluster nor to any of them: it is mistyped, and a revocation
-// can't be taken back. One target may have had a key that the others never had,
-// and one that can't be read may know them all.
-func (p *Publisher) checkRevoke(ctx context.Context, snapshot discovery.Snapshot) error {
+// fetchMore fetches once more and adds the keys of both fetches together. A key
+// is retired only by a fetch that came after the target was read, else it may be
+// a new one that another publisher was faster with; and an API server that lists
+// it must not hide the keys of the one that was asked before.
+func (p *Publisher) fetchMore(ctx context.Context, last fetched) (fetched, error) {
+	next, err := p.fetchAgain(ctx, last)
+	if err != nil {
+		return last, err
+	}
+	next.Keys, err = discovery.Union(last.Keys, next.Keys)
+	if unfit := new(discovery.UnfitError); errors.As(err, &unfit) {
+		err = &RefusedError{Reasons: []error{err}}
+	}
+	return next, err
+}
+
+// shareRevocations revokes on every target what is revoked on one of them.
+func (p *Publisher) shareRevocations(jobs []*job, last fetched) {
+	var revoked []string
+	for _, j := range jobs {
+		revoked = append(revoked, j.Plan.state.revoked()...)
+	}
+	for _, j := range jobs {
+		missing := slices.DeleteFunc(slices.Clone(revoked), func(id string) bool { return slices.Contains(j.Plan.state.revoked(), id) })
+		if j.Err != nil || len(missing) == 0 || len(j.Plan.Refusals) > 0 {
+			continue
+		}
+		j.policy.revokedElsewhere = missing
+		j.plan(last)
+	}
+}
+
+// checkRevoke refuses all targets if a key to revoke is known neither to the
+// cluster nor to any of them: it is mistyped, and a revocation can't be undone.
+// One target may have had a key that the others never had, and one that can't
+// be read may know them all.
+func (p *Publisher) checkRevoke(jobs []*job) {
 	unknown := slices.Clone(p.Policy.Revoke)
-	for _, target := range p.Targets {
-		if len(unknown) == 0 {
-			return nil
+	for _, j := range jobs {
+		if j.Err != nil {
+			return
 		}
-		held, err := p.read(ctx, target.Backend)
-		if err != nil {
-			return nil //nolint:nilerr // publishTo finds and tells it
-		}
-		plan := newPlan(held, snapshot, p.Policy, p.clock.read(p.now(), p.Policy.Grace))
-		unknown = slices.DeleteFunc(unknown, func(id string) bool { return !slices.Contains(plan.Unknown, id) })
+		unknown = slices.DeleteFunc(unknown, func(id string) bool { return !slices.Contains(j.Plan.Unknown, id) })
 	}
 	if len(unknown) == 0 {
-		return nil
+		return
 	}
-	return &RefusedError{Reasons: []error{fmt.Errorf("can't revoke what neither a target nor the cluster knows: %s", strings.Join(unknown, ", "))}}
+	err := fmt.Errorf("can't revoke what neither a target nor the cluster knows: %s", strings.Join(unknown, ", "))
+	for _, j := range jobs {
+		j.Err = &RefusedError{Reasons: []error{err}}
+	}
 }
 
 // Fetch asks the source once. Documents that must not be published (rule 1) are
-// a *RefusedError; any other error is a look that went wrong.
+// a *RefusedError; any other error means that the fetch failed.
 func Fetch(ctx context.Context, source Source) (discovery.Snapshot, error) {
+	began := time.Now()
 	snapshot, err := source.Fetch(ctx)
+	snapshot.FetchedAt = began
 	if unfit := new(discovery.UnfitError); errors.As(err, &unfit) {
 		return snapshot, &RefusedError{Reasons: []error{err}}
 	}
 	return snapshot, err
 }
 
-// checkIssuer returns a refusal for each target that is not where the issuer
-// leads to, or none if another target is.
+// checkIssuer returns a refusal for each target that the issuer does not lead
+// to, or none if another target is the issuer's own.
 func (p *Publisher) checkIssuer(issuer discovery.Issuer) []error {
 	wrong := make([]error, len(p.Targets))
 	for i, target := range p.Targets {
@@ -296,31 +325,4 @@ func (p *Publisher) log() *slog.Logger {
 		return p.Log
 	}
 	return slog.New(slog.DiscardHandler)
-}
-
-func names(writes []Write) []string {
-	var names []string
-	for _, w := range writes {
-		names = append(names, w.Object.Name)
-	}
-	return names
-}
-
-// pause waits a random time that grows with each lost race, up to a second,
-// and reports whether there is time for another try.
-func pause(ctx context.Context, race int) bool {
-	longest := min(time.Second, 10*time.Millisecond<<min(race, 7))
-	return sleep(ctx, time.Duration(rand.Int64N(int64(longest))))
-}
-
-// sleep reports whether it was not cut short.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

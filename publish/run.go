@@ -5,28 +5,30 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"oidc-publisher/internal/service/retry"
 )
 
 const (
-	// firstRetry follows a failed pass, and doubles until shortRetry. After
-	// patience without success the loop falls back to its interval, or to
-	// longRetry where that is shorter: what is down that long is not just
-	// restarting, and an interval of an hour is no time to wait after it.
-	firstRetry = 250 * time.Millisecond
-	shortRetry = time.Second
-	patience   = time.Minute
-	longRetry  = time.Minute
+	// firstRetry is the wait after a failed pass; it doubles up to shortRetry.
+	// After failingLong without success the wait is the interval, but at most
+	// longRetry: what is down that long is not just restarting, and an interval
+	// of an hour is too long to wait.
+	firstRetry  = 250 * time.Millisecond
+	shortRetry  = time.Second
+	failingLong = time.Minute
+	longRetry   = time.Minute
 	// shortestRest lies between two passes, however often the loop is nudged.
 	shortestRest = 200 * time.Millisecond
-	// farewell is what a write in hand may still take at the end.
-	farewell = 10 * time.Second
-	// After a nudge it looks each second for a while: a server that ended its
-	// connections comes back with other keys, or lets others go first.
-	alertFor  = 20 * time.Second
-	alertLook = time.Second
-	// shortestLook bounds how often an external signer's announcements are
-	// followed.
-	shortestLook = time.Second
+	// stopTimeout is what a write in progress may still take at the end.
+	stopTimeout = 10 * time.Second
+	// For nudgedFor after a nudge it polls every nudgedPoll: a server that closed
+	// its connections comes back with other keys.
+	nudgedFor  = 20 * time.Second
+	nudgedPoll = time.Second
+	// shortestPoll bounds how often the announcements of an external signer make
+	// it poll.
+	shortestPoll = time.Second
 )
 
 // Pass is one Publish of a Run.
@@ -50,55 +52,55 @@ func (p Pass) Failed() bool {
 	return false
 }
 
-// Run publishes at each interval, jittered by a tenth, and at once and more
-// often for a while when nudged, until ctx ends; done is told of every pass. What fails is tried
-// again, soon at first and then at the interval, for ever: the last good stays
-// public meanwhile. Run returns nil when ctx ends, and an error that wraps
-// ErrOwner if the first complete pass finds the target to be somebody else's:
-// the first of all its Runs, as what was ours once may be handed back.
-// TakeOver holds until a pass has done all it should: two publishers that both
-// take over must not do so for ever.
+// Run publishes at each interval, jittered by a tenth, until ctx ends, and at
+// once and more often for a while after a nudge; it calls done after every pass.
+// A failed pass is retried, soon at first and then at the interval: what is
+// public stays public meanwhile. Run returns nil when ctx ends. It returns an
+// error that wraps ErrOwner if the first complete pass of all its runs finds a
+// target that belongs to another cluster; later ones don't end it, since a
+// target that was this cluster's may be handed back. TakeOver holds until a pass
+// is complete: two publishers must not take over from each other without end.
 func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-chan struct{}, done func(Pass)) error {
 	var failing time.Time // since when
-	retry := firstRetry
+	backoff := firstRetry
 	var nudged time.Time
 	for ctx.Err() == nil {
 		pass := p.pass(ctx)
-		if ctx.Err() == nil || !pass.Failed() { // else its end may be why
+		if ctx.Err() == nil || !pass.Failed() { // else the end of ctx may be the reason
 			done(pass)
 		}
 		if err := ownerConflict(pass); err != nil && !p.settled {
 			return err
 		}
 		p.settled = p.settled || pass.Err == nil
-		wait := jitter(lookAfter(pass, interval))
+		wait := jitter(pollAfter(pass, interval))
 		switch {
 		case !pass.Failed():
 			p.Policy.TakeOver = false
-			failing, retry = time.Time{}, firstRetry
+			failing, backoff = time.Time{}, firstRetry
 		case failing.IsZero():
 			failing = pass.Ended
 			fallthrough
-		case pass.Ended.Sub(failing) < patience:
-			wait, retry = jitter(retry), min(2*retry, shortRetry)
+		case pass.Ended.Sub(failing) < failingLong:
+			wait, backoff = jitter(backoff), min(2*backoff, shortRetry)
 		default:
 			wait = min(wait, jitter(longRetry))
 		}
-		if !nudged.IsZero() && time.Since(nudged) < alertFor {
-			wait = min(wait, jitter(alertLook))
+		if !nudged.IsZero() && time.Since(nudged) < nudgedFor {
+			wait = min(wait, jitter(nudgedPoll))
 		}
-		if idle(ctx, max(wait, RetryAfter(pass.Err)), nudge) {
+		if idle(ctx, max(wait, retry.After(pass.Err)), nudge) {
 			nudged = time.Now()
 		}
 	}
 	return nil
 }
 
-// pass gives what is under way when ctx ends a while to be finished.
+// pass gives a write in progress when ctx ends some time to finish.
 func (p *Publisher) pass(ctx context.Context) Pass {
 	lingering, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(farewell, cancel) })
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopTimeout, cancel) })
 	defer stop()
 	pass := Pass{Began: time.Now()}
 	pass.Report, pass.Err = p.Publish(lingering)
@@ -115,45 +117,23 @@ func ownerConflict(pass Pass) error {
 	return nil
 }
 
-// lookAfter is the interval, or less where an external signer (KEP-740)
+// pollAfter is the interval, or less where an external signer (KEP-740)
 // announces that it refreshes its keys sooner.
-func lookAfter(pass Pass, interval time.Duration) time.Duration {
+func pollAfter(pass Pass, interval time.Duration) time.Duration {
 	if announced := pass.Report.Snapshot.MaxAge; announced > 0 && announced < interval {
-		return max(announced, shortestLook)
+		return max(announced, shortestPoll)
 	}
 	return interval
-}
-
-// RetryAfter is how long an API server asks with its error to be left alone
-// (RFC 9110 section 10.2.3), at most a minute; 0 where it does not.
-func RetryAfter(err error) time.Duration {
-	var asked interface{ RetryAfter() time.Duration }
-	if errors.As(err, &asked) {
-		return min(asked.RetryAfter(), time.Minute)
-	}
-	return 0
 }
 
 func jitter(d time.Duration) time.Duration {
 	return d - d/10 + time.Duration(rand.Int64N(int64(d/5)+1))
 }
 
-// idle waits for time to pass, a nudge, or the end of ctx, and reports whether
-// it was a nudge.
-// Nudges count only after a moment of rest: a server that ends each connection
+// idle waits for the next pass, and reports whether a nudge ended the wait. A
+// nudge counts only after a short rest: a server that closes every connection
 // must not make this a busy loop.
 func idle(ctx context.Context, d time.Duration, nudge <-chan struct{}) (nudged bool) {
 	rest := min(d, shortestRest)
-	if !sleep(ctx, rest) {
-		return false
-	}
-	timer := time.NewTimer(d - rest)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	case <-nudge:
-		return true
-	}
-	return false
+	return retry.Sleep(ctx, rest) && retry.Wait(ctx, d-rest, nudge)
 }

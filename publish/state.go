@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,9 +20,9 @@ const StateName = ".oidc-publisher.json"
 
 const (
 	stateVersion = 1
-	stateAbout   = "Memory of oidc-publisher. Nothing in it is secret. Without it retired keys are forgotten, so do not delete it."
-	// maxDropped is how many keys that were dropped are remembered, so that
-	// their key IDs can't come back with other material.
+	stateAbout   = "Memory of oidc-publisher. Nothing in it is secret. Without it retired and revoked keys are forgotten, so do not delete it."
+	// maxDropped is how many dropped keys are remembered, so that their key IDs
+	// can't come back with other material.
 	maxDropped = 100
 )
 
@@ -37,6 +38,9 @@ type state struct {
 	// Probe is set while it is not yet known whether the store honours
 	// preconditions.
 	Probe string `json:"probe,omitempty"`
+
+	// others are members that a newer program wrote.
+	others map[string]json.RawMessage
 }
 
 // keyMemory is the life of one key. A key is current, then retired, then
@@ -46,11 +50,26 @@ type keyMemory struct {
 	Thumbprint string     `json:"thumbprint"`
 	FirstSeen  time.Time  `json:"first_seen"`
 	Retired    *time.Time `json:"retired,omitempty"`
-	Revoked    *time.Time `json:"revoked,omitempty"`
-	Dropped    *time.Time `json:"dropped,omitempty"`
+	// Relisted is set once the key was listed again after it was retired, as by
+	// one of two API servers. Retired is then moved forward while it is listed.
+	Relisted bool       `json:"relisted,omitempty"`
+	Revoked  *time.Time `json:"revoked,omitempty"`
+	Dropped  *time.Time `json:"dropped,omitempty"`
 	// JWK is the key itself, byte for byte, for as long as it is public, so
 	// that a public set that was damaged can be restored whole.
 	JWK string `json:"jwk,omitempty"`
+
+	// key is JWK parsed.
+	key discovery.Key
+	// others are members that a newer program wrote.
+	others map[string]json.RawMessage
+}
+
+// newerStateError is a state that only a newer program understands.
+type newerStateError struct{ version int }
+
+func (e *newerStateError) Error() string {
+	return fmt.Sprintf("%s has version %d, and this program knows version %d: use a newer oidc-publisher", StateName, e.version, stateVersion)
 }
 
 func parseState(body []byte) (*state, error) {
@@ -58,19 +77,46 @@ func parseState(body []byte) (*state, error) {
 	if err := json.Unmarshal(body, &s); err != nil {
 		return nil, fmt.Errorf("%s is damaged: it is not the JSON that this tool wrote", StateName)
 	}
-	if s.Version != stateVersion {
-		return nil, fmt.Errorf("%s has version %d, and this program knows version %d: use a newer oidc-publisher", StateName, s.Version, stateVersion)
+	if s.Version > stateVersion {
+		return nil, &newerStateError{s.Version}
 	}
-	for _, k := range s.Keys {
+	if s.Version != stateVersion {
+		return nil, fmt.Errorf("%s is damaged: it has version %d", StateName, s.Version)
+	}
+	for i, k := range s.Keys {
 		if k.JWK == "" {
 			continue
 		}
 		key, err := discovery.ParseKey([]byte(k.JWK))
 		if err != nil || key.ID != k.KeyID || key.Thumbprint != k.Thumbprint {
-			return nil, fmt.Errorf("%s is damaged: its key %q is not what it says", StateName, k.KeyID)
+			return nil, fmt.Errorf("%s is damaged: the material of its key %q does not match", StateName, k.KeyID)
 		}
+		s.Keys[i].key = key
 	}
 	return &s, nil
+}
+
+// salvageRevoked returns the revoked keys of a damaged state, as far as it can
+// be read: a revocation must not be lost with the rest.
+func salvageRevoked(body []byte) []keyMemory {
+	var s struct {
+		Keys []struct {
+			KeyID      string     `json:"kid"`
+			Thumbprint string     `json:"thumbprint"`
+			FirstSeen  time.Time  `json:"first_seen"`
+			Revoked    *time.Time `json:"revoked"`
+		} `json:"keys"`
+	}
+	if json.Unmarshal(body, &s) != nil {
+		return nil
+	}
+	var revoked []keyMemory
+	for _, k := range s.Keys {
+		if k.Revoked != nil && k.KeyID != "" {
+			revoked = append(revoked, keyMemory{KeyID: k.KeyID, Thumbprint: k.Thumbprint, FirstSeen: k.FirstSeen, Revoked: k.Revoked})
+		}
+	}
+	return revoked
 }
 
 func (s state) object() Object {
@@ -82,24 +128,35 @@ func (s state) object() Object {
 	return Object{Name: StateName, Body: append(body, '\n'), ContentType: "application/json", CacheControl: "no-store"}
 }
 
-// memory is the state's keys by ID, seeded from the public set where there is
-// no state: whoever published before did not say when its keys came.
-func memory(s *state, public discovery.KeySet, now time.Time) map[string]keyMemory {
+// same reports whether two states mean the same, however they were written.
+func (s state) same(other state) bool {
+	s.Keys, other.Keys = sortedKeys(s.keys()), sortedKeys(other.keys())
+	return len(s.Keys) == len(other.Keys) && slices.Equal(s.object().Body, other.object().Body)
+}
+
+// keys are the state's keys by ID.
+func (s state) keys() map[string]keyMemory {
 	byID := map[string]keyMemory{}
-	if s == nil {
-		for _, key := range public.Keys() {
-			byID[key.ID] = remember(key, now)
-		}
-		return byID
-	}
 	for _, k := range s.Keys {
 		byID[k.KeyID] = k
 	}
 	return byID
 }
 
+// revoked are the IDs of revoked keys.
+func (s state) revoked() []string {
+	var ids []string
+	for _, k := range s.Keys {
+		if k.Revoked != nil {
+			ids = append(ids, k.KeyID)
+		}
+	}
+	return ids
+}
+
+// remember is a key that is seen for the first time.
 func remember(key discovery.Key, now time.Time) keyMemory {
-	return keyMemory{KeyID: key.ID, Thumbprint: key.Thumbprint, FirstSeen: now, JWK: string(key.Bytes())}
+	return keyMemory{KeyID: key.ID, Thumbprint: key.Thumbprint, FirstSeen: now, JWK: string(key.Bytes()), key: key}
 }
 
 // sortedKeys lists public and revoked keys by ID and, after them, those that
@@ -140,4 +197,59 @@ func mergeCluster(known, seen []string) []string {
 	}
 	slices.SortFunc(merged, func(a, b string) int { return cmp.Compare(b, a) }) // uid: before ca:
 	return merged
+}
+
+// UnmarshalJSON keeps unknown members.
+func (s *state) UnmarshalJSON(data []byte) (err error) {
+	type plain state
+	s.others, err = unmarshalKnown(data, (*plain)(s))
+	return err
+}
+
+// MarshalJSON writes unknown members too.
+func (s state) MarshalJSON() ([]byte, error) {
+	type plain state
+	return marshalWith(plain(s), s.others)
+}
+
+// UnmarshalJSON keeps unknown members.
+func (k *keyMemory) UnmarshalJSON(data []byte) (err error) {
+	type plain keyMemory
+	k.others, err = unmarshalKnown(data, (*plain)(k))
+	return err
+}
+
+// MarshalJSON writes unknown members too.
+func (k keyMemory) MarshalJSON() ([]byte, error) {
+	type plain keyMemory
+	return marshalWith(plain(k), k.others)
+}
+
+// unmarshalKnown fills a pointer to a struct and returns the other members.
+func unmarshalKnown(data []byte, known any) (others map[string]json.RawMessage, err error) {
+	if err := json.Unmarshal(data, known); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &others); err != nil {
+		return nil, err
+	}
+	fields := reflect.TypeOf(known).Elem()
+	for i := range fields.NumField() {
+		name, _, _ := strings.Cut(fields.Field(i).Tag.Get("json"), ",")
+		maps.DeleteFunc(others, func(member string, _ json.RawMessage) bool { return strings.EqualFold(member, name) })
+	}
+	return others, nil
+}
+
+// marshalWith is the JSON of a struct with other members after its own.
+func marshalWith(known any, others map[string]json.RawMessage) ([]byte, error) {
+	data, err := json.Marshal(known)
+	if err != nil || len(others) == 0 {
+		return data, err
+	}
+	more, err := json.Marshal(others)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(data[:len(data)-1], ','), more[1:]...), nil
 }

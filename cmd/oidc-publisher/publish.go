@@ -74,7 +74,7 @@ func publishAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	publisher, _, err := newPublisher(c, nil)
+	publisher, err := newPublisher(c, nil)
 	if err != nil {
 		return err
 	}
@@ -109,35 +109,35 @@ func publishAction(c *cli.Context) error {
 	return cmp.Or(outcome(c.App.ErrWriter, report), c.Err())
 }
 
-// newPublisher turns the flags into a Publisher without targets yet, and with a
-// cluster that says when it goes away. A source of files has no cluster.
-func newPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, *kube.Source, error) {
+// newPublisher makes a Publisher of the flags, without targets yet. It calls
+// disconnected when an API server closes its connection.
+func newPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, error) {
 	if err := errors.Join(cli.CheckArgs(c), checkSource(c), cli.CheckTimeout(c)); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	policy, err := policy(c)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if _, err := parseTargets(cli.Values(c, "to")); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	p := &publish.Publisher{Policy: policy, Timeout: c.Duration("timeout")}
 	if fromFiles(c) {
 		p.Source, err = openSource(c, policy.Issuer)
-		return p, nil, err
+		return p, err
 	}
 	config := clusterConfig(c)
 	config.Canary, config.Disconnected = c.String("canary"), disconnected
 	if namespace, account, ok := strings.Cut(config.Canary, "/"); config.Canary != "" && (!ok || namespace == "" || account == "") {
-		return nil, nil, cli.Usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
+		return nil, cli.Usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
 	}
 	cluster, err := kube.New(config)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	p.Source = cluster
-	return p, cluster, nil
+	return p, nil
 }
 
 func policy(c *cli.Context) (publish.Policy, error) {
@@ -170,7 +170,7 @@ func policy(c *cli.Context) (publish.Policy, error) {
 }
 
 // openTargets opens what --to names or, without it, the bucket that the issuer
-// names; for that the cluster may have to be asked first.
+// names; to learn the issuer it may fetch from the cluster first.
 func openTargets(c *cli.Context, p *publish.Publisher) error {
 	targets, err := parseTargets(cli.Values(c, "to"))
 	if err != nil {
@@ -221,7 +221,7 @@ func targetOfIssuer(ctx context.Context, p *publish.Publisher) (backends.Target,
 			return backends.Target{}, err
 		}
 		issuer = snapshot.Document.Issuer()
-		p.Source = &seen{snapshot: snapshot, source: p.Source}
+		p.First = snapshot
 	}
 	target, ok := backends.ForIssuer(string(issuer))
 	if !ok {
@@ -230,28 +230,13 @@ func targetOfIssuer(ctx context.Context, p *publish.Publisher) (backends.Target,
 	return target, nil
 }
 
-// seen is a source that was asked already: its first answer counts.
-type seen struct {
-	source   publish.Source
-	snapshot discovery.Snapshot
-	told     bool
-}
-
-func (s *seen) Fetch(ctx context.Context) (discovery.Snapshot, error) {
-	if s.told {
-		return s.source.Fetch(ctx)
-	}
-	s.told = true
-	return s.snapshot, nil
-}
-
 func closeTargets(targets []publish.Target) {
 	for _, target := range targets {
 		_ = target.Backend.Close() // every write is durable already
 	}
 }
 
-// outcome turns what happened to the targets into one error.
+// outcome makes one error of the targets' errors.
 func outcome(stderr io.Writer, report publish.Report) error {
 	var failed, refused int
 	for _, t := range report.Targets {
@@ -279,7 +264,7 @@ func outcome(stderr io.Writer, report publish.Report) error {
 
 func prefixed(t publish.TargetReport) string { return t.Target.Name + ": " + t.Err.Error() }
 
-// warnings are said once, however many targets share them.
+// warnings are printed once, however many targets share them.
 func warnings(report publish.Report) []string {
 	var all []string
 	seen := map[string]bool{}

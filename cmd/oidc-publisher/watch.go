@@ -70,9 +70,12 @@ func watchAction(c *cli.Context) error {
 	nudge := service.NewNudge()
 	defer nudge.OnHangup(c.Context)()
 	config.Nudge = nudge
-	publisher, _, err := newPublisher(c, nudge.Send)
+	publisher, err := newPublisher(c, nudge.Send)
 	if err != nil {
 		return err
+	}
+	if publisher.Policy.Grace == 0 && !fromFiles(c) && !c.Bool("all-api-servers") {
+		return cli.Usagef("--grace 0 needs --all-api-servers: replicas that ask different API servers would drop each other's keys")
 	}
 	publisher.Log, config.Publisher = log, publisher
 	defer func() { closeTargets(publisher.Targets) }()

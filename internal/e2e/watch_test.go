@@ -127,7 +127,7 @@ func TestWatchEnds(t *testing.T) {
 		{"wrong canary", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--canary", "default"}, "NAMESPACE/SERVICEACCOUNT"},
 		{"busy port", cli.ExitFailed, []string{"--kubeconfig", kubeconfig, "--to", dir, "--admin-listen", busy.Addr().String()}, "--admin-listen: listen tcp " + busy.Addr().String() + ": bind: address already in use"},
 		{"no kubeconfig", cli.ExitFailed, []string{"--kubeconfig", "missing", "--to", dir}, "missing"},
-		{"somebody else's target", cli.ExitRefused, []string{"--kubeconfig", stranger, "--to", dir}, "somebody else's"},
+		{"somebody else's target", cli.ExitRefused, []string{"--kubeconfig", stranger, "--to", dir}, "target belongs to another cluster"},
 	})
 }
 

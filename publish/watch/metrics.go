@@ -2,9 +2,7 @@ package watch
 
 import (
 	"errors"
-	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,13 +18,12 @@ const (
 	resultRefused = "refused"
 )
 
-// metrics are the numbers of one watcher. Names follow the conventions of
+// metrics are those of one watcher. Names follow the conventions of
 // https://prometheus.io/docs/practices/naming/: base units, totals, and points in
 // time instead of durations since or until them. key_publication_seconds is a
 // duration because it measures one that is over.
 type metrics struct {
 	attempt, success *prometheus.GaugeVec
-	keys             *prometheus.GaugeVec
 	unpublished      prometheus.Gauge
 	rotations        prometheus.Counter
 	toPublic         prometheus.Histogram
@@ -34,10 +31,9 @@ type metrics struct {
 	checks           *prometheus.CounterVec
 	certificate      prometheus.Gauge
 	repairs          *prometheus.CounterVec
-	grace            *graceCollector
 }
 
-func newMetrics(registry prometheus.Registerer, targets []publish.Target) *metrics {
+func newMetrics(registry prometheus.Registerer, publisher *publish.Publisher) *metrics {
 	gauge := func(name, help string) prometheus.GaugeOpts {
 		return prometheus.GaugeOpts{Namespace: "oidc_publisher", Name: name, Help: help}
 	}
@@ -45,27 +41,25 @@ func newMetrics(registry prometheus.Registerer, targets []publish.Target) *metri
 		return prometheus.CounterOpts{Namespace: "oidc_publisher", Name: name, Help: help}
 	}
 	m := &metrics{
-		attempt:     prometheus.NewGaugeVec(gauge("last_attempt_timestamp_seconds", "When a target was last tried, in seconds since 1970."), []string{"target"}),
+		attempt:     prometheus.NewGaugeVec(gauge("last_attempt_timestamp_seconds", "When publishing to a target was last attempted, in seconds since 1970."), []string{"target"}),
 		success:     prometheus.NewGaugeVec(gauge("last_success_timestamp_seconds", "When a target was last found or made equal to the cluster, in seconds since 1970."), []string{"target"}),
-		keys:        prometheus.NewGaugeVec(gauge("published_keys", "Public keys of a target by state: current or retired."), []string{"target", "state"}),
 		unpublished: prometheus.NewGauge(gauge("unpublished_keys", "Keys that the cluster lists or signs with and that are not public on every target yet.")),
-		rotations:   prometheus.NewCounter(counter("rotations_total", "How often the cluster's set of keys was seen to change.")),
+		rotations:   prometheus.NewCounter(counter("rotations_total", "Observed changes of the cluster's set of keys.")),
 		toPublic: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "oidc_publisher", Name: "key_publication_seconds",
-			Help:    "Time from the first sight of a key in the cluster until every target had it.",
+			Help:    "Time from the first fetch of a key until every target had it.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2, 5, 10, 30, 60, 300, 3600},
 		}),
-		fetches:     prometheus.NewCounterVec(counter("fetches_total", "Looks at the cluster by result: ok, failed or refused."), []string{"result"}),
+		fetches:     prometheus.NewCounterVec(counter("fetches_total", "Fetches from the cluster by result: ok, failed or refused."), []string{"result"}),
 		writes:      prometheus.NewCounterVec(counter("writes_total", "Objects written and passes that could not write, by target and result: ok, failed or refused."), []string{"target", "result"}),
-		checks:      prometheus.NewCounterVec(counter("public_checks_total", "Looks at the public issuer by verdict: pass, fail or error."), []string{"verdict"}),
+		checks:      prometheus.NewCounterVec(counter("public_checks_total", "Checks of the public issuer by verdict: pass, fail or error."), []string{"verdict"}),
 		certificate: prometheus.NewGauge(gauge("public_certificate_expiry_timestamp_seconds", "When the first certificate of the public issuer expires, in seconds since 1970; 0 where none was seen.")),
-		repairs:     prometheus.NewCounterVec(counter("repairs_total", "How often a target had to be mended though the cluster's documents had not changed: somebody else writes there."), []string{"target"}),
-		grace:       newGraceCollector(),
+		repairs:     prometheus.NewCounterVec(counter("repairs_total", "Repairs of a target that another writer had changed."), []string{"target"}),
 	}
-	registry.MustRegister(m.attempt, m.success, m.keys, m.unpublished, m.rotations, m.toPublic,
-		m.fetches, m.writes, m.checks, m.certificate, m.repairs, m.grace)
-	// What can be alerted on is there from the start.
-	for _, target := range targets {
+	registry.MustRegister(m.attempt, m.success, m.unpublished, m.rotations, m.toPublic,
+		m.fetches, m.writes, m.checks, m.certificate, m.repairs, newKeyCollector(publisher.Published))
+	// What alerts use exists from the start.
+	for _, target := range publisher.Targets {
 		m.attempt.WithLabelValues(target.Name)
 		m.success.WithLabelValues(target.Name)
 		m.repairs.WithLabelValues(target.Name)
@@ -82,7 +76,7 @@ func newMetrics(registry prometheus.Registerer, targets []publish.Target) *metri
 	return m
 }
 
-// observe takes in one pass.
+// observe counts one pass.
 func (m *metrics) observe(pass publish.Pass) {
 	m.fetches.WithLabelValues(resultOf(pass.Err)).Inc()
 	for _, t := range pass.Report.Targets {
@@ -94,10 +88,6 @@ func (m *metrics) observe(pass publish.Pass) {
 			continue
 		}
 		m.success.WithLabelValues(name).Set(seconds(pass.Ended))
-		retired := len(t.Plan.Changes.Retired)
-		m.keys.WithLabelValues(name, "retired").Set(float64(retired))
-		m.keys.WithLabelValues(name, "current").Set(float64(len(t.Plan.Changes.Published) - retired))
-		m.grace.set(name, t.Plan.GraceEnds)
 	}
 }
 
@@ -114,42 +104,39 @@ func resultOf(err error) string {
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
-// graceCollector gives the end of each retired key's grace period.
-type graceCollector struct {
-	desc *prometheus.Desc
-	mu   sync.Mutex
-	ends map[string]map[string]time.Time
+// keyCollector reads what is public at the time of the scrape.
+type keyCollector struct {
+	published  func() []publish.Published
+	keys, ends *prometheus.Desc
 }
 
-func newGraceCollector() *graceCollector {
-	return &graceCollector{
-		desc: prometheus.NewDesc("oidc_publisher_key_grace_end_timestamp_seconds", "When a retired key will be dropped from a target, in seconds since 1970.", []string{"target", "kid"}, nil),
-		ends: map[string]map[string]time.Time{},
+func newKeyCollector(published func() []publish.Published) keyCollector {
+	return keyCollector{
+		published: published,
+		keys:      prometheus.NewDesc("oidc_publisher_published_keys", "Public keys of a target by state: current or retired.", []string{"target", "state"}, nil),
+		ends:      prometheus.NewDesc("oidc_publisher_key_grace_end_timestamp_seconds", "When a retired key will be dropped from a target, in seconds since 1970.", []string{"target", "kid"}, nil),
 	}
 }
 
-func (g *graceCollector) set(target string, ends map[string]time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.ends[target] = maps.Clone(ends)
+// Describe implements prometheus.Collector.
+func (k keyCollector) Describe(descs chan<- *prometheus.Desc) {
+	descs <- k.keys
+	descs <- k.ends
 }
 
-// Describe implements prometheus.Collector.
-func (g *graceCollector) Describe(descs chan<- *prometheus.Desc) { descs <- g.desc }
-
 // Collect implements prometheus.Collector.
-func (g *graceCollector) Collect(out chan<- prometheus.Metric) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for target, ends := range g.ends {
-		for kid, end := range ends {
-			out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, seconds(end), target, kid)
+func (k keyCollector) Collect(out chan<- prometheus.Metric) {
+	for _, p := range k.published() {
+		retired := len(p.GraceEnds)
+		out <- prometheus.MustNewConstMetric(k.keys, prometheus.GaugeValue, float64(retired), p.Target, "retired")
+		out <- prometheus.MustNewConstMetric(k.keys, prometheus.GaugeValue, float64(len(p.Keys.IDs())-retired), p.Target, "current")
+		for kid, end := range p.GraceEnds {
+			out <- prometheus.MustNewConstMetric(k.ends, prometheus.GaugeValue, seconds(end), p.Target, kid)
 		}
 	}
 }
 
-// rotation follows keys from their first sight in the cluster until every
-// target has them.
+// rotation follows keys from their first fetch until every target has them.
 type rotation struct {
 	listed  []string
 	waiting map[string]time.Time
@@ -193,7 +180,7 @@ func (r *rotation) observe(pass publish.Pass) (changed bool, took []time.Duratio
 	return changed, took
 }
 
-// unpublished is how many keys are known and not public everywhere.
+// unpublished is the number of keys that are known and not public everywhere.
 func (r *rotation) unpublished() int {
 	if r.unlisted != "" {
 		return len(r.waiting) + 1
@@ -203,7 +190,7 @@ func (r *rotation) unpublished() int {
 
 func everywhere(pass publish.Pass, id string) bool {
 	for _, t := range pass.Report.Targets {
-		if t.Err != nil || !slices.Contains(t.Plan.Changes.Published, id) {
+		if t.Err != nil || !t.Published.Holds(id) {
 			return false
 		}
 	}

@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -14,146 +13,104 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
+	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/service/retry"
 	"oidc-publisher/publish"
 )
 
 const (
-	// settle is how long a store or cache may take to show what was written,
-	// before a look at the public side is worth it.
+	// settle is how long the check after a change waits for stores and caches.
 	settle = 5 * time.Second
-	// expiryNotice is how long before its end a certificate is complained about.
+	// expiryNotice is how long before its end a certificate is reported.
 	expiryNotice = 14 * 24 * time.Hour
 )
 
-// public is what relying parties should find.
+// public is what the public check needs beside publish.Publisher.Published.
 type public struct {
-	// wrote asks for a look after a change.
-	wrote chan struct{}
+	// changed asks for a check after a change.
+	changed service.Nudge
 
 	mu sync.Mutex
-	// copies are what the targets hold. The issuer leads to one of them, and
-	// mostly they are equal.
-	copies  []publicCopy
-	issuer  discovery.Issuer
-	changed time.Time
+	// canary is the token that the last pass minted, if the public issuer is the
+	// cluster's own.
+	canary *discovery.Canary
 }
 
-// publicCopy is one target's content: the documents, and a snapshot as if they
-// were the cluster's own.
-type publicCopy struct {
-	document, keys []byte
-	asSource       discovery.Snapshot
-}
-
-// expect takes in a pass that reached the cluster.
-func (p *public) expect(pass publish.Pass) {
-	var copies []publicCopy
+// observe takes in a pass that reached the cluster.
+func (p *public) observe(pass publish.Pass) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cluster := pass.Report.Snapshot
+	if p.canary = nil; cluster.Document.Issuer() == pass.Report.Issuer {
+		p.canary = cluster.Canary
+	}
 	for _, t := range pass.Report.Targets {
-		if t.Err != nil {
-			continue
-		}
-		c, err := newPublicCopy(t.Plan, pass.Report.Snapshot)
-		known := func(other publicCopy) bool { return other.same(c) }
-		if err == nil && !slices.ContainsFunc(copies, known) {
-			copies = append(copies, c)
+		if t.Err == nil && !t.Published.Since.Before(pass.Began) {
+			p.changed.Send()
 		}
 	}
-	if len(copies) == 0 {
-		return // the last good is what should be found
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	changed := !slices.EqualFunc(copies, p.copies, publicCopy.same)
-	p.copies, p.issuer = copies, pass.Report.Issuer
-	if !changed && !pass.Report.Changed() {
-		return
-	}
-	p.changed = time.Now()
-	select {
-	case p.wrote <- struct{}{}:
-	default: // a look is due already
-	}
 }
 
-func newPublicCopy(plan publish.Plan, cluster discovery.Snapshot) (publicCopy, error) {
-	document, err := discovery.ParseDocument(plan.Document.Body)
-	if err != nil {
-		return publicCopy{}, err
+// expected returns the different contents of the targets: the issuer leads to
+// one of them, and mostly they are equal. It also returns when they last changed.
+func (w *Watcher) expected() (copies []publish.Published, since time.Time) {
+	for _, p := range w.Publisher.Published() {
+		if !slices.ContainsFunc(copies, p.SameDocuments) {
+			copies = append(copies, p)
+		}
+		if p.Since.After(since) {
+			since = p.Since
+		}
 	}
-	keys, err := discovery.ParseKeySet(plan.Keys.Body)
-	if err != nil {
-		return publicCopy{}, err
-	}
-	c := publicCopy{plan.Document.Body, plan.Keys.Body, discovery.Snapshot{Document: document, Keys: keys}}
-	if cluster.Document.Issuer() == document.Issuer() {
-		c.asSource.Canary = cluster.Canary
-	}
-	return c, nil
+	return copies, since
 }
 
-func (c publicCopy) same(other publicCopy) bool {
-	return bytes.Equal(c.document, other.document) && bytes.Equal(c.keys, other.keys)
-}
-
-// expected returns what should be found, and since when.
-func (p *public) expected() (discovery.Issuer, []publicCopy, time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.issuer, slices.Clone(p.copies), p.changed
-}
-
-// watchPublic reads the issuer as a relying party does, at each interval and a
-// little after each change.
+// watchPublic reads the issuer as a relying party does, at each interval and
+// shortly after each change.
 func (w *Watcher) watchPublic(ctx context.Context) {
-	for {
-		wait := time.NewTimer(w.VerifyInterval)
-		select {
-		case <-ctx.Done():
-		case <-wait.C:
-		case <-w.public.wrote:
-			wait.Reset(settle)
-			select {
-			case <-ctx.Done():
-			case <-wait.C:
-			}
+	for ctx.Err() == nil {
+		if retry.Wait(ctx, w.VerifyInterval, w.public.changed) {
+			retry.Sleep(ctx, settle)
 		}
-		wait.Stop()
-		if ctx.Err() != nil {
-			return
+		if ctx.Err() == nil {
+			w.checkPublic(ctx)
 		}
-		w.lookAtPublic(ctx)
 	}
 }
 
-// lookAtPublic says what is wrong with what relying parties find. While a
-// cache may still rightly hand out what was published before, and where
-// something was written during the look, it says nothing.
-func (w *Watcher) lookAtPublic(ctx context.Context) {
-	issuer, copies, since := w.public.expected()
+// checkPublic reports what is wrong with what relying parties find. It reports
+// nothing while a cache may rightly return what was published before, nor if
+// something was written during the check.
+func (w *Watcher) checkPublic(ctx context.Context) {
+	copies, since := w.expected()
 	if len(copies) == 0 {
 		return // nothing was published yet
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.Publisher.Timeout)
 	defer cancel()
-	report, err := w.inspect(ctx, issuer, copies)
-	fault := errors.Join(err, verdict(report))
-	switch _, _, now := w.public.expected(); {
-	case errors.Is(err, context.Canceled), fault != nil && !now.Equal(since):
+	report, err := w.verify(ctx, copies)
+	failure := errors.Join(err, verdict(report))
+	switch _, now := w.expected(); {
+	case errors.Is(err, context.Canceled), failure != nil && !now.Equal(since):
 		return
-	case fault != nil && w.notYetFresh(ctx, issuer, copies, since):
-		w.Log.Debug("a cache still answers with an older copy", "issuer", issuer)
+	case failure != nil && w.notYetFresh(ctx, copies, since):
+		w.Log.Debug("a cache still returns an older copy", "issuer", copies[0].Document.Issuer())
 		return
 	}
-	w.metrics.checks.WithLabelValues(string(statusOf(report, fault))).Inc()
+	w.metrics.checks.WithLabelValues(string(statusOf(report, failure))).Inc()
 	w.metrics.certificate.Set(expiry(report))
-	w.failures.Report("public check", fault)
-	w.failures.Report("public certificate check", certificateFault(report))
+	w.failures.Report("public check", failure)
+	w.failures.Report("public certificate check", certificateFailure(report))
 }
 
-// inspect makes every check that verify knows, against the copy that fits best.
-func (w *Watcher) inspect(ctx context.Context, issuer discovery.Issuer, copies []publicCopy) (report verify.Report, err error) {
+// verify makes every check of package verify, against the copy that fits best.
+func (w *Watcher) verify(ctx context.Context, copies []publish.Published) (report verify.Report, err error) {
+	w.public.mu.Lock()
+	canary := w.public.canary
+	w.public.mu.Unlock()
 	for _, c := range copies {
-		report, err = verify.Run(ctx, verify.Options{Issuer: string(issuer), Source: &c.asSource, Transport: w.Transport})
+		source := discovery.Snapshot{Document: c.Document, Keys: c.Keys, Canary: canary}
+		report, err = verify.Run(ctx, verify.Options{Issuer: string(c.Document.Issuer()), Source: &source, Transport: w.Transport})
 		if err == nil && verdict(report) == nil {
 			break
 		}
@@ -162,10 +119,10 @@ func (w *Watcher) inspect(ctx context.Context, issuer discovery.Issuer, copies [
 }
 
 // notYetFresh reports whether a cache explains what was found.
-func (w *Watcher) notYetFresh(ctx context.Context, issuer discovery.Issuer, copies []publicCopy, since time.Time) bool {
+func (w *Watcher) notYetFresh(ctx context.Context, copies []publish.Published, since time.Time) bool {
 	client := &http.Client{Transport: w.Transport, Timeout: w.Publisher.Timeout}
-	return slices.ContainsFunc(copies, func(c publicCopy) bool {
-		err := verify.Published(ctx, client, issuer, c.document, c.keys)
+	return slices.ContainsFunc(copies, func(c publish.Published) bool {
+		err := verify.Published(ctx, client, c.Document.Issuer(), c.Document.Bytes(), c.Keys.Bytes())
 		if stale := new(verify.StaleError); errors.As(err, &stale) {
 			return stale.FreshIn > 0
 		}
@@ -174,10 +131,10 @@ func (w *Watcher) notYetFresh(ctx context.Context, issuer discovery.Issuer, copi
 	})
 }
 
-// statusOf is the verdict as a label: what verify only warns of may be a fault here.
-func statusOf(report verify.Report, fault error) verify.Status {
+// statusOf is the verdict as a label: what verify only warns of may be a failure here.
+func statusOf(report verify.Report, failure error) verify.Status {
 	switch {
-	case fault == nil:
+	case failure == nil:
 		return verify.Pass
 	case report.Verdict == verify.Pass:
 		return verify.Fail
@@ -186,20 +143,20 @@ func statusOf(report verify.Report, fault error) verify.Status {
 	}
 }
 
-// verdict is what is wrong. A key that was not published by this program is,
-// though to verify it may be somebody's retired one.
+// verdict returns what is wrong. A key that this program did not publish is an
+// error here, although for verify it may be a retired one.
 func verdict(report verify.Report) error {
-	var faults []string
+	var failures []string
 	for _, check := range report.Checks {
-		stranger := check.Status == verify.Warn && check.ID == "source-keys"
-		if check.Status == verify.Fail || check.Status == verify.Error || stranger {
-			faults = append(faults, fmt.Sprintf("failed check %q: %s: %s", check.Title, check.Evidence, check.Cause))
+		foreign := check.Status == verify.Warn && check.ID == "source-keys"
+		if check.Status == verify.Fail || check.Status == verify.Error || foreign {
+			failures = append(failures, fmt.Sprintf("failed check %q: %s: %s", check.Title, check.Evidence, check.Cause))
 		}
 	}
-	if len(faults) == 0 {
+	if len(failures) == 0 {
 		return nil
 	}
-	return errors.New(strings.Join(faults, "; "))
+	return errors.New(strings.Join(failures, "; "))
 }
 
 // expiry is in seconds since 1970, 0 where no certificate was seen.
@@ -210,7 +167,7 @@ func expiry(report verify.Report) float64 {
 	return seconds(report.CertificateExpiry)
 }
 
-func certificateFault(report verify.Report) error {
+func certificateFailure(report verify.Report) error {
 	if report.CertificateExpiry.IsZero() || time.Until(report.CertificateExpiry) > expiryNotice {
 		return nil
 	}

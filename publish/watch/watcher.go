@@ -1,11 +1,9 @@
 package watch
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,8 +50,6 @@ type Watcher struct {
 	failures *service.Failures
 	rotated  rotation
 	public   public
-	// wanted is what each target was last found or made to hold.
-	wanted map[string]publish.Plan
 	// found is set once the cluster could be read.
 	found bool
 }
@@ -64,14 +60,13 @@ const slack = 3 * time.Minute
 
 // New makes a watcher whose metrics are in the registry.
 func New(c Config, registry prometheus.Registerer) *Watcher {
-	c.Publisher.NoVerify = true
+	c.Publisher.NoVerify, c.Publisher.Replicated = true, true
 	return &Watcher{
 		Config:   c,
-		metrics:  newMetrics(registry, c.Publisher.Targets),
+		metrics:  newMetrics(registry, c.Publisher),
 		health:   service.NewHealth(2*c.Interval+2*c.Publisher.Timeout+slack, "nothing was published yet"),
 		failures: service.NewFailures(c.Log),
-		public:   public{wrote: make(chan struct{}, 1)},
-		wanted:   map[string]publish.Plan{},
+		public:   public{changed: service.NewNudge()},
 	}
 }
 
@@ -112,7 +107,7 @@ func (w *Watcher) observe(pass publish.Pass) {
 		w.observeTarget(t)
 	}
 	w.failures.EndPass()
-	w.public.expect(pass)
+	w.public.observe(pass)
 }
 
 func (w *Watcher) observeCluster(pass publish.Pass) {
@@ -145,27 +140,19 @@ func (w *Watcher) observeTarget(t publish.TargetReport) {
 	if t.Err != nil {
 		return
 	}
-	before, known := w.wanted[name]
-	w.wanted[name] = t.Plan
-	if len(t.Written) == 0 {
-		return
-	}
-	if known && samePublic(before, t.Plan) && !slices.Equal(t.Written, []string{publish.StateName}) {
+	switch c := t.Plan.Changes; {
+	case len(t.Written) == 0:
+	case t.Repaired:
 		w.metrics.repairs.WithLabelValues(name).Inc()
-		w.Log.Warn("repaired what somebody else changed or deleted", "target", name, "written", strings.Join(t.Written, ","))
-		return
-	}
-	if w.Follower != nil {
+		w.Log.Warn("repaired what another writer changed or deleted", "target", name, "written", strings.Join(t.Written, ","))
+	case !t.Changed:
+		w.Log.Debug("state updated", "target", name)
+	case w.Follower != nil:
 		w.Follower.Published(t)
-		return
+	default:
+		w.Log.Info("published", "target", name, "written", strings.Join(t.Written, ","),
+			"added", strings.Join(c.Added, ","), "retired", strings.Join(c.Retired, ","), "dropped", strings.Join(c.Dropped, ","))
 	}
-	c := t.Plan.Changes
-	w.Log.Info("published", "target", name, "written", strings.Join(t.Written, ","),
-		"added", strings.Join(c.Added, ","), "retired", strings.Join(c.Retired, ","), "dropped", strings.Join(c.Dropped, ","))
-}
-
-func samePublic(a, b publish.Plan) bool {
-	return bytes.Equal(a.Keys.Body, b.Keys.Body) && bytes.Equal(a.Document.Body, b.Document.Body)
 }
 
 func (w *Watcher) observeKeys(pass publish.Pass) {

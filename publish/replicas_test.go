@@ -1,0 +1,451 @@
+package publish_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"oidc-publisher/backends/backendtest"
+	"oidc-publisher/discovery"
+	"oidc-publisher/publish"
+)
+
+// replica is one of several watchers of the same store.
+func replica(from publish.Source, store *backendtest.Memory) *publish.Publisher {
+	p := publisher(from, store)
+	p.Replicated = true
+	return p
+}
+
+// balanced answers in turns as one of several API servers.
+type balanced struct {
+	mu      sync.Mutex
+	servers []discovery.Snapshot
+	next    int
+}
+
+func (b *balanced) Fetch(context.Context) (discovery.Snapshot, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next++
+	return b.servers[b.next%len(b.servers)], nil
+}
+
+func (b *balanced) become(servers ...discovery.Snapshot) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.servers = servers
+}
+
+func stateWrites(store *backendtest.Memory) (n int) {
+	for _, o := range store.Writes() {
+		if o.Name == publish.StateName {
+			n++
+		}
+	}
+	return n
+}
+
+// stateOf is the state as JSON.
+func stateOf(t *testing.T, store *backendtest.Memory) map[string]any {
+	t.Helper()
+	object, err := store.Open().Get(t.Context(), publish.StateName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state map[string]any
+	if err := json.Unmarshal(object.Body, &state); err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+func keyOf(t *testing.T, store *backendtest.Memory, id string) map[string]any {
+	t.Helper()
+	for _, k := range stateOf(t, store)["keys"].([]any) {
+		if key := k.(map[string]any); key["kid"] == id {
+			return key
+		}
+	}
+	t.Fatalf("the state has no key %q", id)
+	return nil
+}
+
+func placeState(t *testing.T, store *backendtest.Memory, state map[string]any) {
+	t.Helper()
+	body, err := json.Marshal(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Place(publish.Object{Name: publish.StateName, Body: body, ContentType: "application/json", CacheControl: "no-store"})
+}
+
+// TestAHalfRolledControlPlane: two replicas fetch in turns from an API server
+// with the old key and from one with the new key. No key is ever lost, and the
+// state is not written in every pass.
+func TestAHalfRolledControlPlane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		from := &balanced{servers: []discovery.Snapshot{r.snapshot("a")}}
+		replicas := []*publish.Publisher{replica(from, store), replica(from, store)}
+		passes := func(n int, public ...string) {
+			t.Helper()
+			for range n {
+				for _, p := range replicas {
+					time.Sleep(5 * time.Second)
+					mustPublish(t, p)
+					if got := publicIn(t, store); !slices.Equal(got, public) {
+						t.Fatalf("public are %v, want %v", got, public)
+					}
+				}
+			}
+		}
+		passes(1, "a")
+		from.become(r.snapshot("a"), r.snapshot("b"))
+		before := stateWrites(store)
+		time.Sleep(time.Second)
+		for _, p := range replicas { // one of them sees b first
+			mustPublish(t, p)
+		}
+		passes(30, "a", "b")
+		if n := stateWrites(store) - before; n > 6 {
+			t.Errorf("%d writes of the state in 30 passes", n)
+		}
+		before = stateWrites(store)
+		passes(360, "a", "b")
+		if n := stateWrites(store) - before; n > 2*13 {
+			t.Errorf("%d writes of the state in an hour, with two keys", n)
+		}
+
+		// The rollout goes on: a has its grace period from when it was last listed.
+		from.become(r.snapshot("b"))
+		rolled := time.Now()
+		for time.Since(rolled) < day.Grace-time.Minute {
+			time.Sleep(time.Minute)
+			for _, p := range replicas {
+				mustPublish(t, p)
+			}
+		}
+		wantIDs(t, "public before the end of the grace period", publicIn(t, store), "a", "b")
+		time.Sleep(12 * time.Minute)
+		passes(1, "b")
+	})
+}
+
+// TestReplicasWhoseMemoriesDiffer: the bucket is deleted. The replica that fills
+// the new one does not know of a revocation that the other remembers.
+func TestReplicasWhoseMemoriesDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		ignorant, knowing := replica(fixed(r.snapshot("leaked", "a")), store), replica(fixed(r.snapshot("leaked", "a")), store)
+		mustPublish(t, ignorant)
+		once := publisher(fixed(r.snapshot("leaked", "a")), store)
+		once.Policy.Revoke = []string{"leaked"}
+		mustPublish(t, once)
+		mustPublish(t, knowing)
+		for _, name := range []string{publish.StateName, discovery.JWKSPath, discovery.ConfigurationPath} {
+			store.Remove(name)
+		}
+		mustPublish(t, ignorant)
+		wantIDs(t, "public after the first replica's pass", publicIn(t, store), "a", "leaked")
+		report := mustPublish(t, knowing)
+		wantIDs(t, "public after the other's", publicIn(t, store), "a")
+		if text := strings.Join(report.Targets[0].Plan.Warnings, "\n"); !strings.Contains(text, `key "leaked" was revoked, and `) {
+			t.Errorf("warnings %q", text)
+		}
+		writes := len(store.Writes())
+		for range 10 {
+			mustPublish(t, ignorant)
+			mustPublish(t, knowing)
+		}
+		wantIDs(t, "public in the end", publicIn(t, store), "a")
+		if n := len(store.Writes()) - writes; n > 0 {
+			t.Errorf("%d more writes", n)
+		}
+	})
+}
+
+// TestBesideANewerProgram: members that it writes into the state survive, and
+// nothing is rewritten again and again because the two format it differently.
+func TestBesideANewerProgram(t *testing.T) {
+	r, store := keyring{}, new(backendtest.Memory)
+	p := replica(fixed(r.snapshot("a")), store)
+	mustPublish(t, p)
+	state := stateOf(t, store)
+	state["about"], state["region"] = "Another text.", map[string]any{"name": "<x>"}
+	state["keys"].([]any)[0].(map[string]any)["origin"] = "hsm"
+	placeState(t, store, state)
+	writes := len(store.Writes())
+	for range 5 {
+		mustPublish(t, p)
+	}
+	if n := len(store.Writes()) - writes; n > 0 {
+		t.Errorf("%d writes though nothing changed", n)
+	}
+	p.Source = fixed(r.snapshot("b"))
+	mustPublish(t, p)
+	if got := stateOf(t, store)["region"]; got == nil || got.(map[string]any)["name"] != "<x>" {
+		t.Errorf("an unknown member of the state became %v", got)
+	}
+	if got := keyOf(t, store, "a")["origin"]; got != "hsm" {
+		t.Errorf("an unknown member of a key became %v", got)
+	}
+}
+
+// TestAStateOfANewerVersion is left alone, whatever the policy.
+func TestAStateOfANewerVersion(t *testing.T) {
+	r, store := keyring{}, new(backendtest.Memory)
+	p := replica(fixed(r.snapshot("a")), store)
+	mustPublish(t, p)
+	state := stateOf(t, store)
+	state["version"] = 2
+	placeState(t, store, state)
+	writes := len(store.Writes())
+	p.Source = fixed(r.snapshot("b"))
+	for _, takeOver := range []bool{false, true} {
+		p.Policy.TakeOver = takeOver
+		report, err := p.Publish(t.Context())
+		if err != nil || !errors.Is(report.Targets[0].Err, publish.ErrRefused) || !strings.Contains(report.Targets[0].Err.Error(), "newer oidc-publisher") {
+			t.Errorf("%v, %v", err, report.Targets[0].Err)
+		}
+	}
+	if n := len(store.Writes()) - writes; n > 0 {
+		t.Errorf("%d writes", n)
+	}
+}
+
+// TestAnotherStateBetweenTwoWrites: another replica's state, which lists a new
+// key, comes between our state and our keys, and that replica dies. We publish
+// its key.
+func TestAnotherStateBetweenTwoWrites(t *testing.T) {
+	r, store := keyring{}, new(backendtest.Memory)
+	mustPublish(t, publisher(fixed(r.snapshot("a")), store))
+	dying := replica(fixed(r.snapshot("a", "b", "c")), store)
+	ours := replica(fixed(r.snapshot("a", "b")), store)
+	dead, during := errors.New("killed"), false
+	store.BeforePut = func(o publish.Object) error {
+		switch {
+		case during && o.Name == discovery.JWKSPath:
+			return dead
+		case !during && o.Name == discovery.JWKSPath:
+			during = true
+			report, _ := dying.Publish(context.Background())
+			if !errors.Is(report.Targets[0].Err, dead) {
+				t.Errorf("the other replica did not die: %v", report.Targets[0].Err)
+			}
+			store.BeforePut = nil
+		}
+		return nil
+	}
+	mustPublish(t, ours)
+	wantIDs(t, "public", publicIn(t, store), "a", "b", "c")
+}
+
+// TestAnotherReplicasProbe is waited for: until it is closed, or one timeout if
+// that replica died.
+func TestAnotherReplicasProbe(t *testing.T) {
+	open := func(t *testing.T, r keyring, store *backendtest.Memory) {
+		puts, killed := 0, errors.New("killed")
+		store.BeforePut = func(publish.Object) error {
+			if puts++; puts > 2 {
+				return killed
+			}
+			return nil
+		}
+		report, _ := replica(fixed(r.snapshot("a")), store).Publish(t.Context())
+		if !errors.Is(report.Targets[0].Err, killed) {
+			t.Fatalf("error %v", report.Targets[0].Err)
+		}
+		store.BeforePut = nil
+	}
+	t.Run("the other replica died", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r, store := keyring{}, new(backendtest.Memory)
+			open(t, r, store)
+			p, began := replica(fixed(r.snapshot("a")), store), time.Now()
+			writes := len(store.Writes())
+			report, err := p.Publish(t.Context())
+			if err != nil || report.Targets[0].Err == nil || len(store.Writes()) > writes || time.Since(began) != p.Timeout {
+				t.Errorf("after %v: %v, %v", time.Since(began), err, report.Targets[0].Err)
+			}
+			mustPublish(t, p)
+			wantIDs(t, "public", publicIn(t, store), "a")
+			if took := time.Since(began); took != p.Timeout {
+				t.Errorf("it took %v", took)
+			}
+		})
+	})
+	t.Run("the other replica goes on", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r, store := keyring{}, new(backendtest.Memory)
+			open(t, r, store)
+			time.AfterFunc(5*time.Second, func() { mustPublish(t, publisher(fixed(r.snapshot("a")), store)) })
+			began := time.Now()
+			mustPublish(t, replica(fixed(r.snapshot("a")), store))
+			if took := time.Since(began); took > 7*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	})
+}
+
+// TestAnOldFirstSnapshot, as of a replica that waited for long before its first
+// pass, is fetched again: it would drop new keys and publish dropped ones.
+func TestAnOldFirstSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		old := r.snapshot("a")
+		old.FetchedAt = time.Now()
+		for _, grace := range []time.Duration{0, day.Grace} {
+			time.Sleep(3 * day.Grace)
+			current := publisher(fixed(r.snapshot("b")), store)
+			current.Policy.Grace = grace
+			mustPublish(t, current)
+			late := publisher(fixed(r.snapshot("b")), store)
+			late.Policy.Grace, late.First = grace, old
+			report := mustPublish(t, late)
+			if report.Changed() {
+				t.Errorf("with a grace period of %v it wrote %v", grace, report.Targets[0].Written)
+			}
+			wantIDs(t, "public", publicIn(t, store), "b")
+		}
+	})
+}
+
+// TestAFreshFirstSnapshot saves a fetch.
+func TestAFreshFirstSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, fetches := keyring{}, 0
+		p := publisher(source(func() (discovery.Snapshot, error) { fetches++; return r.snapshot("a"), nil }), new(backendtest.Memory))
+		p.First = r.snapshot("a")
+		p.First.FetchedAt = time.Now()
+		mustPublish(t, p)
+		mustPublish(t, p)
+		if fetches != 1 {
+			t.Errorf("%d fetches in two passes, want one", fetches)
+		}
+	})
+}
+
+// TestALostStateIsReported by the very run that writes a new one, as the key
+// that it revoked is public again.
+func TestALostStateIsReported(t *testing.T) {
+	revoked := func(t *testing.T) (keyring, *backendtest.Memory, *publish.Publisher) {
+		r, store := keyring{}, new(backendtest.Memory)
+		p := publisher(fixed(r.snapshot("leaked", "a")), store)
+		p.Policy.Revoke = []string{"leaked"}
+		mustPublish(t, p)
+		p.Policy.Revoke = nil
+		return r, store, p
+	}
+	warnings := func(t *testing.T, p *publish.Publisher) string {
+		t.Helper()
+		report := mustPublish(t, p)
+		if !report.Changed() {
+			t.Error("it wrote nothing")
+		}
+		return strings.Join(report.Targets[0].Plan.Warnings, "\n")
+	}
+	t.Run("deleted", func(t *testing.T) {
+		r, store, _ := revoked(t)
+		store.Remove(publish.StateName)
+		if got := warnings(t, publisher(fixed(r.snapshot("leaked", "a")), store)); !strings.Contains(got, "repeat --revoke") {
+			t.Errorf("warnings %q", got)
+		}
+	})
+	t.Run("damaged, and taken over", func(t *testing.T) {
+		for body, public := range map[string][]string{
+			"{": {"a", "leaked"},
+			`{"version":1,"keys":[{"kid":"leaked","thumbprint":"x","revoked":"2026-01-01T00:00:00Z"},{"kid":"a","thumbprint":"x","jwk":"{}"}]}`: {"a"},
+		} {
+			r, store, _ := revoked(t)
+			store.Place(publish.Object{Name: publish.StateName, Body: []byte(body)})
+			p := publisher(fixed(r.snapshot("leaked", "a")), store)
+			report, _ := p.Publish(t.Context())
+			if err := report.Targets[0].Err; !errors.Is(err, publish.ErrRefused) || !strings.Contains(err.Error(), "repeat --revoke") {
+				t.Errorf("with %s: %v", body, err)
+			}
+			p.Policy.TakeOver = true
+			if got := warnings(t, p); !strings.Contains(got, "repeat --revoke") {
+				t.Errorf("with %s: warnings %q", body, got)
+			}
+			wantIDs(t, "public", publicIn(t, store), public...)
+		}
+	})
+	t.Run("damaged under a running watch", func(t *testing.T) {
+		_, store, p := revoked(t)
+		store.Place(publish.Object{Name: publish.StateName, Body: []byte("{")})
+		if got := warnings(t, p); !strings.Contains(got, "wrote it back from memory") {
+			t.Errorf("warnings %q", got)
+		}
+		wantIDs(t, "public", publicIn(t, store), "a")
+		if keyOf(t, store, "leaked")["revoked"] == nil {
+			t.Error("the revocation is forgotten")
+		}
+	})
+}
+
+// TestARevocationHoldsOnEveryTarget of a run, also on one that could not be
+// written when the key was revoked, and on one that is new.
+func TestARevocationHoldsOnEveryTarget(t *testing.T) {
+	r, first, second, third := keyring{}, new(backendtest.Memory), new(backendtest.Memory), new(backendtest.Memory)
+	from := fixed(r.snapshot("leaked", "a"))
+	mustPublish(t, publisher(from, first, second))
+	full := errors.New("disk full")
+	second.BeforePut = func(publish.Object) error { return full }
+	p := publisher(from, first, second)
+	p.Policy.Revoke = []string{"leaked"}
+	report, err := p.Publish(t.Context())
+	if err != nil || !errors.Is(report.Targets[1].Err, full) {
+		t.Fatal(err, report.Targets[1].Err)
+	}
+	second.BeforePut = nil
+	mustPublish(t, publisher(from, first, second, third))
+	for _, store := range []*backendtest.Memory{first, second, third} {
+		wantIDs(t, "public", publicIn(t, store), "a")
+	}
+}
+
+// TestPublishedOutlivesAFailedPass: what is public is what the last good pass
+// left, whatever fails after it.
+func TestPublishedOutlivesAFailedPass(t *testing.T) {
+	r, store := keyring{}, new(backendtest.Memory)
+	snapshot, down := r.snapshot("a"), error(nil)
+	p := publisher(source(func() (discovery.Snapshot, error) { return snapshot, down }), store)
+	if got := p.Published(); len(got) != 0 {
+		t.Errorf("before the first pass %v", got)
+	}
+	mustPublish(t, p)
+	since := p.Published()[0].Since
+	holds := func(what string, ids ...string) {
+		t.Helper()
+		if got := p.Published(); len(got) != 1 || got[0].Target != "store0" {
+			t.Fatalf("%s: %v", what, got)
+		} else {
+			wantIDs(t, what, got[0].Keys.IDs(), ids...)
+		}
+	}
+	holds("after a good pass", "a")
+	down = errors.New("the API server is down")
+	if _, err := p.Publish(t.Context()); !errors.Is(err, down) {
+		t.Fatal(err)
+	}
+	holds("after a failed fetch", "a")
+	down, snapshot = nil, r.snapshot("a", "b")
+	store.BeforePut = func(publish.Object) error { return errors.New("disk full") }
+	report, _ := p.Publish(t.Context())
+	holds("after a failed write", "a")
+	wantIDs(t, "in the report", report.Targets[0].Published.Keys.IDs(), "a")
+	if !p.Published()[0].Since.Equal(since) {
+		t.Error("a failed pass moved its time")
+	}
+	store.BeforePut = nil
+	mustPublish(t, p)
+	holds("in the end", "a", "b")
+}
