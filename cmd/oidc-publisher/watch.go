@@ -103,5 +103,10 @@ func awaitTargets(ctx context.Context, c *cli.Context, p *publish.Publisher, log
 		usage := new(cli.UsageError)
 		return errors.As(err, &usage) || errors.Is(err, publish.ErrRefused)
 	}
-	return retry.Do(ctx, func() error { return openTargets(c, p) }, permanent, func(err error) { failures.Report("fetch of the issuer", err) })
+	report := func(err error) { failures.Report("fetch of the issuer", err) }
+	err := retry.Do(ctx, func() error { return openTargets(c, p) }, permanent, report)
+	if err == nil && ctx.Err() == nil {
+		report(nil)
+	}
+	return err
 }

@@ -154,7 +154,7 @@ func TestWatchFindsItsTarget(t *testing.T) {
 	if err := l.shows(issuer, api.KeyIDs()...)(); err != nil {
 		t.Error(err)
 	}
-	if lines := w.log("the issuer, which names the target, is not known yet"); len(lines) != 1 {
+	if lines := w.log("fetch of the issuer failed"); len(lines) != 1 {
 		t.Errorf("it complained %d times", len(lines))
 	}
 }
