@@ -218,7 +218,7 @@ func testPullDeployment(t *testing.T, p *plane) {
 			}()
 			q := start(t)
 			if r.resource == "leases" {
-				q.says("may not " + r.String())
+				q.says("is not allowed to " + r.String() + " in namespace " + namespace + " (HTTP 403)")
 			} else {
 				q.says(refusal(r))
 			}

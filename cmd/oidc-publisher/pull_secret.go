@@ -268,10 +268,11 @@ func refreshPullSecrets(c *cli.Context, options pullSecretOptions, cluster *kube
 		Timeout: min(options.timeout, exchangeLimit), Attach: job.Attach, TakeOver: job.TakeOver, Log: log,
 	}
 	if options.leaderElect {
-		name := lease.NameFor(cli.Name+"-pull", job.Secret.Owner, job.Secret.Name)
-		if config.Elector, err = lease.NewElector(cluster.RESTConfig(), cluster.Namespace(), name); err != nil {
+		identity, err := lease.Identity()
+		if err != nil {
 			return err
 		}
+		config.Elector = job.Cluster.Elector(cluster.Namespace(), lease.NameFor(cli.Name+"-pull", job.Secret.Owner, job.Secret.Name), identity)
 	}
 	return service.Run(c.Context, options.adminListen, func(_ context.Context, registry prometheus.Registerer) (service.Worker, error) {
 		log.Info("keeping pull secrets", "secret", job.Secret.Name, "owner", job.Secret.Owner, "registries", strings.Join(job.Secret.Registries, ","))

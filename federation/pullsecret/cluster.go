@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
+	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/internal/kubeerr"
 )
 
@@ -64,6 +65,12 @@ func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
 	}
 	c.rest, err = rest.RESTClientForConfigAndClient(own, client)
 	return c, err
+}
+
+// Elector returns a candidate for the Lease namespace/name. The identity must be
+// unique.
+func (c *Cluster) Elector(namespace, name, identity string) *lease.Elector {
+	return lease.New(c.rest, lease.Explain(c.explain), namespace, name, identity)
 }
 
 // find reads the type and metadata of a secret; nil if there is none. The

@@ -18,7 +18,6 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
-	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/federation/pullsecret/lease/leasetest"
 	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/internal/logtest"
@@ -71,19 +70,11 @@ type candidate struct {
 
 func candidacy(t *testing.T, leases *rest.Config) *candidate {
 	t.Helper()
-	elector, err := lease.New(leases, "default", "lease", "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster, err := Connect(&rest.Config{Host: "https://kubernetes.example.com", Transport: emptyCluster{}},
-		func(_ context.Context, _ kubeerr.Request, err error) error { return err })
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster := connected(t, &rest.Config{Host: "https://kubernetes.example.com", Transport: emptyCluster{}})
 	c := &candidate{t: t}
 	c.keeper = NewKeeper(KeeperConfig{
 		Cluster: cluster, Secret: Secret{Name: "regcred"}, Timeout: 30 * time.Second,
-		Elector: elector, Log: slog.New(slog.NewTextHandler(&c.log, nil)),
+		Elector: connected(t, leases).Elector("default", "lease", "a"), Log: slog.New(slog.NewTextHandler(&c.log, nil)),
 		Exchange: func(context.Context) (exchange.Credential, error) {
 			return exchange.Credential{Username: "token", Password: discovery.NewSecret(password), Expiry: time.Now().Add(time.Hour)}, nil
 		},
@@ -97,6 +88,16 @@ func candidacy(t *testing.T, leases *rest.Config) *candidate {
 	})
 	t.Cleanup(func() { cancel(); running.Wait() })
 	return c
+}
+
+// connected is a connection whose errors are left as they are.
+func connected(t *testing.T, config *rest.Config) *Cluster {
+	t.Helper()
+	cluster, err := Connect(config, func(_ context.Context, _ kubeerr.Request, err error) error { return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cluster
 }
 
 func (c *candidate) lives(want int, when string) {

@@ -125,26 +125,28 @@ func (k *Keeper) forget() {
 // progress and the release of the Lease.
 func (k *Keeper) Run(ctx context.Context) error {
 	if k.Elector == nil {
-		return k.lead(ctx)
+		k.lead(ctx)
+		return nil
 	}
 	k.health.TriedElection()
-	return k.Elector.Run(ctx, lease.Candidate{
-		Lead: func(ctx context.Context) error {
+	k.Elector.Run(ctx, lease.Candidate{
+		Lead: func(ctx context.Context) {
 			k.Log.Info("leading")
-			return k.lead(ctx)
+			k.lead(ctx)
 		},
 		StandBy: func(leader string) {
 			k.health.StandBy()
 			k.Log.Info("standing by", "leader", leader)
 		},
-		Told: func(err error) {
+		Tried: func(err error) {
 			k.health.TriedElection()
 			k.failures.Report("leader election", err)
 		},
 	})
+	return nil
 }
 
-func (k *Keeper) lead(ctx context.Context) error {
+func (k *Keeper) lead(ctx context.Context) {
 	k.metrics.leader.Set(1)
 	defer k.metrics.leader.Set(0)
 	k.health.Start()
@@ -166,7 +168,6 @@ func (k *Keeper) lead(ctx context.Context) error {
 	}
 	k.watch(ctx, &busy)
 	k.renew(ctx)
-	return nil
 }
 
 // space returns the entry of a namespace, which it adds if needed. The caller

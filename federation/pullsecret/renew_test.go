@@ -14,7 +14,6 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/federation/exchange"
-	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/federation/pullsecret/lease/leasetest"
 	"oidc-publisher/internal/logtest"
 )
@@ -308,10 +307,7 @@ func TestAnElectionThatHangs(t *testing.T) {
 		config := new(leasetest.Server).Connect().Config()
 		plugin := &leasetest.Plugin{Next: config.Transport, Returns: make(chan struct{})}
 		config.Transport = plugin
-		elector, err := lease.New(config, "default", "lease", "a")
-		if err != nil {
-			t.Fatal(err)
-		}
+		elector := connected(t, config).Elector("default", "lease", "a")
 		k := NewKeeper(KeeperConfig{Timeout: 30 * time.Second, Elector: elector, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
 		var running sync.WaitGroup
 		defer running.Wait()

@@ -68,7 +68,7 @@ var rooms = []room{
 	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
 	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
 	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "federation/pullsecret/lease", "internal/service/...", "internal/kubeerr"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "federation/pullsecret/lease", may: []string{"internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
+	{name: "federation/pullsecret/lease", may: []string{"internal/kubeerr"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/pullsecret/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
 	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},

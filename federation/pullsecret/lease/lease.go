@@ -1,8 +1,8 @@
-// Package lease chooses one of several replicas, by a Lease of Kubernetes.
+// Package lease elects one of several replicas by a Lease of Kubernetes.
 //
-// The Lease is written and honoured as client-go's leaderelection does it, so
-// that the two kinds can be rivals. That package itself is left out: it links
-// every type of every API group, a third of this whole program.
+// It writes and honours the Lease as client-go's leaderelection does, so that
+// candidates of both kinds can compete. It does not use that package, which
+// links every type of every API group: a third of the whole program.
 package lease
 
 import (
@@ -23,95 +23,81 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// The timing that Kubernetes' own components use. A leader that can't renew
-// gives up renewDeadline after its last success, before others may take over.
+// The timing of Kubernetes' own components. A leader that can't renew the Lease
+// steps down renewDeadline after its last success, before others may take over.
 const (
-	leaseDuration = 15 * time.Second
-	renewDeadline = 10 * time.Second
-	retryPeriod   = 2 * time.Second
+	leaseDuration  = 15 * time.Second
+	renewDeadline  = 10 * time.Second
+	retryPeriod    = 2 * time.Second
+	requestTimeout = renewDeadline / 2
 )
 
-// Elector chooses one of several replicas by a Lease. The Lease is no fence: a
-// leader that was frozen may write after another took over.
+// Elector elects one of several replicas by a Lease. The Lease does not prevent
+// late writes: a leader that was frozen may write after another took over.
 type Elector struct {
 	identity string
 	leases   leases
 }
 
-// Identity is a new one that no other replica has, and that tells a person
-// which it is. Host and process ID alone would not do: pods in the network of
-// their node share its name, and each is process 1.
+// Identity returns a unique identity that begins with the host name. Host name
+// and process ID are not unique: pods in the network of their node share its
+// name, and each is process 1.
 func Identity() (string, error) {
 	host, err := os.Hostname()
 	return host + "_" + strings.ToLower(rand.Text()[:10]), err
 }
 
-// NewElector is New with a new Identity.
-func NewElector(config *rest.Config, namespace, name string) (*Elector, error) {
-	identity, err := Identity()
-	if err != nil {
-		return nil, err
-	}
-	return New(config, namespace, name, identity)
-}
-
-// NameFor names a Lease after what its holder writes, so that the replicas of
-// one Deployment compete for it and no others.
+// NameFor names a Lease after what its holder writes, so that only the replicas
+// of one Deployment compete for it.
 func NameFor(prefix string, what ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(what, " ")))
 	return prefix + "-" + hex.EncodeToString(sum[:5])
 }
 
-// New competes for the Lease namespace/name under an identity that no other
-// replica has. It makes no request.
-func New(config *rest.Config, namespace, name, identity string) (*Elector, error) {
-	leases, err := newLeases(config, namespace, name)
-	return &Elector{identity, leases}, err
+// New returns a candidate for the Lease namespace/name. The identity must be
+// unique. It makes no request.
+func New(client rest.Interface, explain Explain, namespace, name, identity string) *Elector {
+	return &Elector{identity, leases{client, explain, namespace, name}}
 }
 
-// Candidate is who an Elector elects. All three are needed.
+// Candidate is what an Elector calls. All functions are required.
 type Candidate struct {
-	// Lead works until its context ends. Its error ends the candidacy for good;
-	// after nil it is a candidate again.
-	Lead func(context.Context) error
-	// StandBy is told when another leads.
+	// Lead is called after the election and works until its context ends.
+	Lead func(context.Context)
+	// StandBy is called when another replica leads.
 	StandBy func(leader string)
-	// Told is told of every try to get or to keep the Lease, how it went: nil
-	// for well, whoever holds it.
-	Told func(error)
+	// Tried is called after each attempt to get or keep the Lease: with nil if
+	// it succeeded or another replica holds the Lease.
+	Tried func(error)
 }
 
-// Run leads whenever it is elected, until ctx ends, and then returns nil, or
-// until Lead returns an error, which it returns. What the Lease's API server
-// says ends nothing. The Lease is given up only after Lead has returned.
-func (e *Elector) Run(ctx context.Context, c Candidate) error {
+// Run leads whenever it is elected, until ctx ends. No error of the API server
+// ends it. It releases the Lease after Lead has returned.
+func (e *Elector) Run(ctx context.Context, c Candidate) {
 	t := term{Elector: e, Candidate: c}
 	for t.win(ctx) {
-		if err := t.serve(ctx); err != nil {
-			return err
-		}
+		t.serve(ctx)
 	}
-	return nil
 }
 
-// term is one candidacy after the other.
+// term is the state of an Elector that runs.
 type term struct {
 	*Elector
 	Candidate
-	// lease is the Lease as it was last seen, nil before that, and since when
-	// it looks like this. Only the own clock decides whether it has expired:
-	// the holder's may be wrong.
+	// lease is the Lease as it was last read, and since is when it was first
+	// read so. Expiry is computed from since, by the local clock: the holder's
+	// clock may be wrong.
 	lease *coordination.Lease
 	since time.Time
-	// mayHold is set from the first write on until an answer says that another
-	// holds the Lease: a write whose answer was lost may have been done.
+	// mayHold is set from the first write on until an answer shows another
+	// holder: a write whose answer was lost may have succeeded.
 	mayHold bool
-	// leader is who StandBy was told of.
+	// leader is the last argument of StandBy.
 	leader string
 }
 
-// win returns true once it holds the Lease, false when ctx ends: then it holds
-// none.
+// win returns true once it holds the Lease, and false when ctx ends: then it
+// does not hold it.
 func (t *term) win(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		if t.try(ctx) == nil && t.holds() && ctx.Err() == nil {
@@ -124,7 +110,7 @@ func (t *term) win(ctx context.Context) bool {
 		}
 		select {
 		case <-ctx.Done():
-		// Up to 2.2 periods, as client-go spreads its candidates.
+		// Between 1 and 2.2 periods, as in client-go.
 		case <-time.After(retryPeriod + mathrand.N(retryPeriod*6/5)):
 		}
 	}
@@ -134,46 +120,45 @@ func (t *term) win(ctx context.Context) bool {
 	return false
 }
 
-// serve leads, and renews the Lease for as long as Lead is at work.
-func (t *term) serve(ctx context.Context) error {
+// serve leads, and renews the Lease until Lead returns.
+func (t *term) serve(ctx context.Context) {
 	work, stop := context.WithCancel(ctx)
 	defer stop()
-	// Whatever hangs meanwhile, the time in office ends in time, which counts
-	// from when the Lease was asked for: the answer may have been slow.
+	// The timer stops Lead in time even if a request hangs. It counts from the
+	// start of the request that got the Lease: the answer may have been slow.
 	end := time.AfterFunc(renewDeadline-time.Since(t.since), stop)
 	defer end.Stop()
-	office, leave := context.WithCancel(context.WithoutCancel(ctx))
-	outcome := make(chan error, 1)
+	leading, done := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
-		defer leave()
-		outcome <- t.Lead(work)
+		defer done()
+		t.Lead(work)
 	}()
 	tick := time.NewTicker(retryPeriod)
 	defer tick.Stop()
 	for {
 		select {
-		case <-office.Done():
+		case <-leading.Done():
 			t.release(context.WithoutCancel(ctx))
-			return <-outcome
+			return
 		case <-tick.C:
 		}
 		began := time.Now()
-		switch err := t.try(office); {
+		switch err := t.try(leading); {
 		case err == nil && !t.holds():
-			stop() // it was taken away
+			stop() // another replica took it
 		case err == nil && work.Err() == nil:
 			end.Reset(renewDeadline - time.Since(began))
 		}
 	}
 }
 
-// try gets or keeps the Lease if that may be, and tells of it.
+// try gets or keeps the Lease if possible, and reports to Tried.
 func (t *term) try(ctx context.Context) error {
 	err := t.attempt(ctx)
-	if errors.Is(err, errConflict) { // another was faster, and that is no fault
-		t.Told(nil)
+	if errors.Is(err, errConflict) { // a lost race is no failure
+		t.Tried(nil)
 	} else if ctx.Err() == nil {
-		t.Told(err)
+		t.Tried(err)
 	}
 	return err
 }
@@ -185,8 +170,8 @@ func (t *term) attempt(ctx context.Context) error {
 		}
 	}
 	seen, err := t.leases.do(ctx, http.MethodGet, nil)
-	// To take the Lease is not broken off: it might be done after release has
-	// looked whether it was.
+	// A request that takes the Lease is not canceled: it could succeed after
+	// release has read the Lease.
 	taking := context.WithoutCancel(ctx)
 	if errors.Is(err, errNotFound) {
 		return t.write(taking, nil)
@@ -205,7 +190,7 @@ func (t *term) attempt(ctx context.Context) error {
 	return t.write(taking, seen)
 }
 
-// write takes the Lease that was, nil for none, or renews it.
+// write creates the Lease (was is nil), takes it or renews it.
 func (t *term) write(ctx context.Context, was *coordination.Lease) error {
 	now, method := metav1.NowMicro(), http.MethodPut
 	spec := coordination.LeaseSpec{
@@ -226,7 +211,7 @@ func (t *term) write(ctx context.Context, was *coordination.Lease) error {
 func (t *term) put(ctx context.Context, method string, was *coordination.Lease, spec coordination.LeaseSpec) error {
 	next := was.DeepCopy()
 	next.Spec = spec
-	// It counts from before the others can have seen it.
+	// The Lease lasts from before others can have read it.
 	began := time.Now()
 	t.mayHold = true
 	written, err := t.leases.do(ctx, method, next)
@@ -236,13 +221,13 @@ func (t *term) put(ctx context.Context, method string, was *coordination.Lease, 
 	return err
 }
 
-// release gives the Lease up, if it is still held, so that another need not
-// wait for its end.
+// release gives up the Lease if it is still held, so that others need not wait
+// until it expires.
 func (t *term) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, renewDeadline)
 	defer cancel()
 	for ctx.Err() == nil {
-		// What became of the last renewal may be unknown.
+		// Read it first: the answer to the last renewal may be lost.
 		seen, err := t.leases.do(ctx, http.MethodGet, nil)
 		if err != nil {
 			return
@@ -261,7 +246,7 @@ func (t *term) release(ctx context.Context) {
 	}
 }
 
-// holds reports whether this candidate holds the Lease, as far as it knows.
+// holds reports whether the Lease, as last read, is held by this candidate.
 func (t *term) holds() bool { return t.holder() == t.identity && !t.expired() }
 
 func (t *term) holder() string {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -21,8 +22,10 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 
+	"oidc-publisher/federation/pullsecret"
 	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/federation/pullsecret/lease/leasetest"
+	"oidc-publisher/internal/kubeerr"
 	"oidc-publisher/internal/testserver"
 )
 
@@ -33,11 +36,11 @@ func TestMain(m *testing.M) {
 
 // office is what two or more candidates compete for.
 type office struct {
-	t    *testing.T
-	mu   sync.Mutex
-	now  []string // who leads
-	ever []string
-	told []error
+	t     *testing.T
+	mu    sync.Mutex
+	now   []string // who leads
+	ever  []string
+	tried []error
 	// standing is who was last told to stand by for whom.
 	standing map[string]string
 }
@@ -67,21 +70,20 @@ func (o *office) leads() string {
 // candidate leads until it is told to stop.
 func (o *office) candidate(name string) lease.Candidate {
 	return lease.Candidate{
-		Lead: func(ctx context.Context) error {
+		Lead: func(ctx context.Context) {
 			o.enter(name)
 			defer o.leave(name)
 			<-ctx.Done()
-			return nil
 		},
 		StandBy: func(leader string) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.standing[name] = leader
 		},
-		Told: func(err error) {
+		Tried: func(err error) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
-			o.told = append(o.told, err)
+			o.tried = append(o.tried, err)
 		},
 	}
 }
@@ -92,15 +94,22 @@ type kind func(o *office, config *rest.Config, name string) (stop func())
 // ours runs this package's elector.
 func ours(o *office, config *rest.Config, name string) (stop func()) {
 	o.t.Helper()
-	elector, err := lease.New(config, "default", "issuer", name)
+	elector := electorOf(o.t, config, name)
+	return o.run(func(ctx context.Context) { elector.Run(ctx, o.candidate(name)) })
+}
+
+// electorOf connects to the API server as pull-secret does.
+func electorOf(t *testing.T, config *rest.Config, identity string) *lease.Elector {
+	t.Helper()
+	address, err := url.Parse(config.Host)
 	if err != nil {
-		o.t.Fatal(err)
+		t.Fatal(err)
 	}
-	return o.run(func(ctx context.Context) {
-		if err := elector.Run(ctx, o.candidate(name)); err != nil {
-			o.t.Error(err)
-		}
-	})
+	cluster, err := pullsecret.Connect(config, kubeerr.Server{URL: address}.Explain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cluster.Elector("default", "issuer", identity)
 }
 
 // theirs runs client-go's, with the same timing.
@@ -120,7 +129,7 @@ func theirs(o *office, config *rest.Config, name string) (stop func()) {
 		},
 		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second, ReleaseOnCancel: true,
 		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) { _ = candidate.Lead(ctx) },
+			OnStartedLeading: candidate.Lead,
 			OnStoppedLeading: func() {},
 			OnNewLeader:      candidate.StandBy,
 		},
@@ -287,8 +296,8 @@ func TestALostRaceIsNoFault(t *testing.T) {
 		stop := ours(o, config, "a")
 		after(time.Minute)
 		stop()
-		if err := errors.Join(o.told...); err != nil || len(o.told) < 10 || len(o.ever) > 0 {
-			t.Errorf("in a minute it was told %d times: %v; led: %v", len(o.told), err, o.ever)
+		if err := errors.Join(o.tried...); err != nil || len(o.tried) < 10 || len(o.ever) > 0 {
+			t.Errorf("in a minute it was told %d times: %v; led: %v", len(o.tried), err, o.ever)
 		}
 	})
 }
@@ -400,8 +409,8 @@ func TestACandidateWhoseRequestHangs(t *testing.T) {
 		config.Transport = &silentAtFirst{next: config.Transport}
 		stop := ours(o, config, "a")
 		after(10 * time.Second)
-		if o.leads() != "a" || len(o.told) < 2 || o.told[0] == nil {
-			t.Errorf("%q leads 10 s after a request that is never answered; told %v", o.leads(), o.told)
+		if o.leads() != "a" || len(o.tried) < 2 || o.tried[0] == nil {
+			t.Errorf("%q leads 10 s after a request that is never answered; told %v", o.leads(), o.tried)
 		}
 		stop()
 	})
@@ -495,32 +504,10 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
-// TestTheErrorOfTheLeader ends the candidacy and gives the Lease up.
-func TestTheErrorOfTheLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server := new(leasetest.Server)
-		elector, err := lease.New(server.Connect().Config(), "default", "issuer", "a")
-		if err != nil {
-			t.Fatal(err)
-		}
-		candidate := newOffice(t).candidate("a")
-		over := errors.New("over")
-		candidate.Lead = func(context.Context) error {
-			time.Sleep(time.Minute)
-			return over
-		}
-		if err := elector.Run(t.Context(), candidate); !errors.Is(err, over) {
-			t.Errorf("error %v", err)
-		}
-		if got := server.Holder(); got != "" {
-			t.Errorf("%q still holds the Lease", got)
-		}
-	})
-}
-
-// TestWhatIsToldOfAnswers: what to do, nothing that a stranger sent, no password
+// TestAnswersAreExplained: what to do, nothing that a stranger sent, no password
 // of the address.
-func TestWhatIsToldOfAnswers(t *testing.T) {
+func TestAnswersAreExplained(t *testing.T) {
+	const forbidden = `{"kind":"Status","status":"Failure","reason":"Forbidden","code":403,"message":"leases is forbidden: User \"jane\" cannot get resource: stranger"}`
 	for _, c := range []struct {
 		name   string
 		status int
@@ -528,32 +515,27 @@ func TestWhatIsToldOfAnswers(t *testing.T) {
 		want   string
 	}{
 		{"unknown", http.StatusUnauthorized, "no", "credentials were not accepted"},
-		{"forbidden", http.StatusForbidden, "no", "may not get leases"},
-		{"elsewhere", http.StatusTemporaryRedirect, "no", "HTTP status 307"},
-		{"busy", http.StatusTooManyRequests, "no", "HTTP status 429"},
-		{"a stranger", http.StatusOK, "<html>stranger", "is no Lease"},
-		{"another object", http.StatusOK, `{"kind":"stranger"}`, "is no Lease"},
-		{"far too much", http.StatusOK, strings.Repeat("stranger", 1<<18), "larger than"},
+		{"forbidden", http.StatusForbidden, forbidden, `user "jane" is not allowed to get leases in namespace default (HTTP 403): an administrator can allow it with: kubectl create role`},
+		{"forbidden by a stranger", http.StatusForbidden, "no", "not allowed to get leases"},
+		{"elsewhere", http.StatusTemporaryRedirect, "no", "HTTP 307"},
+		{"busy", http.StatusTooManyRequests, "no", "429"},
+		{"a stranger", http.StatusOK, "<html>stranger", "is not a Lease"},
+		{"another object", http.StatusOK, `{"kind":"stranger"}`, "is not a Lease"},
+		{"far too much", http.StatusOK, strings.Repeat("stranger", 9<<20), "larger than 64 MiB"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			config := &rest.Config{Host: "https://user:hunter2@kubernetes.example.com", Transport: answer{c.status, c.body}}
-			elector, err := lease.New(config, "default", "issuer", "a")
-			if err != nil {
-				t.Fatal(err)
-			}
 			candidate := newOffice(t).candidate("a")
-			var told error
-			candidate.Told = func(err error) { told = err; cancel() }
-			if err := elector.Run(ctx, candidate); err != nil {
-				t.Error(err)
-			}
-			if told == nil || !strings.Contains(told.Error(), c.want) || !strings.Contains(told.Error(), "default/issuer") {
-				t.Errorf("told %v, want %q", told, c.want)
+			var got error
+			candidate.Tried = func(err error) { got = err; cancel() }
+			electorOf(t, config, "a").Run(ctx, candidate)
+			if got == nil || !strings.Contains(got.Error(), c.want) || !strings.Contains(got.Error(), "default/issuer") {
+				t.Errorf("error %v, want %q", got, c.want)
 			}
 			for _, secret := range []string{"stranger", "hunter2"} {
-				if told != nil && strings.Contains(told.Error(), secret) {
-					t.Errorf("told %v", told)
+				if got != nil && strings.Contains(got.Error(), secret) {
+					t.Errorf("error %v", got)
 				}
 			}
 		})

@@ -1,130 +1,89 @@
 package lease
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 
 	coordination "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"oidc-publisher/internal/httpx"
+	"oidc-publisher/internal/kubeerr"
 )
 
-// maxAnswer bounds an answer in bytes; a Lease has less than a thousand.
-const maxAnswer = 1 << 20
+// Explain explains an error of the API server, as kubeerr.Server.Explain does.
+type Explain func(context.Context, kubeerr.Request, error) error
 
 var (
-	errNotFound = errors.New("there is no such Lease")
-	errConflict = errors.New("another changed it first")
+	errNotFound = errors.New("no such Lease")
+	errConflict = errors.New("the Lease was changed meanwhile")
 )
 
-// leases are the requests for one Lease.
+// leases makes the requests for one Lease.
 type leases struct {
-	client          *http.Client
-	all             *url.URL
+	client          rest.Interface
+	explain         Explain
 	namespace, name string
 }
 
-func newLeases(config *rest.Config, namespace, name string) (leases, error) {
-	own := rest.CopyConfig(config)
-	own.Timeout = renewDeadline / 2
-	base, _, err := rest.DefaultServerUrlFor(own)
-	if err != nil {
-		return leases{}, fmt.Errorf("leader election: server of the kubeconfig: %w", err)
-	}
-	shared, err := rest.HTTPClientFor(own)
-	if err != nil {
-		return leases{}, fmt.Errorf("leader election: credentials of the kubeconfig: %w", err)
-	}
-	client := *shared
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return leases{&client, base.JoinPath("apis/coordination.k8s.io/v1/namespaces", namespace, "leases"), namespace, name}, nil
-}
+// verbs are RBAC's names of the methods.
+var verbs = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update"}
 
 // do makes one request: GET, or POST or PUT of a Lease. The error wraps
-// errNotFound or errConflict, or says what to do. The same fault of any request
-// has the same words, without the address, which may hold a password.
+// errNotFound or errConflict, or explains what to do.
 func (l leases) do(ctx context.Context, method string, sent *coordination.Lease) (*coordination.Lease, error) {
 	got, err := l.request(ctx, method, sent)
-	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
-		err = wrapped.Err
-	}
 	if err != nil {
-		return nil, fmt.Errorf("the Lease %s/%s: %w", l.namespace, l.name, err)
+		return nil, fmt.Errorf("lease %s/%s: %w", l.namespace, l.name, err)
 	}
 	return got, nil
 }
 
 func (l leases) request(ctx context.Context, method string, sent *coordination.Lease) (*coordination.Lease, error) {
-	req, err := l.newRequest(ctx, method, sent)
-	if err != nil {
-		return nil, err
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	path := []string{"/apis/coordination.k8s.io/v1/namespaces", l.namespace, "leases"}
+	if method != http.MethodPost {
+		path = append(path, l.name)
 	}
-	resp, err := l.client.Do(req)
-	if err != nil {
-		return nil, err
+	request := l.client.Verb(method).AbsPath(path...).MaxRetries(0)
+	if sent != nil {
+		sent.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
+		sent.Namespace, sent.Name = l.namespace, l.name
+		body, err := json.Marshal(sent)
+		if err != nil {
+			return nil, err
+		}
+		request = request.SetHeader("Content-Type", "application/json").Body(body)
 	}
-	answer, err := httpx.ReadBody(resp, maxAnswer)
-	if err != nil {
-		return nil, err
+	result := request.Do(ctx)
+	switch err := result.Error(); {
+	case apierrors.IsNotFound(err) && method == http.MethodPost:
+		return nil, errors.New("the namespace does not exist, or the API server has no Leases")
+	case apierrors.IsNotFound(err):
+		return nil, errNotFound
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
+		return nil, errConflict
+	case err != nil:
+		return nil, l.explain(ctx, l.describe(method), err)
 	}
-	if err := judge(resp.StatusCode, method); err != nil {
+	answer, err := result.Raw()
+	if err != nil {
 		return nil, err
 	}
 	var got coordination.Lease
-	if err := json.Unmarshal(answer, &got); err != nil || got.Kind != "Lease" {
-		return nil, errors.New("the answer is no Lease: look at what stands between this and the API server")
+	if json.Unmarshal(answer, &got) != nil || got.Kind != "Lease" {
+		return nil, errors.New("the answer is not a Lease: check proxies on the way to the API server")
 	}
 	return &got, nil
 }
 
-func (l leases) newRequest(ctx context.Context, method string, sent *coordination.Lease) (*http.Request, error) {
-	address := l.all
-	if method != http.MethodPost {
-		address = l.all.JoinPath(l.name)
-	}
-	var body []byte
-	if sent != nil {
-		sent.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
-		sent.Namespace, sent.Name = l.namespace, l.name
-		var err error
-		if body, err = json.Marshal(sent); err != nil {
-			return nil, err
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, address.String(), bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Content-Type", "application/json")
-	return req, nil
-}
-
-// verbs are what RBAC calls the methods.
-var verbs = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update"}
-
-func judge(status int, method string) error {
-	switch {
-	case status == http.StatusOK || status == http.StatusCreated:
-		return nil
-	case status == http.StatusNotFound && method == http.MethodPost:
-		return errors.New("there is no such namespace, or the API server has no Leases")
-	case status == http.StatusNotFound:
-		return errNotFound
-	case status == http.StatusConflict:
-		return errConflict
-	case status == http.StatusUnauthorized:
-		return errors.New("the credentials were not accepted (HTTP status 401)")
-	case status == http.StatusForbidden:
-		return fmt.Errorf("this user may not %s leases of coordination.k8s.io there (HTTP status 403): bind it to a Role that allows get, create and update", verbs[method])
-	default:
-		return fmt.Errorf("HTTP status %d", status)
-	}
+func (l leases) describe(method string) kubeerr.Request {
+	// Without the name: RBAC can't restrict create by name.
+	rule := kubeerr.Rule{Verbs: []string{"get", "create", "update"}, Resource: "leases.coordination.k8s.io", Namespace: l.namespace}
+	return kubeerr.Request{Verb: verbs[method], Object: "leases in namespace " + l.namespace, Allow: rule.Allow, Timeout: requestTimeout}
 }
