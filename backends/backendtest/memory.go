@@ -13,7 +13,7 @@ import (
 )
 
 // Memory is a store in memory, for unit tests of what uses a backend. The zero
-// value is empty and flawless. Faults are fields, to be set before use; the
+// value is empty and without faults. Faults are fields, to be set before use; the
 // functions are called without a lock held and may be called concurrently.
 type Memory struct {
 	// BeforeGet and BeforePut, where they return an error, fail the call
@@ -137,7 +137,7 @@ func fault[T any](hook func(T) error, about T) error {
 	return hook(about)
 }
 
-// Once returns a fault that strikes the first time only.
+// Once returns a fault that happens only the first time.
 func Once[T any](err error) func(T) error {
 	var once sync.Once
 	return func(T) (fault error) {

@@ -116,7 +116,7 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
-// scene is what one subtest works with.
+// scene is the state of one subtest.
 type scene struct {
 	*testing.T
 	ctx     context.Context //nolint:containedctx // lives as long as the T beside it
@@ -182,8 +182,8 @@ func (s *scene) wantError(what string, err, want error) {
 	}
 }
 
-// wantOther fails unless the error is none of those that the publisher acts
-// on, and says what a user should do.
+// wantOther fails if the error is one that the publisher acts on, or if it
+// doesn't contain what the user should do.
 func (s *scene) wantOther(what string, err error, cure string) {
 	s.Helper()
 	if err == nil {
@@ -195,11 +195,11 @@ func (s *scene) wantOther(what string, err error, cure string) {
 		fs.ErrNotExist, publish.ErrPrecondition, publish.ErrClosed, publish.ErrInvalidName, context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, special) {
-			s.Errorf("%s: the error passes for %q: %v", what, special, err)
+			s.Errorf("%s: the error is mistaken for %q: %v", what, special, err)
 		}
 	}
 	if !strings.Contains(err.Error(), cure) {
-		s.Errorf("%s: the error doesn't say %q: %v", what, cure, err)
+		s.Errorf("%s: the error doesn't contain %q: %v", what, cure, err)
 	}
 }
 
@@ -395,8 +395,8 @@ func racingCreators(s *scene) {
 	s.expect(handles[0], *winner.Load())
 }
 
-// noTornRead reads while objects are replaced whose body and metadata all say
-// the same letter. It ends when enough reads overlapped a write.
+// noTornRead reads while objects are replaced. The body and the metadata of each
+// have one letter in common. It ends when enough reads overlapped a write.
 func noTornRead(s *scene) {
 	const enough = 60
 	writer, reader := s.open(), s.open()
@@ -457,8 +457,8 @@ func (s *scene) checkLettered(b publish.Backend) {
 	}
 }
 
-// replace overwrites whatever is there, as often as another write, perhaps one
-// that was cancelled and arrives late, is faster.
+// replace overwrites the object unconditionally. It tries again when another
+// write was faster, such as a cancelled one that arrives late.
 func (s *scene) replace(b publish.Backend, o publish.Object) {
 	s.Helper()
 	for range 100 {
@@ -470,7 +470,7 @@ func (s *scene) replace(b publish.Backend, o publish.Object) {
 			s.Fatalf("Put: %v", err)
 		}
 	}
-	s.Fatal("Put: lost the race 100 times with no other writer left")
+	s.Fatal("Put: 100 lost races without another writer")
 }
 
 func isClosed(c <-chan struct{}) bool {

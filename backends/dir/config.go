@@ -19,7 +19,7 @@ var Scheme = target.Scheme{
 	ParsePath: parsePath,
 }
 
-// Config says where to publish.
+// Config is the place to publish to.
 type Config struct {
 	// Path is the directory, absolute or relative to the working directory.
 	Path string
@@ -46,7 +46,7 @@ func parsePath(path string) (target.Place, error) {
 	return Config{Path: filepath.Clean(path)}, nil
 }
 
-// String returns a URL of an absolute path, and a relative path as it is.
+// String returns a URL for an absolute path, and a relative path unchanged.
 func (c Config) String() string {
 	switch path := filepath.ToSlash(c.Path); {
 	case filepath.IsAbs(c.Path):

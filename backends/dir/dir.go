@@ -45,7 +45,7 @@ const (
 	lockName = ".oidc-publisher.lock"
 )
 
-// What a web server may read, whatever the umask of this process.
+// A web server must be able to read, whatever the umask of this process.
 const (
 	fileMode = 0o644
 	dirMode  = 0o755
@@ -125,7 +125,7 @@ func (b *Backend) put(ctx context.Context, object publish.Object, precondition p
 	return replace(ctx, root, object)
 }
 
-// Close makes later calls fail. The directory is opened anew by each call, so
+// Close makes later calls fail. Every call opens the directory and closes it, so
 // there is nothing to free.
 func (b *Backend) Close() error {
 	b.gate.Close()
@@ -167,7 +167,7 @@ func read(root *os.Root, name string) (publish.Object, error) {
 	if !info.Mode().IsRegular() {
 		return publish.Object{}, fmt.Errorf("is %s, not a regular file: remove it", kind(info.Mode()))
 	}
-	// If the file was replaced by a FIFO meanwhile, opening it would block.
+	// The file may have been replaced by a FIFO, which would block.
 	file, err := root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 	if err != nil {
 		return publish.Object{}, err
@@ -205,7 +205,7 @@ func check(root *os.Root, name string, precondition publish.Precondition) error 
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: it was deleted", publish.ErrPrecondition)
 	case errors.Is(err, publish.ErrTooLarge):
-		return fmt.Errorf("%w: it is now larger than any object of ours", publish.ErrPrecondition)
+		return fmt.Errorf("%w: another writer's object is too large", publish.ErrPrecondition)
 	case err != nil:
 		return err
 	case !present, current.Version != want:
@@ -222,17 +222,17 @@ func replace(ctx context.Context, root *os.Root, object publish.Object) error {
 	}
 	temp := path.Join(parent, tempName)
 	if err := root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove what a killed writer left: %w", err)
+		return fmt.Errorf("remove the file of a killed writer: %w", err)
 	}
 	err := write(root, temp, object.Body)
 	if err == nil {
-		err = ctx.Err() // the last moment at which nothing has happened yet
+		err = ctx.Err() // after the rename it is too late
 	}
 	if err == nil {
 		err = root.Rename(temp, object.Name)
 	}
 	if err != nil {
-		_ = root.Remove(temp) // or the next write does it
+		_ = root.Remove(temp) // if it fails, the next write removes it
 		return err
 	}
 	return syncDir(root, parent)

@@ -23,7 +23,7 @@ func (b *Backend) explain(name string, err error) error {
 	return fmt.Errorf("%s: %w", at, bare(err))
 }
 
-// bare drops the operating system's own mention of the path.
+// bare drops the path from the operating system's error.
 func bare(err error) error {
 	var file *fs.PathError
 	var rename *os.LinkError

@@ -17,7 +17,7 @@ var Scheme = target.Scheme{
 	OfIssuer: ofIssuer,
 }
 
-// Config says where to publish. Only Bucket is required.
+// Config is the place to publish to. Only Bucket is required.
 type Config struct {
 	Bucket string
 	// Prefix is put before object names, with a slash between.

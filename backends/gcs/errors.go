@@ -136,8 +136,8 @@ func describeCredentials(err error) string {
 	return credentialsCure
 }
 
-// local describes an error of this machine or its network, and is empty for
-// others, whose text a server may have written.
+// local describes an error of this machine or its network. It is empty for
+// the others, because a server may have written their text.
 func local(err error) string {
 	var file *fs.PathError
 	var network *net.OpError

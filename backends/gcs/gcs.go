@@ -7,8 +7,8 @@
 // and answers 429 above that.
 //
 // No ACL is ever sent: IAM on the bucket makes objects public. Credentials are
-// Application Default Credentials, or none at all towards the emulator that
-// STORAGE_EMULATOR_HOST names.
+// Application Default Credentials. The emulator that STORAGE_EMULATOR_HOST names
+// gets no credentials.
 //
 // See https://cloud.google.com/storage/docs/request-preconditions and
 // https://cloud.google.com/storage/docs/json_api/v1/status-codes.
@@ -48,7 +48,7 @@ var _ publish.Backend = (*Backend)(nil)
 // Open finds the credentials. The first operation makes the first request to the
 // bucket.
 func (c Config) Open(ctx context.Context) (publish.Backend, error) {
-	// The JSON API answers in one voice for reads and writes.
+	// With the JSON API, reads and writes have errors of the same form.
 	options := []option.ClientOption{storage.WithJSONReads()}
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		found, err := findCredentials()
@@ -93,7 +93,7 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 	if err != nil {
 		return publish.Object{}, err
 	}
-	defer reader.Close() //nolint:errcheck // what was read is read
+	defer reader.Close() //nolint:errcheck // closing after a read loses nothing
 	body, err := answer.Body(reader)
 	if err != nil {
 		return publish.Object{}, err
@@ -107,8 +107,8 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 	}, nil
 }
 
-// absent tells a missing object from a missing bucket: both read as 404, but
-// only a bucket that is there can be listed, or listing it be forbidden.
+// absent distinguishes a missing object from a missing bucket. Both are answered
+// with 404, but only an existing bucket can be listed, or forbid that.
 func (b *Backend) absent(ctx context.Context, name string) error {
 	_, err := b.bucket.Objects(ctx, &storage.Query{Prefix: b.key(name)}).Next()
 	if err == nil || errors.Is(err, iterator.Done) || status(err) == http.StatusForbidden {
@@ -117,8 +117,8 @@ func (b *Backend) absent(ctx context.Context, name string) error {
 	return err
 }
 
-// Put writes an object in one request, which is cancelled when anything goes
-// wrong: a writer that is closed instead would store what it has.
+// Put writes an object in one request, which is cancelled after an error: closing
+// the writer would store the part that was sent.
 func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
 	if err := b.put(ctx, object, precondition); err != nil {
 		return b.explain(ctx, object.Name, err)
@@ -160,7 +160,7 @@ func translate(precondition publish.Precondition) (storage.Conditions, error) {
 	}
 	generation, err := strconv.ParseInt(version, 10, 64)
 	if err != nil || generation <= 0 {
-		return storage.Conditions{}, fmt.Errorf("%w: %.40q is no generation", publish.ErrPrecondition, version)
+		return storage.Conditions{}, fmt.Errorf("%w: %.40q is not a generation", publish.ErrPrecondition, version)
 	}
 	return storage.Conditions{GenerationMatch: generation}, nil
 }

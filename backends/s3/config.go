@@ -18,7 +18,7 @@ var Scheme = target.Scheme{
 	OfIssuer: ofIssuer,
 }
 
-// Config says where to publish. Only Bucket is required.
+// Config is the place to publish to. Only Bucket is required.
 type Config struct {
 	Bucket string
 	// Prefix is put before object names, with a slash between.
@@ -78,7 +78,7 @@ func (c *Config) set(name, value string) error {
 	return nil
 }
 
-// isBaseURL refuses credentials above all.
+// isBaseURL reports whether the value is a base URL without credentials.
 func isBaseURL(value string) bool {
 	u, err := url.Parse(value)
 	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" &&

@@ -20,7 +20,7 @@ import (
 
 var errNoETag = errors.New("the store returned no ETag, so writes can't be conditional: use another store")
 
-// chain marks the errors of the SDK's credential chain as such.
+// chain marks the errors of the SDK's credential chain.
 type chain struct{ aws.CredentialsProvider }
 
 func (c chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
@@ -129,7 +129,7 @@ func (b *Backend) describeCode(kind access, code string) string {
 	return ""
 }
 
-// place names the endpoint, which carries no credentials, or the region.
+// place returns the endpoint, which has no credentials, or the region.
 func (b *Backend) place() string {
 	if b.config.Endpoint != "" {
 		return b.config.Endpoint
@@ -164,7 +164,7 @@ func code(err error) string {
 	return ""
 }
 
-// actualRegion is the region that S3 says the bucket is in.
+// actualRegion returns the bucket's region according to S3.
 func actualRegion(err error) string {
 	var response *smithyhttp.ResponseError
 	if !errors.As(err, &response) || response.Response == nil {
@@ -176,7 +176,7 @@ func actualRegion(err error) string {
 	return ""
 }
 
-// local describes an error by what this machine knows of it.
+// local describes an error without any text of a server.
 func local(who string, err error) string {
 	var response *smithyhttp.ResponseError
 	if errors.As(err, &response) && response.Response != nil && response.HTTPStatusCode() != 0 {

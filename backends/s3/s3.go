@@ -3,8 +3,8 @@
 //
 // Writes are conditional (If-Match, If-None-Match): of two writers one loses.
 // The version is the ETag, which S3 derives from the body alone. A store that
-// ignores conditions accepts every write; that is for the publisher to find
-// out. No ACL is ever sent: a bucket policy makes objects public.
+// ignores conditions accepts every write; the publisher detects that. No ACL is
+// ever sent: a bucket policy makes objects public.
 //
 // Credentials come only from the AWS SDK's chain. The SDK tries an operation
 // three times and has no deadline of its own: the context is the deadline.
@@ -30,7 +30,7 @@ import (
 	"oidc-publisher/publish"
 )
 
-// api is what is used of the SDK's client.
+// api is the part of the SDK's client that is used.
 type api interface {
 	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
 	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
@@ -50,7 +50,7 @@ var _ publish.Backend = (*Backend)(nil)
 func (c Config) Open(ctx context.Context) (publish.Backend, error) {
 	loaded, err := config.LoadDefaultConfig(ctx,
 		config.WithRegion(c.Region),
-		config.WithLogger(logging.Nop{}), // stderr belongs to the command
+		config.WithLogger(logging.Nop{}), // only the command writes to stderr
 	)
 	if err != nil {
 		return nil, errors.New("s3://" + c.Bucket + ": AWS configuration: " + err.Error())
@@ -71,15 +71,15 @@ func (c Config) apply(o *s3.Options) {
 	o.DisableLogOutputChecksumValidationSkipped = true
 	if c.Endpoint != "" {
 		o.BaseEndpoint = aws.String(c.Endpoint)
-		// Other stores don't all know the checksum trailers that the SDK adds
-		// by default. The signature covers the body in any case.
+		// Some stores don't support the checksum trailers that the SDK adds by
+		// default. The signature covers the body in any case.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	}
 }
 
 // Get reads an object. Without the permission s3:ListBucket Amazon answers 403
-// for an absent object; that is an error, since it may as well be there.
+// for an absent object. That is an error, since the object may exist.
 func (b *Backend) Get(ctx context.Context, name string) (publish.Object, error) {
 	object, err := b.get(ctx, name)
 	if err != nil {
