@@ -2,8 +2,7 @@
 // become a public issuer, and tokens verify against it before and after its
 // key is replaced. Everything runs on loopback, in a temporary directory.
 //
-// With -kubeconfig it looks at a cluster of yours instead and changes nothing
-// there.
+// With -kubeconfig it reads your own cluster instead and changes nothing there.
 package main
 
 import (
@@ -18,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -26,7 +26,7 @@ import (
 
 func main() {
 	binary := flag.String("binary", "bin/oidc-publisher", "the program to show")
-	kubeconfig := flag.String("kubeconfig", "", "look at this cluster instead of the built-in API server")
+	kubeconfig := flag.String("kubeconfig", "", "read this cluster instead of the built-in API server")
 	flag.Parse()
 	if err := run(*binary, *kubeconfig); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -44,8 +44,14 @@ func run(binary, kubeconfig string) error {
 	if kubeconfig != "" {
 		return d.showCluster(kubeconfig)
 	}
+	if !trustsByVariable(runtime.GOOS) {
+		return fmt.Errorf("on %s, programs trust only the certificate authorities of the system, and not the one of this demo: run it on Linux, such as in a container, or with -kubeconfig", runtime.GOOS)
+	}
 	return d.show()
 }
+
+// trustsByVariable reports whether Go programs read SSL_CERT_FILE.
+func trustsByVariable(system string) bool { return system != "darwin" && system != "windows" }
 
 type demo struct {
 	binary, dir, public string
@@ -66,7 +72,7 @@ func (d *demo) show() error {
 	}
 	defer api.Stop()
 
-	tell("A private API server runs at %s. Its issuer is\n%s, where nothing is published yet.", api.URL(), issuer)
+	printf("A private API server runs at %s. Its issuer is\n%s, where nothing is published yet.", api.URL(), issuer)
 	if err := d.step("Publish: both documents, from the API server to a directory that a file server serves.",
 		"publish", "--kubeconfig", kubeconfig, "--to", d.public); err != nil {
 		return err
@@ -83,7 +89,7 @@ func (d *demo) show() error {
 	if err != nil {
 		return err
 	}
-	tell("The API server's key is replaced. From now on it lists and signs with only\n%s.", newKey)
+	printf("The API server's key is replaced. From now on it lists and signs with only\n%s.", newKey)
 	if err := d.step("Publish again: the new key is added, the old one stays for its grace.",
 		"publish", "--kubeconfig", kubeconfig, "--to", d.public); err != nil {
 		return err
@@ -96,12 +102,12 @@ func (d *demo) show() error {
 		"verify", issuer, "--kubeconfig", kubeconfig, "--mint", "default/demo", "--audience", "demo"); err != nil {
 		return err
 	}
-	tell(`For a cluster of your own:
+	printf(`For a cluster of your own:
 
-  make demo KUBECONFIG=~/.kube/config                    look, and change nothing
+  make demo KUBECONFIG=~/.kube/config                    read it, and change nothing
   bin/oidc-publisher publish --to gs://BUCKET --dry-run  what would be written
   bin/oidc-publisher publish --to gs://BUCKET            write it
-  bin/oidc-publisher verify ISSUER                       see it as the world does`)
+  bin/oidc-publisher verify ISSUER                       read it as relying parties do`)
 	return nil
 }
 
@@ -121,7 +127,7 @@ func (d *demo) showCluster(kubeconfig string) error {
 		return err
 	}
 	if exit != nil {
-		tell("So relying parties can't use this issuer yet. Publish it:\n\n  bin/oidc-publisher publish --kubeconfig %s --to gs://BUCKET --dry-run\n\nIf the issuer is not a public URL, the README says how to give the cluster one.", kubeconfig)
+		printf("So relying parties can't use this issuer yet. Publish it:\n\n  bin/oidc-publisher publish --kubeconfig %s --to gs://BUCKET --dry-run\n\nIf the issuer is not a public URL, the README shows how to give the cluster one.", kubeconfig)
 	}
 	return nil
 }
@@ -172,10 +178,10 @@ func (d *demo) saveToken(api *fake.APIServer) (file string, err error) {
 	return file, os.WriteFile(file, []byte(token), 0o600)
 }
 
-// step shows a command, runs it, and shows what it says less the checks that
+// step prints a command, runs it, and prints its output without the checks that
 // passed.
 func (d *demo) step(what string, args ...string) error {
-	tell("%s\n\n$ oidc-publisher %s", what, d.short(strings.Join(args, " ")))
+	printf("%s\n\n$ oidc-publisher %s", what, d.short(strings.Join(args, " ")))
 	cmd := d.command(args...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -216,6 +222,6 @@ func (d *demo) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-func tell(format string, args ...any) {
+func printf(format string, args ...any) {
 	fmt.Printf("\n"+format+"\n", args...)
 }

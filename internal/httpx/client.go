@@ -7,7 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"syscall"
+	"runtime"
 	"time"
 )
 
@@ -74,7 +74,14 @@ func (f Failure) TLS() bool {
 }
 
 // TrustCure makes Go programs trust an authority of one's own.
-const TrustCure = "name the authority's certificate in SSL_CERT_FILE, or the directory that holds it in SSL_CERT_DIR"
+var TrustCure = trustCure(runtime.GOOS)
+
+func trustCure(system string) string {
+	if system == "darwin" || system == "windows" { // where Go asks the system, and ignores these variables
+		return "add the authority's certificate to those that the system trusts"
+	}
+	return "name the authority's certificate in SSL_CERT_FILE, or the directory that holds it in SSL_CERT_DIR"
+}
 
 // Cure is what to add to a message about the failure, with what joins them,
 // where this machine's settings can mend it.
@@ -103,9 +110,9 @@ func FailureOf(err error) Failure {
 		return TimedOut
 	case errors.As(err, &dns):
 		return LookupFailed
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, connectionRefused):
 		return Refused
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+	case errors.Is(err, hostUnreachable), errors.Is(err, networkUnreachable):
 		return NoRoute
 	case errors.As(err, &socket) && socket.Op == "dial":
 		return NotConnected
