@@ -44,7 +44,8 @@ func TestRealServer(t *testing.T) {
 	})
 
 	t.Run("RBAC", func(t *testing.T) {
-		s := source(t, server.Kubeconfig("publisher"), kube.Config{Canary: "default/default"})
+		config := kube.Config{Canary: "default/default"}
+		s := source(t, server.Kubeconfig("publisher"), config)
 		wantError(t, s, `user "publisher"`, "HTTP 403", bindDiscovery+"--user=publisher")
 		if _, err := s.Fetch(t.Context()); !errors.Is(err, kubeerr.ErrForbidden) {
 			t.Errorf("got %v", err)
@@ -58,7 +59,7 @@ func TestRealServer(t *testing.T) {
 			t.Errorf("cluster %q", got.Cluster)
 		}
 		cluster.GrantMint(t, "publisher", "default", "default")
-		if got := fetch(t, s); got.Canary == nil || len(got.Warnings) != 0 {
+		if got := fetch(t, source(t, server.Kubeconfig("publisher"), config)); got.Canary == nil || len(got.Warnings) != 0 {
 			t.Errorf("canary %v, warnings %q", got.Canary, got.Warnings)
 		}
 		cluster.Revoke(t, "publisher")
