@@ -1,7 +1,7 @@
 // Oidc-publisher-credential-provider is a kubelet image credential provider: it
 // exchanges the token of a pod's service account for a credential of the
-// image's registry. It is oidc-publisher credential-provider as a program of
-// its own, which starts in a fraction of the time: kubelet runs it for pulls.
+// image's registry. It does what oidc-publisher credential-provider does, and
+// starts in a fraction of the time, because kubelet waits for it at each pull.
 package main
 
 import (
@@ -54,16 +54,17 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		help(stdout, flags)
 		return exitDone
 	case *version:
-		_, err = fmt.Fprintln(stdout, credentialprovider.ProgramName, built())
-		return said(stderr, err, exitFailed)
+		_, err = fmt.Fprintln(stdout, credentialprovider.ProgramName, programVersion())
+		return report(stderr, err, exitFailed)
 	case err != nil:
-		return said(stderr, err, exitUsage)
+		return report(stderr, err, exitUsage)
 	default:
-		return said(stderr, plugin.Answer(ctx, stdin, stdout), exitFailed)
+		return report(stderr, plugin.Answer(ctx, stdin, stdout), exitFailed)
 	}
 }
 
-// configure takes what the command line does not say from the environment.
+// configure reads the command line and then, for settings that it lacks, the
+// environment.
 func configure(settings *credentialprovider.Settings, provider string, flags *flag.FlagSet, args []string) (*credentialprovider.Plugin, error) {
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -82,12 +83,12 @@ func configure(settings *credentialprovider.Settings, provider string, flags *fl
 	return settings.Plugin(provider)
 }
 
-var errNoProvider = fmt.Errorf("which provider? Give %s as the first argument, or call the program %s-%s",
+var errNoProvider = fmt.Errorf("which provider? Give %s as the first argument, or name the program %s-%s",
 	strings.Join(credentialprovider.Providers(), " or "), credentialprovider.ProgramName, credentialprovider.ProviderCloudsmith)
 
-// said tells an error and returns the exit code. kubelet makes it the end of a
-// line of its log: a line break would tear that line apart.
-func said(stderr io.Writer, err error, code int) int {
+// report prints an error on one line, because kubelet appends it to a line of
+// its log, and returns the exit code.
+func report(stderr io.Writer, err error, code int) int {
 	if err == nil {
 		return exitDone
 	}
@@ -95,8 +96,7 @@ func said(stderr io.Writer, err error, code int) int {
 	return code
 }
 
-// oneLine leaves nothing in a message that a log could take for more than one,
-// or a terminal for a command.
+// oneLine replaces line breaks and control characters by spaces.
 func oneLine(message string) string {
 	return strings.Join(strings.FieldsFunc(message, func(r rune) bool { return r == '\n' || !unicode.IsPrint(r) }), " ")
 }
@@ -104,21 +104,21 @@ func oneLine(message string) string {
 func help(stdout io.Writer, flags *flag.FlagSet) {
 	_, _ = fmt.Fprintf(stdout, `A kubelet image credential provider. kubelet runs it with a request on standard
 input (credentialprovider.kubelet.k8s.io/v1) and reads the response from
-standard output; nobody else needs to.
+standard output.
 
   %[1]s %[2]s [FLAG...]
 
 Linked to a name like %[1]s-%[3]s it needs no argument.
-oidc-publisher credential-provider --help has more: it prints kubelet's
-configuration, too.
+oidc-publisher credential-provider --help describes more: it also prints kubelet's
+configuration.
 
 `, credentialprovider.ProgramName, strings.Join(credentialprovider.Providers(), "|"), credentialprovider.ProviderCloudsmith)
 	flags.SetOutput(stdout)
 	flags.PrintDefaults()
 }
 
-// built is the version that the build recorded.
-func built() string {
+// programVersion returns the version that the build recorded.
+func programVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "unknown"

@@ -35,7 +35,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		exchangeCommand(services), pullSecretCommand(services), credentialProviderCommand())
 }
 
-// isRefusal reports whether a rule or a service said no, which is exit code 3.
+// isRefusal reports whether a rule or a service refused, which is exit code 3.
 func isRefusal(err error) bool {
 	var refused *exchange.RefusedError
 	var forAPI *exchange.APITokenError
