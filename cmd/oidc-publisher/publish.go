@@ -51,14 +51,14 @@ Examples:
 func publishFlags() []cli.Flag {
 	flags := []cli.Flag{
 		cli.List("to", "publish to `TARGET`; repeatable (default: the bucket that the issuer names)"),
-		cli.String("issuer", "", "the public issuer `URL`, which must be the cluster's own, byte for byte (default: the cluster's own)"),
-		cli.String("owner", "", "`NAME` of who publishes here, for the guard against overwriting others (default: the cluster itself)"),
-		cli.Duration("grace", publish.DefaultGrace, "keep a key public for `DURATION` after the cluster stopped listing it; 0 drops it at once"),
-		cli.List("revoke", "drop this key `ID` now and do not publish it again; repeatable"),
-		cli.Bool("take-over", "replace what another owner published"),
-		cli.Bool("ahead-of-issuer-change", "publish for an --issuer that the cluster does not have yet"),
-		cli.Bool("no-verify", "do not read the public issuer back"),
-		cli.Bool("dry-run", "show what would be written, and write nothing"),
+		cli.String("issuer", "", "public issuer `URL`, exactly the cluster's own (default: the cluster's own)"),
+		cli.String("owner", "", "owner `NAME` recorded at the target (default: the cluster itself)"),
+		cli.Duration("grace", publish.DefaultGrace, "keep retired keys public for `DURATION`; 0 removes them at once"),
+		cli.List("revoke", "remove key `ID` now and never publish it again; repeatable"),
+		cli.Bool("take-over", "overwrite a target that belongs to another owner"),
+		cli.Bool("ahead-of-issuer-change", "publish for an --issuer that the cluster will have"),
+		cli.Bool("no-verify", "do not read the public issuer after writing"),
+		cli.Bool("dry-run", "print what would be written, and write nothing"),
 		cli.Timeout(),
 	}
 	flags = append(flags, sourceFlags()...)

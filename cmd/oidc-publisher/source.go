@@ -14,7 +14,7 @@ const categorySource = "Source"
 func sourceFlags() []cli.Flag {
 	return append(clusterFlags(), cli.InCategory(categorySource,
 		cli.Bool("all-api-servers", "publish the union of the keys of all API servers"),
-		cli.String("from", "", "`DIR` with the documents, as kubectl get --raw wrote them, instead of a cluster"),
+		cli.String("from", "", "`DIR` with documents of kubectl get --raw instead of a cluster"),
 		cli.List("public-key", "PEM `FILE` of --service-account-key-file instead of a cluster; repeatable; needs --issuer"),
 	)...)
 }
