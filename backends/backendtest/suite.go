@@ -70,8 +70,10 @@ type Store struct {
 	Strays func(t testing.TB) []string
 }
 
-func (s Store) isComplete() bool {
-	return s.Open != nil && s.Place != nil && s.Remove != nil && s.Forbidden != nil && s.Missing != nil && s.Strays != nil
+// isComplete reports whether every hook is there, with the cures to look for.
+func (h Harness) isComplete(s Store) bool {
+	return s.Open != nil && s.Place != nil && s.Remove != nil && s.Forbidden != nil && s.Missing != nil && s.Strays != nil &&
+		(s.ForbiddenCure == "") == h.ForbidsNothing && (s.MissingCure == "") == h.CreatesStore
 }
 
 // Run tests a backend. Every subtest has a store of its own.
@@ -108,8 +110,8 @@ func Run(t *testing.T, h Harness) {
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
 			store := h.NewStore(t)
-			if !store.isComplete() {
-				t.Fatal("a hook is missing")
+			if !h.isComplete(store) {
+				t.Fatal("a hook or a cure is missing, or a cure is never looked for")
 			}
 			test.run(&scene{T: t, ctx: ctx, harness: h, store: store})
 		})

@@ -182,11 +182,17 @@ var bugs = map[string]bug{
 		caughtBy: []string{"cancelled-during"},
 	},
 	"forbids and is declared not to": {
-		harness:  func(h *backendtest.Harness) { h.ForbidsNothing = true },
+		harness: func(h *backendtest.Harness) {
+			h.ForbidsNothing = true
+			change(h, func(s *backendtest.Store) { s.ForbiddenCure = "" })
+		},
 		caughtBy: []string{"forbidden"},
 	},
 	"creates stores and is declared not to": {
-		harness:  func(h *backendtest.Harness) { h.CreatesStore = false },
+		harness: func(h *backendtest.Harness) {
+			h.CreatesStore = false
+			change(h, func(s *backendtest.Store) { s.MissingCure = "create it" })
+		},
 		caughtBy: []string{"missing-store"},
 	},
 	"takes long names and is declared not to": {
@@ -203,16 +209,22 @@ var bugs = map[string]bug{
 		caughtBy: []string{"long-component"},
 	},
 	"lacks a hook": {
-		harness: func(h *backendtest.Harness) {
-			complete := h.NewStore
-			h.NewStore = func(t testing.TB) backendtest.Store {
-				store := complete(t)
-				store.Strays = nil
-				return store
-			}
-		},
+		harness:  func(h *backendtest.Harness) { change(h, func(s *backendtest.Store) { s.Strays = nil }) },
 		caughtBy: []string{"absent", "hostile-names"},
 	},
+	"lacks a cure": {
+		harness:  func(h *backendtest.Harness) { change(h, func(s *backendtest.Store) { s.ForbiddenCure = "" }) },
+		caughtBy: []string{"absent", "forbidden"},
+	},
+}
+
+func change(h *backendtest.Harness, store func(*backendtest.Store)) {
+	original := h.NewStore
+	h.NewStore = func(t testing.TB) backendtest.Store {
+		s := original(t)
+		store(&s)
+		return s
+	}
 }
 
 // force writes whatever is there.
