@@ -60,7 +60,7 @@ func TestFailures(t *testing.T) {
 	}
 	const budget = 3 * time.Second
 	for _, c := range []struct{ name, url, want string }{
-		{"silence", silent(t), "could not be asked"},
+		{"silence", silent(t), "can't be reached"},
 		{"closed", "http://127.0.0.1:1", "connection refused"},
 		{"a page", answering(http.StatusOK, "<html>SECRET-OF-THEIRS</html>"), "not the JSON"},
 		{"the token back", answering(http.StatusOK, fmt.Sprintf(`{"token":%q}`, token)), "the token that it was given"},

@@ -19,19 +19,19 @@ import (
 )
 
 const (
-	// maxAnswer bounds what is read of an answer, after decompression.
+	// maxAnswer bounds a response body in bytes, after decompression.
 	maxAnswer = 1 << 20
 	// maxCredential bounds a token: more than an HTTP header takes.
 	maxCredential = 64 << 10
-	// maxAttempts bounds how often one request is sent.
+	// maxAttempts is how often one request is sent at most.
 	maxAttempts = 4
-	// defaultLimit bounds an exchange whose context has no deadline.
+	// defaultLimit bounds an exchange if its context has no deadline.
 	defaultLimit   = 25 * time.Second
 	defaultTimeout = 10 * time.Second
 	defaultBackoff = 500 * time.Millisecond
 )
 
-// Calling says how a service is called. The zero value is what a command wants.
+// Calling configures the requests to a service. The zero value is ready for use.
 type Calling struct {
 	// Transport carries the requests. Nil is a copy of
 	// http.DefaultTransport: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and
@@ -41,9 +41,9 @@ type Calling struct {
 	// bounded by the context, or by 25 s if that has no deadline.
 	Timeout time.Duration
 	// Backoff is the wait before the second attempt, 0 for 500 ms; it
-	// doubles from one to the next.
+	// doubles with each attempt.
 	Backoff time.Duration
-	// Now is the clock by which credentials are judged, nil for time.Now.
+	// Now is the clock for the expiry of credentials, nil for time.Now.
 	Now func() time.Time
 }
 
@@ -54,16 +54,16 @@ func (c Calling) now() time.Time {
 	return c.Now()
 }
 
-// caller sends requests to one service until it says yes or no.
+// caller sends requests to one service until it accepts or refuses.
 type caller struct {
 	Calling
-	// service is what messages call it.
+	// service is its name in messages.
 	service string
-	// reason takes an error body apart: the service's own code and text.
+	// reason parses an error body into the service's own code and text.
 	reason func(body []byte) (code, text string)
 }
 
-// bounded gives the context a deadline if it has none.
+// bounded adds a deadline to a context without one.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, has := ctx.Deadline(); has {
 		return context.WithCancel(ctx)
@@ -88,26 +88,26 @@ func (c caller) unusable(why string) error {
 	return fmt.Errorf("%s accepted the token, but %s", c.service, why)
 }
 
-// credential returns an issued token as a credential. It refuses what can't be
-// one, or is what was sent: it would be stored, and fail later.
+// credential returns an issued token as a credential. It refuses what can't be a
+// token, or was sent: a pull secret with it would fail only when used.
 func (c caller) credential(username, issued string, expiry time.Time, sent ...string) (Credential, error) {
 	foreign := func(r rune) bool { return r <= ' ' || r > '~' }
 	switch {
 	case strings.TrimSpace(issued) == "":
 		return Credential{}, c.unusable("answered without a token")
 	case len(issued) > maxCredential || strings.ContainsFunc(issued, foreign):
-		return Credential{}, c.unusable("what it sent is no token: it is too long or has characters that no token has")
+		return Credential{}, c.unusable("its answer is no token: it is too long or has characters that no token has")
 	case slices.Contains(sent, issued):
 		return Credential{}, c.unusable("sent back the token that it was given")
 	case !expiry.IsZero() && !expiry.After(c.now()):
-		return Credential{}, c.unusable(fmt.Sprintf("the token that it sent expired at %s: check this machine's clock", expiry.UTC().Format(time.RFC3339)))
+		return Credential{}, c.unusable(fmt.Sprintf("its token expired at %s: check this machine's clock", expiry.UTC().Format(time.RFC3339)))
 	}
 	return Credential{Username: username, Password: discovery.NewSecret(issued), Expiry: expiry}, nil
 }
 
-// post sends a body until the answer is final, and returns that of a success.
-// The error is *RefusedError, *UnavailableError or says what is wrong with the
-// answer. Texts of the service have the secrets masked.
+// post sends a body, retries temporary failures, and returns the body of a
+// success. The error is a *RefusedError, an *UnavailableError, or explains what
+// is wrong with the answer. Text of the service has the secrets masked.
 func (c caller) post(ctx context.Context, target string, header http.Header, body []byte, secrets ...string) ([]byte, error) {
 	backoff := c.Backoff
 	if backoff <= 0 {
@@ -134,7 +134,7 @@ func (c caller) post(ctx context.Context, target string, header http.Header, bod
 	}
 }
 
-// pause waits, unless the context would end before.
+// pause waits and returns true, or false if the context ends first.
 func pause(ctx context.Context, wait time.Duration) bool {
 	if deadline, has := ctx.Deadline(); has && time.Until(deadline) <= wait {
 		return false
@@ -169,32 +169,33 @@ func (c caller) once(ctx context.Context, target string, header http.Header, bod
 	answer, err := httpx.ReadBody(resp, maxAnswer)
 	switch {
 	case errors.Is(err, httpx.ErrTooLarge):
-		return nil, fmt.Errorf("%s (%s) answered with more than %d bytes, so it was not the service: check the address and the proxy", c.service, host, maxAnswer)
+		return nil, fmt.Errorf("%s (%s) answered with more than %d bytes, so this is not the service: check the address and the proxy", c.service, host, maxAnswer)
 	case err != nil:
 		return nil, c.noAnswer(ctx, host, err)
 	}
-	return c.judge(resp, answer, secrets)
+	return c.accept(resp, answer, secrets)
 }
 
-// noAnswer is the error of a request without an answer. The error's own text
-// may quote the remote side.
+// noAnswer returns the error of a request without an answer, without the text of
+// err, which may quote the remote side.
 func (c caller) noAnswer(ctx context.Context, host string, err error) error {
 	failure := httpx.FailureOf(err)
 	return &UnavailableError{Service: c.service, Host: host, Attempts: 1, Reason: string(failure) + failure.Cure(), Err: ctx.Err(), final: failure.TLS() || ctx.Err() != nil}
 }
 
-func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byte, error) {
+// accept returns the body of a success, and the error of any other status.
+func (c caller) accept(resp *http.Response, body []byte, secrets []string) ([]byte, error) {
 	host, status := resp.Request.URL.Host, resp.StatusCode
 	switch {
 	case status == http.StatusOK || status == http.StatusCreated:
 		return body, nil
 	case status < 400:
-		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and a token goes nowhere but to the configured address: check it, and the proxy", c.service, host, status, leadingTo(resp, secrets))
+		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and tokens are sent to the configured address only: check it and the proxy", c.service, host, status, redirectHost(resp, secrets))
 	}
 	code, text := c.reason(body)
 	reason := joined(": ", httpx.MaskForeign(code, secrets...), httpx.MaskForeign(text, secrets...))
 	if reason == "" {
-		reason = "it gave no reason"
+		reason = "without a reason"
 	}
 	if status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500 {
 		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: retryAfter(resp.Header, c.now())}
@@ -202,15 +203,17 @@ func (c caller) judge(resp *http.Response, body []byte, secrets []string) ([]byt
 	return nil, &RefusedError{Service: c.service, Host: host, Status: status, Code: httpx.MaskForeign(code, secrets...), Reason: reason}
 }
 
-func leadingTo(resp *http.Response, secrets []string) string {
+// redirectHost returns the host of a redirect, for messages.
+func redirectHost(resp *http.Response, secrets []string) string {
 	to, err := resp.Location()
 	if err != nil {
 		return ""
 	}
-	return " leading to " + strconv.Quote(httpx.MaskForeign(to.Host, secrets...))
+	return ", a redirect to " + strconv.Quote(httpx.MaskForeign(to.Host, secrets...))
 }
 
-// retryAfter reads the header (RFC 9110 section 10.2.3), 0 where it says nothing.
+// retryAfter parses the header (RFC 9110 section 10.2.3); 0 if it is missing or
+// invalid.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	const most = 30 * 24 * time.Hour
 	value := strings.TrimSpace(header.Get("Retry-After"))
@@ -233,15 +236,15 @@ func joined(separator string, parts ...string) string {
 	return strings.Join(given, separator)
 }
 
-// serviceURL reads the base URL of a service: https, or http on loopback, and
-// nothing in it but host, port and path.
+// serviceURL parses the base URL of a service: https, or http on loopback, with
+// host, port and path only.
 func serviceURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "":
 		return nil, fmt.Errorf("%q is not a URL", httpx.MaskForeign(raw))
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return nil, fmt.Errorf("the URL of %q must hold no user, query or fragment", httpx.MaskForeign(u.Host))
+		return nil, fmt.Errorf("the URL of %q must not contain a user, query or fragment", httpx.MaskForeign(u.Host))
 	case u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()):
 		return u, nil
 	default:

@@ -15,13 +15,13 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// CloudsmithURL is where Cloudsmith's API is.
+// CloudsmithURL is the address of Cloudsmith's API.
 const CloudsmithURL = "https://api.cloudsmith.io"
 
 // CloudsmithConfig names an organisation's service account.
 type CloudsmithConfig struct {
 	// Org is the slug of the organisation (workspace), and Service that of
-	// the service account to act as.
+	// the service account.
 	Org, Service string
 	// URL is the base of the API, CloudsmithURL if empty. It must be https,
 	// or on loopback.
@@ -29,7 +29,7 @@ type CloudsmithConfig struct {
 	Calling
 }
 
-// Cloudsmith exchanges at Cloudsmith: POST /openid/ORG/
+// Cloudsmith returns the exchange at Cloudsmith: POST /openid/ORG/
 // (cloudsmith-io/cloudsmith-api-go, api/openapi.yaml).
 func Cloudsmith(config CloudsmithConfig) (Exchanger, error) {
 	if config.URL == "" {
@@ -43,7 +43,7 @@ func Cloudsmith(config CloudsmithConfig) (Exchanger, error) {
 		return nil, err
 	}
 	c := &cloudsmith{service: config.Service, caller: caller{Calling: config.Calling, service: "Cloudsmith", reason: cloudsmithReason}}
-	// The final slash belongs to the path; JoinPath keeps it.
+	// The path ends in a slash.
 	c.target = base.JoinPath("openid", url.PathEscape(config.Org), "/").String()
 	return c, nil
 }
@@ -54,7 +54,7 @@ func checkSlug(what, slug string) error {
 	}
 	const most = 200
 	if slug == "" || len(slug) > most || strings.Trim(slug, ".") == "" || strings.ContainsFunc(slug, foreign) {
-		return fmt.Errorf("%q is not the slug of a Cloudsmith %s: it has letters, digits, and the signs -_. between them", httpx.MaskForeign(slug), what)
+		return fmt.Errorf("%q is not the slug of a Cloudsmith %s: use letters, digits, and - _ . between them", httpx.MaskForeign(slug), what)
 	}
 	return nil
 }

@@ -11,8 +11,8 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// credentialConfig is the file by which Google's client libraries know how to
-// exchange (google.aip.dev/auth/4117), as far as a token in a file needs it.
+// credentialConfig is the file that configures the exchange of Google's client
+// libraries (google.aip.dev/auth/4117), with a subject token from a file.
 type credentialConfig struct {
 	Type             string         `json:"type"`
 	UniverseDomain   string         `json:"universe_domain,omitempty"`
@@ -38,8 +38,9 @@ type tokenFormat struct {
 	Field string `json:"subject_token_field_name,omitempty"`
 }
 
-// CredentialConfig is the external_account file by which Google's own client
-// libraries make this exchange, with a token from a file. Scopes are theirs.
+// CredentialConfig renders the external_account file with which Google's client
+// libraries do this exchange, with a subject token from a file. It has no scopes:
+// the libraries add their own.
 func (g GCPConfig) CredentialConfig(tokenFile string) ([]byte, error) {
 	g, err := g.normal()
 	if err != nil {
@@ -59,10 +60,9 @@ func (g GCPConfig) CredentialConfig(tokenFile string) ([]byte, error) {
 	return append(text, '\n'), err
 }
 
-// ReadCredentialConfig reads an external_account file. What it names is not
-// trusted: only Google's two services and those of the given base URLs, if
-// not empty, may be its addresses, and only a file its source, as the other
-// kinds have this program run commands or send requests of the file's choice.
+// ReadCredentialConfig parses an external_account file, which is not trusted. Its
+// addresses must be those of Google's two services or begin with the given base
+// URLs, and its source must be a file: other sources run commands or send requests.
 func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenFile, error) {
 	var file credentialConfig
 	var kinds struct {
@@ -73,17 +73,17 @@ func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenF
 	}
 	for kind := range kinds.Source {
 		if kind != "file" && kind != "format" {
-			return GCPConfig{}, TokenFile{}, fmt.Errorf("has a credential_source with %q: only a file is taken, for the other kinds run commands or send requests", httpx.MaskForeign(kind))
+			return GCPConfig{}, TokenFile{}, fmt.Errorf("has a credential_source with %q: only a file is allowed, because other sources run commands or send requests", httpx.MaskForeign(kind))
 		}
 	}
 	format := file.Source.Format
 	switch {
 	case file.Type != "external_account":
-		return GCPConfig{}, TokenFile{}, fmt.Errorf("is of type %q, not external_account: a key is no workload identity", httpx.MaskForeign(file.Type))
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("is of type %q, not external_account: workload identity needs no key", httpx.MaskForeign(file.Type))
 	case file.UniverseDomain != "" && file.UniverseDomain != "googleapis.com":
 		return GCPConfig{}, TokenFile{}, fmt.Errorf("is for the universe %q, not googleapis.com", httpx.MaskForeign(file.UniverseDomain))
 	case file.SubjectTokenType != subjectTokenType && file.SubjectTokenType != "urn:ietf:params:oauth:token-type:id_token":
-		return GCPConfig{}, TokenFile{}, fmt.Errorf("wants a subject token of type %q, which a service account token is not", httpx.MaskForeign(file.SubjectTokenType))
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("needs a subject token of type %q, which a service account token is not", httpx.MaskForeign(file.SubjectTokenType))
 	case file.Source.File == "":
 		return GCPConfig{}, TokenFile{}, errors.New("names no file in its credential_source")
 	case format.Type != "" && format.Type != "text" && format.Type != "json", format.Type == "json" && format.Field == "":
@@ -92,7 +92,7 @@ func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenF
 	var config GCPConfig
 	var err error
 	if config.Provider, err = ParseProvider(file.Audience); err != nil {
-		return GCPConfig{}, TokenFile{}, fmt.Errorf("has an audience that is no provider: %w", err)
+		return GCPConfig{}, TokenFile{}, fmt.Errorf("has an audience that is not a provider: %w", err)
 	}
 	if config.STSURL, err = googleBase(file.TokenURL, stsURL, STSURL, stsPath); err != nil {
 		return GCPConfig{}, TokenFile{}, fmt.Errorf("has a token_url that %w", err)
@@ -111,8 +111,8 @@ func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenF
 	return config, source, err
 }
 
-// googleBase returns the base of a URL with this path, if it is Google's own
-// or the administrator's.
+// googleBase returns the base of a URL with this path. It must be Google's own
+// or the allowed one.
 func googleBase(given, allowed, own, path string) (string, error) {
 	base, found := strings.CutSuffix(given, path)
 	switch {
@@ -123,7 +123,7 @@ func googleBase(given, allowed, own, path string) (string, error) {
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "https" || u.User != nil || u.Port() != "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || !regional(u.Host, own) {
-		return "", fmt.Errorf("is not %s%s, and tokens go nowhere else (or name it with --sts-url and --iam-url)", own, path)
+		return "", fmt.Errorf("is not %s%s, and tokens are sent nowhere else: allow it with --sts-url and --iam-url", own, path)
 	}
 	return base, nil
 }

@@ -110,13 +110,13 @@ func TestCredentialConfigIsNotTrusted(t *testing.T) {
 
 func TestConfigurationsThatMakeNoSense(t *testing.T) {
 	for want, config := range map[string]exchange.CloudsmithConfig{
-		"organisation":    {Service: "s"},
-		"service account": {Org: "o"},
-		`"../evil"`:       {Org: "../evil", Service: "s"},
-		`".."`:            {Org: "..", Service: "s"},
-		"must be https":   {Org: "o", Service: "s", URL: "http://api.example.com"},
-		"not a URL":       {Org: "o", Service: "s", URL: "api.cloudsmith.io"},
-		"no user":         {Org: "o", Service: "s", URL: "https://user:pass@api.example.com"},
+		"organisation":       {Service: "s"},
+		"service account":    {Org: "o"},
+		`"../evil"`:          {Org: "../evil", Service: "s"},
+		`".."`:               {Org: "..", Service: "s"},
+		"must be https":      {Org: "o", Service: "s", URL: "http://api.example.com"},
+		"not a URL":          {Org: "o", Service: "s", URL: "api.cloudsmith.io"},
+		"not contain a user": {Org: "o", Service: "s", URL: "https://user:pass@api.example.com"},
 	} {
 		if _, err := exchange.Cloudsmith(config); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "pass@") {
 			t.Errorf("error %v, want %q", err, want)

@@ -6,30 +6,29 @@ import (
 	"time"
 )
 
-// UnavailableError says that a service neither took nor refused the token,
-// however often it was asked: it may do so later.
+// UnavailableError means that a service neither accepted nor refused the token.
+// It may do so later.
 type UnavailableError struct {
-	// Service is who was asked, and Host where.
+	// Service is the name of the service, and Host its address.
 	Service, Host string
-	// Status is the HTTP status code of the last answer, 0 where none came.
+	// Status is the HTTP status code of the last answer, 0 without an answer.
 	Status int
-	// Attempts is how often it was asked.
+	// Attempts is how often the request was sent.
 	Attempts int
-	// Reason is what the service gave as its reason, cleaned and bounded, or
-	// why no answer came.
+	// Reason is the reason of the service, cleaned and bounded, or why there
+	// is no answer.
 	Reason string
-	// RetryAfter is for how long the service wants to be left alone, 0 where
-	// it did not say.
+	// RetryAfter is the delay that the service asks for, 0 for none.
 	RetryAfter time.Duration
-	// Err is the end of the context, if that was the end.
+	// Err is the error of the context, if it ended.
 	Err error
 
 	final bool
 }
 
-// Error says who could not be asked, why, and when to come back.
+// Error names the service, the reason and when to retry.
 func (e *UnavailableError) Error() string {
-	text := fmt.Sprintf("%s (%s) could not be asked: %s", e.Service, e.Host, e.Reason)
+	text := fmt.Sprintf("%s (%s) can't be reached: %s", e.Service, e.Host, e.Reason)
 	if e.Status != 0 {
 		text = fmt.Sprintf("%s (%s) answered HTTP %d: %s", e.Service, e.Host, e.Status, e.Reason)
 	}
@@ -37,12 +36,12 @@ func (e *UnavailableError) Error() string {
 		text += fmt.Sprintf(" (%d attempts)", e.Attempts)
 	}
 	if e.RetryAfter > 0 {
-		text += fmt.Sprintf("; it asks to be left alone for %v", e.RetryAfter.Round(time.Second))
+		text += fmt.Sprintf("; retry after %v", e.RetryAfter.Round(time.Second))
 	}
 	return text
 }
 
-// Unwrap returns the end of the context, if that was the end.
+// Unwrap returns Err.
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
 func loopback(host string) bool {

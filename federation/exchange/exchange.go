@@ -1,6 +1,5 @@
-// Package exchange turns a service account token into a credential of a
-// service that trusts the cluster's published issuer: the token exchanges of
-// Cloudsmith and of Google Cloud.
+// Package exchange exchanges a service account token for a credential of a
+// service that trusts the cluster's published issuer: Cloudsmith or Google Cloud.
 package exchange
 
 import (
@@ -13,16 +12,16 @@ import (
 
 // Exchanger is one service's token exchange.
 type Exchanger interface {
-	// Exchange presents the subject token and returns what it was exchanged
-	// for. What is not shaped like a service account token is not sent:
-	// ErrNoSubject. A service that answered with a refusal is a *RefusedError; anything
-	// else may pass when tried again, an *UnavailableError by itself. None
-	// carries the token, nor a text of the service that was not taken apart
-	// and cleaned. A context without a deadline gets one of 25 s.
+	// Exchange exchanges the subject token for a credential. It returns
+	// ErrNoSubject, and sends nothing, if this can't be a service account
+	// token; a *RefusedError if the service refused it; an *UnavailableError
+	// for a failure that may pass. No error contains the token, or text of the
+	// service that was not cleaned. A context without a deadline gets one of
+	// 25 s.
 	Exchange(ctx context.Context, subject discovery.Token) (Credential, error)
 }
 
-// Credential is what a registry, or any other client of the service, takes.
+// Credential is what the service, or its registry, accepts.
 type Credential struct {
 	// Username is the registry's user name: "token" for Cloudsmith,
 	// "oauth2accesstoken" for Google Cloud.
@@ -33,21 +32,20 @@ type Credential struct {
 	Expiry time.Time
 }
 
-// RefusedError is an answer of the service that says no: the same token will
-// be refused again.
+// RefusedError is a refusal by the service. It would refuse the same token again.
 type RefusedError struct {
-	// Service is who refused, as a person would call it, and Host where.
+	// Service is the name of the service, and Host its address.
 	Service, Host string
 	// Status is the HTTP status code of the answer.
 	Status int
-	// Code is the service's own name for its reason ("invalid_grant",
-	// "PERMISSION_DENIED"), cleaned; "" where it has none.
+	// Code is the service's error code ("invalid_grant", "PERMISSION_DENIED"),
+	// cleaned; "" for none.
 	Code string
-	// Reason is what the service gave as its reason, cleaned and bounded.
+	// Reason is the reason of the service, cleaned and bounded.
 	Reason string
 }
 
-// Error says who refused and why.
+// Error names the service and its reason.
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("%s refused the token (HTTP %d): %s", e.Service, e.Status, e.Reason)
 }

@@ -16,13 +16,13 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// Where Google's two services are.
+// The addresses of Google's two services.
 const (
 	STSURL = "https://sts.googleapis.com"
 	IAMURL = "https://iamcredentials.googleapis.com"
 )
 
-// CloudPlatform is the scope that allows whatever IAM allows.
+// CloudPlatform is the scope of everything that IAM allows.
 const CloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
 
 const (
@@ -31,40 +31,38 @@ const (
 	iamMethod = ":generateAccessToken"
 	//nolint:gosec // G101: the name of a kind of token
 	subjectTokenType = "urn:ietf:params:oauth:token-type:jwt"
-	// iamHost begins the names of providers.
+	// iamHost is the prefix of an audience.
 	iamHost = "//iam.googleapis.com/"
 )
 
-// The two services of Google as RefusedError.Service and
-// UnavailableError.Service name them.
+// The names of Google's two services in errors.
 const (
 	GoogleSTS = "Google's Security Token Service"
 	GoogleIAM = "Google's IAM Credentials API"
 )
 
-// GCPConfig names a workload identity pool provider, and perhaps a service
-// account to act as.
+// GCPConfig names a workload identity pool provider and, optionally, a service
+// account to impersonate.
 type GCPConfig struct {
 	// Provider is projects/N/locations/global/workloadIdentityPools/P/providers/X,
-	// with //iam.googleapis.com/ before it or without.
+	// optionally after //iam.googleapis.com/.
 	Provider string
-	// ServiceAccount is the e-mail address of the account to act as. Empty
-	// takes the federated token itself, which lives no longer than the
+	// ServiceAccount is the e-mail address of the account to impersonate. If
+	// empty, the credential is the federated token, which expires with the
 	// subject token.
 	ServiceAccount string
-	// Lifetime is that of the service account's token, 0 for one hour.
-	// Google gives more than an hour only where an organisation policy
-	// allows it, and at most 12.
+	// Lifetime of the service account's token, 0 for one hour. More than an
+	// hour, up to 12, needs an organisation policy.
 	Lifetime time.Duration
 	// Scopes of the token, CloudPlatform if empty.
 	Scopes []string
-	// STSURL and IAMURL are the bases of the two services, by default
-	// Google's own. No token is sent anywhere else.
+	// STSURL and IAMURL are the base URLs of the two services, by default
+	// Google's own. Tokens are sent nowhere else.
 	STSURL, IAMURL string
 	Calling
 }
 
-// normal fills in what was left out and refuses what makes no sense.
+// normal sets defaults and refuses an invalid configuration.
 func (g GCPConfig) normal() (GCPConfig, error) {
 	var err error
 	if g.Provider, err = ParseProvider(g.Provider); err != nil {
@@ -76,9 +74,9 @@ func (g GCPConfig) normal() (GCPConfig, error) {
 	const most = 12 * time.Hour
 	switch {
 	case g.Lifetime != 0 && g.ServiceAccount == "":
-		return g, errors.New("a lifetime can be asked for only with a service account: the federated token itself lives as long as the token that it is exchanged for")
+		return g, errors.New("a lifetime is allowed only with a service account: a federated token expires with its subject token")
 	case g.Lifetime < 0 || g.Lifetime > most || g.Lifetime%time.Second != 0:
-		return g, fmt.Errorf("the lifetime is %v, and must be whole seconds up to %v", g.Lifetime, most)
+		return g, fmt.Errorf("lifetime %v: must be whole seconds, up to %v", g.Lifetime, most)
 	}
 	if len(g.Scopes) == 0 {
 		g.Scopes = []string{CloudPlatform}
@@ -92,7 +90,7 @@ func (g GCPConfig) normal() (GCPConfig, error) {
 	return g, nil
 }
 
-// endpoint returns the base URL without the path that follows it anyway.
+// endpoint returns the base URL without the path of requests.
 func endpoint(given, otherwise, path string) (string, error) {
 	if given == "" {
 		given = otherwise
@@ -111,15 +109,15 @@ func ParseProvider(given string) (string, error) {
 	form := []string{"projects", "", "locations", "global", "workloadIdentityPools", "", "providers", ""}
 	const shape = "projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER"
 	if len(parts) != len(form) {
-		return "", fmt.Errorf("%q is not the name of a workload identity pool provider: it is %s", httpx.MaskForeign(given), shape)
+		return "", fmt.Errorf("%q is not the name of a workload identity pool provider: want %s", httpx.MaskForeign(given), shape)
 	}
 	for i, want := range form {
 		if want != "" && parts[i] != want || want == "" && !plainName(parts[i]) {
-			return "", fmt.Errorf("%q is not the name of a workload identity pool provider: it is %s", httpx.MaskForeign(given), shape)
+			return "", fmt.Errorf("%q is not the name of a workload identity pool provider: want %s", httpx.MaskForeign(given), shape)
 		}
 	}
 	if strings.ContainsFunc(parts[1], func(r rune) bool { return !unicode.IsDigit(r) }) {
-		return "", fmt.Errorf("%q names the project by its ID, and Google wants its number: gcloud projects describe %s --format='value(projectNumber)'", httpx.MaskForeign(given), parts[1])
+		return "", fmt.Errorf("%q has the project's ID, and Google wants its number: gcloud projects describe %s --format='value(projectNumber)'", httpx.MaskForeign(given), parts[1])
 	}
 	return name, nil
 }

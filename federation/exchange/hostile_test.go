@@ -138,7 +138,7 @@ func hostiles(elsewhere string) []hostile {
 		{name: "huge refusal", answer: say(400, strings.Repeat("a", 2<<20)), wants: "more than 1048576 bytes", attempts: 1},
 		{name: "gzip bomb", answer: bomb(), wants: "more than 1048576 bytes", attempts: 1},
 		{name: "HTML", answer: say(200, "<html><body>Please log in</body></html>"), wants: "not the JSON", attempts: 1},
-		{name: "HTML refusal", answer: say(403, "<html>Blocked by <b>policy</b></html>"), wants: "gave no reason", attempts: 1, refused: true},
+		{name: "HTML refusal", answer: say(403, "<html>Blocked by <b>policy</b></html>"), wants: "without a reason", attempts: 1, refused: true},
 		{name: "nothing", answer: say(200, ""), wants: "not the JSON", attempts: 1},
 		{name: "no content", answer: say(204, ""), wants: "HTTP 204", attempts: 1},
 		{name: "truncated JSON", answer: say(200, `{"token": "ey`), wants: "not the JSON", attempts: 1},
@@ -154,15 +154,15 @@ func hostiles(elsewhere string) []hostile {
 			fake.AnswerWith(200, s.good(good), "Content-Type", "text/plain")(w, r)
 		}, attempts: 1},
 		{name: "opaque token", answer: token(fixed("opaque-token")), attempts: 1},
-		{name: "redirect to another host", answer: redirect(elsewhere, 307), wants: "goes nowhere but", attempts: 1},
-		{name: "redirect to another host as GET", answer: redirect(elsewhere, 302), wants: "goes nowhere but", attempts: 1},
-		{name: "redirect loop", answer: redirect("", 308), wants: "goes nowhere but", attempts: 1},
+		{name: "redirect to another host", answer: redirect(elsewhere, 307), wants: "to the configured address only", attempts: 1},
+		{name: "redirect to another host as GET", answer: redirect(elsewhere, 302), wants: "to the configured address only", attempts: 1},
+		{name: "redirect loop", answer: redirect("", 308), wants: "to the configured address only", attempts: 1},
 		{name: "500, then good", answer: first(500, `{}`, "", good), attempts: 2},
 		{name: "429, then good", answer: first(429, `{}`, "1", good), attempts: 2},
 		{name: "500 for ever", answer: say(500, `{"detail": "no"}`), wants: "HTTP 500", attempts: 4, later: true},
-		{name: "429 for an hour", answer: first(429, `{"detail": "Request was throttled.", "error": "throttled"}`, "3304", good), wants: "left alone for 55m4s", attempts: 1, later: true},
-		{name: "429 for ages", answer: first(429, `{}`, "99999999999999999", good), wants: "left alone for 720h", attempts: 1, later: true},
-		{name: "503 until a date", answer: first(503, `{}`, time.Now().Add(time.Hour).UTC().Format(http.TimeFormat), good), wants: "left alone for", attempts: 1, later: true},
+		{name: "429 for an hour", answer: first(429, `{"detail": "Request was throttled.", "error": "throttled"}`, "3304", good), wants: "retry after 55m4s", attempts: 1, later: true},
+		{name: "429 for ages", answer: first(429, `{}`, "99999999999999999", good), wants: "retry after 720h", attempts: 1, later: true},
+		{name: "503 until a date", answer: first(503, `{}`, time.Now().Add(time.Hour).UTC().Format(http.TimeFormat), good), wants: "retry after", attempts: 1, later: true},
 		{name: "401", answer: say(401, `{"detail": "No.", "error": "invalid_client", "error_description": "No."}`), wants: "No.", attempts: 1, refused: true},
 		{name: "422", answer: say(422, `{"detail": "Bad.", "fields": {"service_slug": ["Unknown."]}, "error": {"message": "service_slug: Unknown.", "status": "INVALID_ARGUMENT"}}`), wants: "service_slug: Unknown.", attempts: 1, refused: true},
 		{name: "control characters", answer: say(400, `{"detail": "a\u001b[31m\u202eb\nc", "error": "a\u001b[31m\u202eb\nc"}`), wants: "a [31m b c", attempts: 1, refused: true},
@@ -170,12 +170,12 @@ func hostiles(elsewhere string) []hostile {
 		{name: "reflects the token", answer: reflect(400, `{"detail": "bad token TOKEN", "error": "invalid_grant", "error_description": "bad token TOKEN"}`), wants: "bad token [masked]", attempts: 1, refused: true},
 		{name: "reflects it in an error code", answer: reflect(400, `{"error": "TOKEN", "detail": "TOKEN"}`), wants: "[masked]", attempts: 1, refused: true},
 		{name: "reflects it in a status", answer: reflect(403, `{"detail": "TOKEN", "error": {"message": "TOKEN", "status": "TOKEN", "details": [{"reason": "TOKEN", "metadata": {"permission": "TOKEN"}}]}}`), wants: "[masked]", attempts: 1, refused: true},
-		{name: "reflects it raw", answer: reflect(400, `TOKEN`), wants: "gave no reason", attempts: 1, refused: true},
+		{name: "reflects it raw", answer: reflect(400, `TOKEN`), wants: "without a reason", attempts: 1, refused: true},
 		{name: "reflects it in bad JSON", answer: reflect(200, `{"token": TOKEN}`), wants: "not the JSON", attempts: 1},
 		{name: "reflects it in a redirect", answer: func(_ step, _ int64, secrets []string, w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "https://"+secrets[0][:60]+".example.com/"+secrets[0])
 			w.WriteHeader(302)
-		}, wants: "goes nowhere but", attempts: 1},
+		}, wants: "to the configured address only", attempts: 1},
 		{name: "reflects a piece of it in a redirect", answer: func(_ step, _ int64, secrets []string, w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "https://"+secrets[0][len(secrets[0])-20:]+".example.com/")
 			w.WriteHeader(302)

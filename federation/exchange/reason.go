@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// cloudsmithReason reads ErrorDetail of Cloudsmith's API description. A member
-// of another form does not hide the others.
+// cloudsmithReason parses ErrorDetail of Cloudsmith's API. It ignores members of
+// an unexpected type, each by itself.
 func cloudsmithReason(body []byte) (code, text string) {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(body, &members) != nil {
@@ -36,8 +36,8 @@ func cloudsmithReason(body []byte) (code, text string) {
 	return "", joined("; ", parts...)
 }
 
-// googleReason reads what STS answers (RFC 6749 section 5.2) and what Google's
-// other services do (google.rpc.Status).
+// googleReason parses the errors of STS (RFC 6749 section 5.2) and of Google's
+// other services (google.rpc.Status).
 func googleReason(body []byte) (code, text string) {
 	var answer struct {
 		Error       json.RawMessage `json:"error"`

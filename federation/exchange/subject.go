@@ -11,13 +11,13 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// ErrNoSubject says that what was given for a service account token is not one,
-// and so was not sent. It shows nothing of it.
-var ErrNoSubject = errors.New("what was given is not a service account token, and was not sent: one is three base64url parts with dots between them, " +
-	"a header with alg, claims with iss, sub and aud, and a signature. Give the token alone, as kubectl create token prints it or as a projected volume has it")
+// ErrNoSubject is returned instead of sending something that is not a service
+// account token. It does not quote it.
+var ErrNoSubject = errors.New("not a service account token (expected a signed JWT with iss, sub and aud); nothing was sent: " +
+	"give the token alone, as kubectl create token prints it or a projected volume contains it")
 
-// checkSubject returns ErrNoSubject for whatever is not shaped like a service
-// account token: it may be another secret, given by mistake.
+// checkSubject returns ErrNoSubject unless the token can be a service account
+// token: it may be another secret, given by mistake.
 func checkSubject(token discovery.Token) error {
 	claims, err := token.Claims()
 	unsigned := claims.Algorithm == "" || strings.HasSuffix(token.Reveal(), ".")
@@ -27,23 +27,23 @@ func checkSubject(token discovery.Token) error {
 	return nil
 }
 
-// APITokenError refuses a token that the API server itself takes.
+// APITokenError refuses a token that the API server itself accepts.
 type APITokenError struct {
-	// Why is how it was recognised.
+	// Why is the evidence.
 	Why string
 }
 
-// Error says what to use instead.
+// Error explains what to use instead.
 func (e *APITokenError) Error() string {
-	return "the token is for the API server itself (" + e.Why + "): whoever receives it could act in the cluster with it. " +
-		"Project one with the service's own audience (a serviceAccountToken volume with audience and path), or mint one"
+	return "the token is for the API server itself (" + e.Why + "): its receiver could act in the cluster with it. " +
+		"Project a token with the service's own audience (a serviceAccountToken volume with audience and path), or mint one"
 }
 
-// RefuseAPIToken returns an *APITokenError for a token that the API server
-// takes as well, whose file, if any, is given: the one that is mounted into
-// every pod, or one whose audience is the API server's default, which is the
-// issuer, or none at all. What else an API server was told to take
-// (--api-audiences, a second --service-account-issuer) is not in a token.
+// RefuseAPIToken returns an *APITokenError for a token that the API server itself
+// accepts: read from the file that is mounted into every pod, or for the API
+// server's default audience, which is the issuer, or for none. Other audiences
+// that an API server accepts (--api-audiences, a second --service-account-issuer)
+// can't be recognised.
 func RefuseAPIToken(token discovery.Token, file string) error {
 	const mounted = "/run/secrets/kubernetes.io/serviceaccount/token"
 	if clean := path.Clean(file); clean == mounted || clean == "/var"+mounted {
@@ -51,7 +51,7 @@ func RefuseAPIToken(token discovery.Token, file string) error {
 	}
 	claims, err := token.Claims()
 	if err != nil {
-		return nil //nolint:nilerr // what is no token of a cluster is the service's to refuse
+		return nil //nolint:nilerr // the exchange refuses it
 	}
 	if len(claims.Audience) == 0 {
 		return &APITokenError{Why: "it has no audience"}
@@ -64,8 +64,8 @@ func RefuseAPIToken(token discovery.Token, file string) error {
 	return nil
 }
 
-// apiAudience recognises what API servers are usually told to take: their own
-// service, by whatever name and cluster domain, and the words of old guides.
+// apiAudience recognises the usual --api-audiences: the API server's own service
+// under any cluster domain, and the names of old guides.
 func apiAudience(audience string) bool {
 	name := strings.ToLower(audience)
 	name, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://"), "/")

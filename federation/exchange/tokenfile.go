@@ -57,11 +57,11 @@ func (f TokenFile) Token(content []byte) (discovery.Token, error) {
 	}
 	var members map[string]any
 	if json.Unmarshal(content, &members) != nil {
-		return discovery.Token{}, errors.New("is not the JSON object that the credential configuration says it is")
+		return discovery.Token{}, errors.New("is not a JSON object, as the credential configuration promises")
 	}
 	token, ok := members[f.Field].(string)
 	if !ok || token == "" {
-		return discovery.Token{}, fmt.Errorf("has no text member %q, which the credential configuration names", httpx.MaskForeign(f.Field))
+		return discovery.Token{}, fmt.Errorf("has no string member %q, which the credential configuration names", httpx.MaskForeign(f.Field))
 	}
 	return discovery.NewToken(token), nil
 }

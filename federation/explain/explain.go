@@ -1,6 +1,7 @@
-// Package explain says why a service refused a token. Services answer vaguely
-// by design, so the same token is held against the public issuer, as the
-// service did, and what is left is put down to the service's own settings.
+// Package explain explains why a service refused a token, and what to configure
+// there. Services answer vaguely by design, so it validates the token against
+// the public issuer, as the service did. If both are valid, the cause is in the
+// settings of the service.
 package explain
 
 import (
@@ -19,15 +20,15 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// Options are a token and where it was to be exchanged.
+// Options are a token and the service that refused it.
 type Options struct {
 	Token discovery.Token
 	// Service is verify.Cloudsmith or verify.GCP.
 	Service verify.RelyingParty
-	// Org and ServiceSlug are Cloudsmith's, "" where unknown.
+	// Org and ServiceSlug are Cloudsmith's, "" if unknown.
 	Org, ServiceSlug string
-	// Provider and ServiceAccount are Google's, "" where unknown. Without
-	// Provider the token's audience is looked at for one.
+	// Provider and ServiceAccount are Google's, "" if unknown. Without a
+	// Provider, the token's audience may name it.
 	Provider, ServiceAccount string
 	// Transport carries the requests to the issuer, as verify.Options has it.
 	Transport http.RoundTripper
@@ -41,7 +42,7 @@ type Explanation struct {
 	Cause string
 	// Cure is one line: what to do about it.
 	Cure string
-	// Trust is what the service has to be told to trust such tokens.
+	// Trust is what to configure at the service so that it trusts the token.
 	Trust Trust
 }
 
@@ -75,22 +76,22 @@ func Exchange(ctx, command context.Context, exchanger exchange.Exchanger, opts O
 const refusalTimeout = 15 * time.Second
 
 // Refusal explains why the service refused the token. It sends at most four
-// requests, to the token's issuer, and none of them carries the token. A
-// context that ends early costs only what the issuer would have told.
+// requests, to the token's issuer, and none of them contains the token. If the
+// context ends early, the explanation lacks what the issuer's documents show.
 func Refusal(ctx context.Context, refused *exchange.RefusedError, opts Options) Explanation {
 	claims, err := opts.Token.Claims()
 	if err != nil {
-		return Explanation{Cause: "what was given " + err.Error(), Cure: "give the token alone, as kubectl create token prints it or as a projected volume has it"}
+		return Explanation{Cause: "the token " + err.Error(), Cure: "give the token alone, as kubectl create token prints it or a projected volume contains it"}
 	}
 	if name, err := exchange.ParseProvider(opts.Provider); err == nil {
 		opts.Provider = name
 	}
 	e := Explanation{Trust: trustOf(claims, opts)}
-	if refused.Service == exchange.GoogleIAM { // the token itself was taken
+	if refused.Service == exchange.GoogleIAM { // it accepted the token before
 		e.Cause, e.Cure = impersonation(refused, claims, opts)
 		return e
 	}
-	found := look(ctx, claims, refused, opts)
+	found := inspect(ctx, claims, refused, opts)
 	settings, otherwise := provider, anyProvider
 	if opts.Service == verify.GCP {
 		settings, otherwise = federation, anyFederation
@@ -98,10 +99,10 @@ func Refusal(ctx context.Context, refused *exchange.RefusedError, opts Options) 
 	hint := settings(refused, claims, opts)
 	likeliest, aside := cmp.Or(found.first, hint, otherwise(claims, opts)), ""
 	switch {
-	case found.hidden != fault{}: // what is served there was not seen
+	case found.hidden != fault{}: // the service can't reach the issuer
 		likeliest = cmp.Or(found.token, hint, found.hidden)
 		if likeliest != found.hidden && refused.Status == http.StatusUnauthorized {
-			aside = "and once that is mended: " + found.hidden.cause
+			aside = "and after that: " + found.hidden.cause
 		}
 	case likeliest != found.first:
 		aside = found.unseen
@@ -113,30 +114,29 @@ func Refusal(ctx context.Context, refused *exchange.RefusedError, opts Options) 
 	return e
 }
 
-// fault is a cause and what to do about it, in a line each.
+// fault is a cause and its cure, each in one line.
 type fault struct{ cause, cure string }
 
-// findings are what is wrong with issuer and token.
+// findings are the faults of issuer and token.
 type findings struct {
-	// first is what stands first in the report, token what is wrong with the
-	// token wherever its issuer is, and hidden an issuer that the service
-	// can't reach.
+	// first is the first fault in the report, token is a fault of the token
+	// alone, and hidden is an issuer that the service can't reach.
 	first, token, hidden fault
-	// unseen says what could not be looked at from here.
+	// unseen is what could not be checked from here.
 	unseen string
 }
 
-// look judges what the service could see of issuer and token. An issuer
-// without a public host is a fault only where the service is out of its reach,
-// and then comes after what is known of token and settings: who runs all on
-// one machine, or had keys uploaded, would else hear of nothing else.
-func look(ctx context.Context, claims discovery.Claims, refused *exchange.RefusedError, opts Options) (found findings) {
+// inspect verifies issuer and token as the service does. An issuer without a
+// public host is a fault only if the service can't reach it. Even then known
+// faults of token and settings come first: the service may run on the same
+// machine, or have uploaded keys.
+func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.RefusedError, opts Options) (found findings) {
 	report, err := verify.Run(ctx, verify.Options{
 		Issuer: claims.Issuer, Token: opts.Token, Audience: first(claims.Audience),
 		For: []verify.RelyingParty{opts.Service}, Transport: opts.Transport, Now: opts.Now, Timeout: issuerTimeout,
 	})
 	if err != nil {
-		found.unseen = "there was no time to look at the public issuer"
+		found.unseen = "there was no time to check the public issuer"
 	}
 	for _, check := range report.Checks {
 		bad := fault{faultLine(claims, check), line(check.Cure)}
@@ -156,7 +156,7 @@ func look(ctx context.Context, claims discovery.Claims, refused *exchange.Refuse
 	return found
 }
 
-// notPublic judges an issuer whose host is not public.
+// notPublic adds the fault of an issuer whose host is not public.
 func (f *findings) notPublic(claims discovery.Claims, check verify.Check, refused *exchange.RefusedError, opts Options) {
 	if verify.Reaches(hostOf("//"+refused.Host), hostOf(claims.Issuer)) {
 		return
@@ -170,7 +170,7 @@ func (f *findings) notPublic(claims discovery.Claims, check verify.Check, refuse
 	}
 }
 
-// ofToken tells the checks to which nothing matters that the issuer serves.
+// ofToken reports whether the check does not depend on the issuer's documents.
 func ofToken(id string) bool {
 	switch id {
 	case "token-key", "token-signature":
@@ -187,7 +187,7 @@ func hostOf(address string) string {
 	return u.Hostname()
 }
 
-// faultLine names the issuer where the check is of the issuer's documents.
+// faultLine describes a failed check; it names the issuer if its documents failed.
 func faultLine(claims discovery.Claims, check verify.Check) string {
 	text := check.Cause
 	if check.Evidence != "" {
@@ -199,8 +199,8 @@ func faultLine(claims discovery.Claims, check verify.Check) string {
 	return line(text)
 }
 
-// provider explains what only the organisation's settings at Cloudsmith can
-// be the cause of, where answer or token hint at one of them.
+// provider returns the fault in the organisation's settings at Cloudsmith that
+// the answer or the token points to, if any.
 func provider(refused *exchange.RefusedError, claims discovery.Claims, opts Options) fault {
 	const usual = "https://api.cloudsmith.io"
 	switch {
@@ -212,11 +212,11 @@ func provider(refused *exchange.RefusedError, claims discovery.Claims, opts Opti
 			"take --service-slug from the service account's page, and add the account to the provider",
 		}
 	case refused.Status == http.StatusUnprocessableEntity:
-		return fault{"Cloudsmith takes neither this organisation and service account nor the form of the token", "check --org and --service-slug"}
+		return fault{"Cloudsmith does not accept this organisation, service account or token format", "check --org and --service-slug"}
 	case !slices.Contains(claims.Audience, usual):
 		return fault{
 			line(fmt.Sprintf("the token is for the audience %q, and providers usually require the claim aud to be %q", first(claims.Audience), usual)),
-			"have tokens made for that audience, or make this one the provider's claim aud",
+			"mint tokens for that audience, or change the provider's claim aud to this one",
 		}
 	default:
 		return fault{}
@@ -225,38 +225,38 @@ func provider(refused *exchange.RefusedError, claims discovery.Claims, opts Opti
 
 func anyProvider(claims discovery.Claims, opts Options) fault {
 	return fault{
-		line(fmt.Sprintf("issuer and token are sound, so no enabled OpenID Connect provider of the organisation %q has the URL %q, claims that this token meets, and the service account %q",
+		line(fmt.Sprintf("issuer and token are valid, so no enabled OpenID Connect provider of the organisation %q has the URL %q, claims that match this token, and the service account %q",
 			opts.Org, claims.Issuer, opts.ServiceSlug)),
-		"compare the provider's settings, character by character; a claim's value may end in .* to match any rest",
+		"compare the provider's settings, character by character; the value of a claim may end in .* as a wildcard",
 	}
 }
 
-// compare is where the settings of a pool's provider can be seen.
+// compare shows the settings of a pool's provider.
 const compare = "compare with: gcloud iam workload-identity-pools providers describe"
 
-// federation explains what only the settings of the pool's provider can be the
-// cause of, by the error codes of Google's Security Token Service.
+// federation returns the fault in the settings of the pool's provider that the
+// error code of Google's Security Token Service or the token points to, if any.
 func federation(refused *exchange.RefusedError, claims discovery.Claims, opts Options) fault {
 	mentions := func(word string) bool { return strings.Contains(strings.ToLower(refused.Reason), word) }
 	expected := "https://iam.googleapis.com/" + opts.Provider
-	theirs := slices.Contains(claims.Audience, expected) || slices.Contains(claims.Audience, "//iam.googleapis.com/"+opts.Provider)
+	expectedToo := slices.Contains(claims.Audience, expected) || slices.Contains(claims.Audience, "//iam.googleapis.com/"+opts.Provider)
 	const longest = 127
 	switch {
 	case refused.Code == "invalid_target":
 		return fault{
-			"there is no such provider, or it or its pool is disabled or deleted: " + opts.Provider,
+			"the provider does not exist, or it or its pool is disabled or deleted: " + opts.Provider,
 			"check the project number, the pool and the provider in --provider",
 		}
 	case len(claims.Subject) > longest:
-		return fault{fmt.Sprintf("the subject has %d bytes, and google.subject takes %d", len(claims.Subject), longest), "use shorter names, or another attribute mapping"}
+		return fault{fmt.Sprintf("the subject has %d bytes, and google.subject allows %d", len(claims.Subject), longest), "use shorter names, or another attribute mapping"}
 	case refused.Code == "unauthorized_client" || mentions("attribute condition"):
 		return fault{line(fmt.Sprintf("the provider's attribute condition rejects the subject %q", claims.Subject)), compare + " (attributeCondition)"}
 	case mentions("connecting"): // to the issuer
 		return fault{}
-	case mentions("audience") || refused.Code == "invalid_grant" && !theirs:
+	case mentions("audience") || refused.Code == "invalid_grant" && !expectedToo:
 		return fault{
-			line(fmt.Sprintf("the token is for the audience %q, and the provider takes %q unless it has a list of allowed audiences", first(claims.Audience), expected)),
-			"have tokens made for that audience, or add this one to the provider's allowed audiences",
+			line(fmt.Sprintf("the token is for the audience %q, and the provider accepts %q unless it has a list of allowed audiences", first(claims.Audience), expected)),
+			"mint tokens for that audience, or add this one to the provider's allowed audiences",
 		}
 	case mentions("issuer"):
 		return fault{line(fmt.Sprintf("the provider's issuer URI is not %q, byte for byte", claims.Issuer)), compare + " (oidc.issuerUri)"}
@@ -266,7 +266,7 @@ func federation(refused *exchange.RefusedError, claims discovery.Claims, opts Op
 }
 
 func anyFederation(discovery.Claims, Options) fault {
-	return fault{"issuer and token are sound, so it is the provider's settings: issuer URI, allowed audiences, attribute mapping or uploaded keys", compare}
+	return fault{"issuer and token are valid, so the fault is in the provider's settings: issuer URI, allowed audiences, attribute mapping or uploaded keys", compare}
 }
 
 // impersonation explains a refusal of the second step.
@@ -280,7 +280,7 @@ func impersonation(refused *exchange.RefusedError, claims discovery.Claims, opts
 	case http.StatusBadRequest:
 		return "the lifetime or a scope is not allowed", "ask for at most 1h; more needs the organisation policy iam.allowServiceAccountCredentialLifetimeExtension"
 	default:
-		return "the IAM Credentials API does not take the federated token", "check that the API iamcredentials.googleapis.com is enabled, and this machine's clock"
+		return "the IAM Credentials API does not accept the federated token", "check that the API iamcredentials.googleapis.com is enabled, and this machine's clock"
 	}
 }
 
@@ -291,7 +291,7 @@ func first(list []string) string {
 	return list[0]
 }
 
-// line keeps a text that holds claims in one line of bounded length.
+// line makes text with claims in it one line of bounded length.
 func line(text string) string {
 	const most = 700
 	text = strings.Join(strings.Fields(text), " ")

@@ -127,7 +127,7 @@ func TestCauses(t *testing.T) {
 		{"wrong audience", []verify.RelyingParty{verify.Cloudsmith, verify.GCP}, func(w *world) { w.audience = "vault" }, `the token is for the audience "vault"`},
 		{"wrong slug", []verify.RelyingParty{verify.Cloudsmith}, func(w *world) { w.options.ServiceSlug = "admin" }, `no service account "admin"`},
 		{"wrong organisation", []verify.RelyingParty{verify.Cloudsmith}, func(w *world) { w.options.Org = "nobody" }, `no enabled OpenID Connect provider of the organisation "nobody"`},
-		{"wrong provider", []verify.RelyingParty{verify.GCP}, func(w *world) { w.options.Provider += "2" }, "there is no such provider"},
+		{"wrong provider", []verify.RelyingParty{verify.GCP}, func(w *world) { w.options.Provider += "2" }, "the provider does not exist"},
 		{"the provider has another issuer", []verify.RelyingParty{verify.GCP}, func(w *world) {
 			w.google.AddProvider(fake.GoogleProvider{Name: provider, Issuer: issuer + "/other"})
 		}, "the provider's issuer URI is not"},
@@ -190,8 +190,8 @@ func TestIssuerThatIsNotPublic(t *testing.T) {
 		{"expired in the cluster", verify.Cloudsmith, inside, true, func(w *world) { vague(w); w.life = -time.Hour }, "the token has expired", "inside the cluster only"},
 		{"slug", verify.Cloudsmith, loopback, true, func(w *world) { w.options.ServiceSlug = "admin" }, `there is no service account "admin"`, ""},
 
-		{"all on one machine", verify.Cloudsmith, loopback, false, vague, "issuer and token are sound, so no enabled OpenID Connect provider", ""},
-		{"all in one network", verify.Cloudsmith, private, false, vague, "issuer and token are sound, so no enabled OpenID Connect provider", ""},
+		{"all on one machine", verify.Cloudsmith, loopback, false, vague, "issuer and token are valid, so no enabled OpenID Connect provider", ""},
+		{"all in one network", verify.Cloudsmith, private, false, vague, "issuer and token are valid, so no enabled OpenID Connect provider", ""},
 		{"audience on one machine", verify.Cloudsmith, loopback, false, func(w *world) { w.audience = "vault" }, `the token is for the audience "vault"`, ""},
 		{"expired on one machine", verify.Cloudsmith, loopback, false, func(w *world) { w.life = -time.Hour }, "the token has expired", ""},
 		{"nothing is published on one machine", verify.Cloudsmith, loopback, false, func(w *world) { w.internet.Route("localhost", http.NotFoundHandler()) }, "the issuer https://localhost: nothing is published at this address", ""},

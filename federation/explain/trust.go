@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -12,23 +13,23 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// Trust is what has to be entered at a service so that it takes a token.
+// Trust is what to configure at a service so that it trusts a token.
 type Trust struct {
 	Service verify.RelyingParty
 	Values  []Value
-	// Commands do the same, for a shell. Words in capitals are to be filled in.
+	// Commands do the same in a shell. Words in capitals are placeholders.
 	Commands []string
 }
 
 // Value is one setting.
 type Value struct{ Name, Value string }
 
-// Lines are the values and commands for people.
+// Lines renders the values and commands.
 func (t Trust) Lines() []string {
 	if len(t.Values) == 0 {
 		return nil
 	}
-	lines := []string{"tell " + display(t.Service) + ":"}
+	lines := []string{"configure at " + display(t.Service) + ":"}
 	width := 0
 	for _, v := range t.Values {
 		width = max(width, len(v.Name))
@@ -60,9 +61,8 @@ func Trusts(services []verify.RelyingParty, token discovery.Token) (all []Trust)
 	return all
 }
 
-// TrustOf returns what to enter at the service so that it takes the token,
-// nothing of which is verified. There is nothing for services that can't be
-// exchanged at.
+// TrustOf returns what to configure at the service so that it trusts the token,
+// which is not verified. It is empty for services without an exchange.
 func TrustOf(opts Options) (Trust, error) {
 	claims, err := opts.Token.Claims()
 	if err != nil {
@@ -91,7 +91,7 @@ func cloudsmithTrust(claims discovery.Claims, opts Options) Trust {
 	return Trust{Service: verify.Cloudsmith, Values: []Value{
 		{"provider URL", line(claims.Issuer)},
 		{"claims", line(string(text))},
-		{"service account", or(opts.ServiceSlug, "SERVICE_SLUG")},
+		{"service account", cmp.Or(opts.ServiceSlug, "SERVICE_SLUG")},
 	}}
 }
 
@@ -104,13 +104,13 @@ func gcpTrust(claims discovery.Claims, opts Options) Trust {
 		{"principal", line(principal(claims, opts))},
 	}}
 	if !known {
-		t.Values = append(t.Values, Value{"(fill in)", "NUMBER, POOL and PROVIDER: the token's audience does not name them"})
+		t.Values = append(t.Values, Value{"(fill in)", "NUMBER, POOL and PROVIDER: the token's audience does not contain them"})
 	}
 	t.Commands = []string{createCommand(claims, opts), bindCommand(claims, opts)}
 	return t
 }
 
-// parts are those of the provider's name, or their names where nothing tells.
+// parts returns the parts of the provider's name, or placeholders if unknown.
 func parts(claims discovery.Claims, opts Options) (project, pool, provider string, known bool) {
 	for _, candidate := range slices.Concat([]string{opts.Provider}, claims.Audience) {
 		if name, err := exchange.ParseProvider(candidate); err == nil {
@@ -137,8 +137,8 @@ func createCommand(claims discovery.Claims, opts Options) string {
 	return command
 }
 
-// bindCommand lets the token's subject act as the service account or, without
-// one, read a registry itself.
+// bindCommand grants the token's subject the use of the service account or,
+// without one, of a registry.
 func bindCommand(claims discovery.Claims, opts Options) string {
 	member := word(principal(claims, opts))
 	if opts.ServiceAccount != "" {
@@ -147,7 +147,7 @@ func bindCommand(claims discovery.Claims, opts Options) string {
 	return "gcloud artifacts repositories add-iam-policy-binding REPOSITORY --location=LOCATION --role=roles/artifactregistry.reader --member=" + member
 }
 
-// word makes a stranger's text one word of a shell.
+// word quotes foreign text as one word of a shell.
 func word(s string) string {
 	s = line(s)
 	plain := func(r rune) bool {
@@ -157,11 +157,4 @@ func word(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }

@@ -208,11 +208,11 @@ func TestRefusedExchanges(t *testing.T) {
 	}{
 		{"Cloudsmith: audience", atCloudsmith("--token-file", f.token("puller", "vault")), `likely cause: the token is for the audience "vault"`},
 		{"Cloudsmith: slug", atCloudsmith("--token-file", cloud, "--service-slug", "admin"), `likely cause: there is no service account "admin"`},
-		{"Cloudsmith: organisation", atCloudsmith("--token-file", cloud, "--org", "nobody"), `likely cause: issuer and token are sound`},
+		{"Cloudsmith: organisation", atCloudsmith("--token-file", cloud, "--org", "nobody"), `likely cause: issuer and token are valid`},
 		{"Cloudsmith: account", atCloudsmith("--token-file", f.token("stranger", cloudAudience)), `"sub":"system:serviceaccount:team:stranger"`},
 		{"Cloudsmith: expired", atCloudsmith("--token-file", f.expired(cloudAudience)), "likely cause: the token has expired"},
 		{"Google: audience", atGoogle("--token-file", f.token("puller", "vault")), `likely cause: the token is for the audience "vault"`},
-		{"Google: provider", atGoogle("--token-file", google, "--provider", googleProvider+"2"), "likely cause: there is no such provider"},
+		{"Google: provider", atGoogle("--token-file", google, "--provider", googleProvider+"2"), "likely cause: the provider does not exist"},
 		{"Google: account", atGoogle("--token-file", f.token("stranger", googleAudience)),
 			"--member=principal://iam.googleapis.com/" + googlePool + "/subject/system:serviceaccount:team:stranger"},
 		{"Google: expired", atGoogle("--token-file", f.expired(googleAudience)), "likely cause: the token has expired"},
