@@ -64,6 +64,7 @@ func setupScript(env *testscript.Env) error {
 	api := fake.StartAPIServer(t, fake.APIServerOptions{Issuer: "https://" + scriptHost})
 	api.AddServiceAccount("default", "default")
 	api.Grant("user", fake.RightDiscovery, fake.RightMint, fake.RightNamespaces, fake.RightEndpoints)
+	api.Grant("reader", fake.RightDiscovery, fake.RightNamespaces) // may mint no token
 	env.Values[serverKey{}] = api
 	env.Setenv("ISSUER", "https://"+scriptHost)
 	env.Setenv("PROVIDER", scriptProvider)
@@ -77,6 +78,7 @@ func setupScript(env *testscript.Env) error {
 	return errors.Join(
 		writeKeyPair(filepath.Join(env.WorkDir, "sa")),
 		api.WriteKubeconfig(filepath.Join(env.WorkDir, "kubeconfig"), "user"),
+		api.WriteKubeconfig(filepath.Join(env.WorkDir, "reader"), "reader"),
 		api.WriteKubeconfig(filepath.Join(env.WorkDir, "nobody"), "nobody"),
 	)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"oidc-publisher/internal/cli"
@@ -57,6 +56,7 @@ func publishFlags() []cli.Flag {
 		cli.List("revoke", "remove key `ID` now and never publish it again; repeatable"),
 		cli.Bool("take-over", "overwrite a target that belongs to another owner"),
 		cli.Bool("ahead-of-issuer-change", "publish for an --issuer that the cluster will have"),
+		cli.String("canary", "", "mint tokens for `NAMESPACE/SERVICEACCOUNT` to check the signing key, or none (default: this program's own account, else default/default)"),
 		cli.Bool("no-verify", "do not read the public issuer after writing"),
 		cli.Bool("dry-run", "print what would be written, and write nothing"),
 		cli.Timeout(),
@@ -128,10 +128,7 @@ func newPublisher(c *cli.Context, disconnected func()) (*publish.Publisher, erro
 		return p, err
 	}
 	config := clusterConfig(c)
-	config.Canary, config.Disconnected = c.String("canary"), disconnected
-	if namespace, account, ok := strings.Cut(config.Canary, "/"); config.Canary != "" && (!ok || namespace == "" || account == "") {
-		return nil, cli.Usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT", config.Canary)
-	}
+	config.Disconnected = disconnected
 	cluster, err := kube.New(config)
 	if err != nil {
 		return nil, err

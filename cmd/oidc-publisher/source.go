@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/files"
 	"oidc-publisher/discovery/kube"
@@ -44,6 +46,10 @@ func checkSource(c *cli.Context) error {
 	if fromFiles(c) && (c.Bool("all-api-servers") || c.String("context") != "") {
 		return cli.Usagef("--all-api-servers and --context are for a live cluster, not for %s", kinds[0])
 	}
+	canary := c.String("canary")
+	if namespace, account, _ := strings.Cut(canary, "/"); canary != "" && canary != kube.NoCanary && (namespace == "" || account == "") {
+		return cli.Usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT, or be %s", canary, kube.NoCanary)
+	}
 	return nil
 }
 
@@ -63,9 +69,15 @@ func openSource(c *cli.Context, issuer discovery.Issuer) (publish.Source, error)
 	return kube.New(clusterConfig(c))
 }
 
-// clusterConfig reads clusterFlags.
+// clusterConfig reads clusterFlags. A dry run changes nothing, so it mints no
+// token, which the audit log would record.
 func clusterConfig(c *cli.Context) kube.Config {
+	canary := c.String("canary")
+	if c.Bool("dry-run") {
+		canary = kube.NoCanary
+	}
 	return kube.Config{
+		Canary:        canary,
 		Kubeconfig:    c.String("kubeconfig"),
 		Context:       c.String("context"),
 		AllAPIServers: c.Bool("all-api-servers"),

@@ -43,7 +43,6 @@ func watchFlags() []cli.Flag {
 		cli.Duration("interval", 10*time.Second, "poll the cluster every `DURATION`, at least 1s"),
 		cli.Duration("verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 for never"),
 		cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty for nowhere"),
-		cli.String("canary", "", "mint tokens for `NAMESPACE/SERVICEACCOUNT` to learn which key signs (default: this program's own, else default/default)"),
 	}
 	for _, flag := range publishFlags() {
 		switch flag.Names()[0] {
