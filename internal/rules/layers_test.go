@@ -85,7 +85,6 @@ var rooms = []room{
 	{name: "internal/rules"},
 	{name: "internal/e2e"},
 	{name: "examples/demo", may: []string{"internal/fake"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "examples/demo", may: []string{"internal/fake"}}, // it runs on every system
 	{name: "examples/...", may: []string{"..."}},
 }
 
