@@ -110,9 +110,9 @@ func FailureOf(err error) Failure {
 		return TimedOut
 	case errors.As(err, &dns):
 		return LookupFailed
-	case errors.Is(err, connectionRefused):
+	case errors.Is(err, errConnectionRefused):
 		return Refused
-	case errors.Is(err, hostUnreachable), errors.Is(err, networkUnreachable):
+	case errors.Is(err, errHostUnreachable), errors.Is(err, errNetworkUnreachable):
 		return NoRoute
 	case errors.As(err, &socket) && socket.Op == "dial":
 		return NotConnected

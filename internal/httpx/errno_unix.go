@@ -5,7 +5,7 @@ package httpx
 import "syscall"
 
 const (
-	connectionRefused  = syscall.ECONNREFUSED
-	hostUnreachable    = syscall.EHOSTUNREACH
-	networkUnreachable = syscall.ENETUNREACH
+	errConnectionRefused  = syscall.ECONNREFUSED
+	errHostUnreachable    = syscall.EHOSTUNREACH
+	errNetworkUnreachable = syscall.ENETUNREACH
 )
