@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,11 +19,7 @@ func TestNoFlagTakesACredential(t *testing.T) {
 		"token-file", "public-key", "revoke", "wait-for-kid", "tls-key", "tunnel-key", "tunnel-host-key",
 		"credential-config", "print-credential-config", "allow-api-token", "secret-name",
 	}
-	commands := newApp(nil, io.Discard, io.Discard).Commands
-	for _, command := range commands {
-		commands = append(commands, command.Subcommands...)
-	}
-	for _, command := range commands {
+	for _, command := range withSubcommands(newApp(nil, io.Discard, io.Discard).Commands) {
 		for _, flag := range command.Flags {
 			for _, word := range []string{"secret", "password", "token", "credential", "key"} {
 				if flag := flag.Names()[0]; strings.Contains(flag, word) && !slices.Contains(filesOrPublic, flag) {
@@ -30,6 +27,42 @@ func TestNoFlagTakesACredential(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func withSubcommands(commands []*cli.Command) (all []*cli.Command) {
+	for _, command := range commands {
+		all = append(append(all, command), withSubcommands(command.Subcommands)...)
+	}
+	return all
+}
+
+// TestHelpIsShort: a flag's text has at most a dozen words. What needs more is
+// explained in the command's description.
+func TestHelpIsShort(t *testing.T) {
+	defaultText := regexp.MustCompile(` \(default: .*\)$`)
+	texts := 0
+	for _, command := range withSubcommands(newApp(nil, io.Discard, io.Discard).Commands) {
+		usages := map[string]string{command.Name: command.Usage}
+		for _, flag := range command.Flags {
+			documented, ok := flag.(urfave.DocGenerationFlag)
+			if !ok {
+				t.Fatalf("%s --%s has no help", command.Name, flag.Names()[0])
+			}
+			usages[command.Name+" --"+flag.Names()[0]] = documented.GetUsage()
+		}
+		for name, usage := range usages {
+			if strings.HasPrefix(name, "serve") {
+				continue
+			}
+			texts++
+			if words := strings.Fields(defaultText.ReplaceAllString(usage, "")); len(words) == 0 || len(words) > 12 {
+				t.Errorf("%s has %d words of help: %s", name, len(words), usage)
+			}
+		}
+	}
+	if texts < 100 {
+		t.Errorf("found %d texts", texts)
 	}
 }
 

@@ -55,6 +55,8 @@ func pullSecretWith(service exchangeService) *cli.Command {
 }
 
 func pullSecretFlags(service exchangeService) []cli.Flag {
+	minRemaining := cli.Duration("min-remaining", 0, "do nothing if every secret is valid for longer than `DURATION`")
+	minRemaining.DefaultText = "always write"
 	return slices.Concat(
 		cli.InCategory("Secret",
 			cli.String("secret-name", "", "`NAME` of the secret"),
@@ -63,7 +65,7 @@ func pullSecretFlags(service exchangeService) []cli.Flag {
 			cli.Bool("take-over", "overwrite secrets of other owners, recreate those of other types"),
 			cli.List("attach", "add the secret to the imagePullSecrets of `SERVICEACCOUNT`; repeatable"),
 			cli.List("detach", "only remove the secret from `SERVICEACCOUNT`; repeatable"),
-			cli.Duration("min-remaining", 0, "do nothing if every secret is valid for longer than `DURATION`"),
+			minRemaining,
 		),
 		cli.InCategory("Namespaces",
 			cli.List("namespace", "`NAMESPACE` of a secret; repeatable (default: the pod's or kubeconfig's own)"),

@@ -110,7 +110,7 @@ func (s *Settings) Flags(provider string) []Flag {
 // choiceFlags are --NAME, which allows no other value, and --default-NAME.
 func choiceFlags(c *Choice, usage string, env ...string) []Flag {
 	pinned := textFlag(c.Flag, usage+"; others are refused", &c.Pinned)
-	otherwise := textFlag("default-"+c.Flag, usage+" without annotation "+c.Annotation, &c.Default)
+	otherwise := textFlag("default-"+c.Flag, "default "+usage+", without annotation "+c.Annotation, &c.Default)
 	otherwise.Env = env
 	return []Flag{pinned, otherwise}
 }
