@@ -151,13 +151,15 @@ $(DEBIAN): testdata/servers/debian.txt | deps
 	echo "unpacking $$(tr '\n' ' ' <$<)into $(@D)"; \
 	mkdir -p .cache; \
 	part=$$(mktemp -d $(CURDIR)/.cache/debian.XXXXXX); trap 'rm -rf "$$part"' EXIT; \
-	mkdir -p "$$part/archives/partial" "$$part/bin"; \
+	mkdir -p "$$part/archives/partial"; \
 	chmod 755 "$$part"; \
 	fetch() { apt-get -q -y --no-install-recommends --download-only --reinstall -o Debug::NoLocking=1 -o Dir::Cache::archives="$$part/archives" install $$(cat $<) >/dev/null; }; \
 	fetch || { [ "$$(id -u)" -eq 0 ] && apt-get -q update && fetch; } || \
 	  { echo "servers: apt-get can't download the packages of $<, so the tests that need one will say so" >&2; exit 0; }; \
 	for package in "$$part"/archives/*.deb; do dpkg-deb -x "$$package" "$$part"; done; \
 	rm -r "$$part/archives"; \
+	if [ -d "$$part/bin" ]; then mv "$$part"/bin/* "$$part/usr/bin"; fi; \
+	mkdir -p "$$part/bin"; \
 	lib=$$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || gcc -print-multiarch); \
 	for program in "$$part"/usr/sbin/* "$$part"/usr/bin/*; do \
 	  place=$(CURDIR)/$(@D)$${program#"$$part"}; \

@@ -14,7 +14,7 @@ func completionCommand() *Command {
 			if err := CheckArgs(c, "SHELL"); err != nil {
 				return err
 			}
-			script, err := completionScript(c.App, c.Args().First())
+			script, err := completionScript(c.Args().First())
 			if err != nil {
 				return err
 			}
@@ -24,25 +24,34 @@ func completionCommand() *Command {
 	}
 }
 
-func completionScript(app *App, shell string) (string, error) {
+func completionScript(shell string) (string, error) {
 	switch shell {
 	case "bash":
 		return bashCompletion, nil
 	case "zsh":
 		return "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion, nil
 	case "fish":
-		return app.ToFishCompletion()
+		return fishCompletion, nil
 	default:
 		return "", Usagef("no completion for %q: choose bash, zsh or fish", shell)
 	}
 }
 
 // The program itself lists what may follow: flags where the word being typed
-// starts with a dash, commands elsewhere.
+// starts with a dash, commands elsewhere. Zsh runs the script of bash. Fish shows
+// usages too, which urfave/cli adds after a colon if the variable 0 names zsh.
 const bashCompletion = `_oidc_publisher() {
-  local word="${COMP_WORDS[COMP_CWORD]}" before=("${COMP_WORDS[@]:0:COMP_CWORD}")
+  local word="${COMP_WORDS[COMP_CWORD]}" before=("${COMP_WORDS[@]:0:$COMP_CWORD}")
   if [[ "$word" == -* ]]; then before+=("-"); fi
   COMPREPLY=($(compgen -W "$("${before[@]}" --generate-bash-completion 2>/dev/null | cut -d: -f1)" -- "$word"))
 }
 complete -o default -F _oidc_publisher oidc-publisher
+`
+
+const fishCompletion = `function __oidc_publisher_complete
+  set -l before (commandline --tokenize --cut-at-cursor --current-process)
+  if string match --quiet -- '-*' (commandline --current-token); set --append before -; end
+  env 0=zsh $before --generate-bash-completion 2>/dev/null | string replace : \t
+end
+complete --command oidc-publisher --arguments '(__oidc_publisher_complete)'
 `
