@@ -1,8 +1,8 @@
-// Package discovery holds the two documents by which a Kubernetes API server
-// tells relying parties how to check its service account tokens: the OpenID
-// provider configuration (OpenID Connect Discovery 1.0) and the JWKS (RFC 7517).
+// Package discovery holds the two documents with which relying parties verify
+// the service account tokens of a Kubernetes API server: the OpenID provider
+// configuration (OpenID Connect Discovery 1.0) and the JWKS (RFC 7517). It also
+// reads tokens and keeps secrets out of logs.
 //
-// It is pure: it parses, judges and rewrites bytes and touches neither network
-// nor disk. What it accepts is fit for publication; what passes through it
-// keeps its bytes.
+// It is pure: it parses, validates and rewrites bytes and uses neither network
+// nor disk. What it accepts may be published, and keeps its bytes.
 package discovery

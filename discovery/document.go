@@ -53,17 +53,17 @@ func ParseDocument(data []byte) (Document, error) {
 	return d, nil
 }
 
-// Issuer is the document's own issuer, exactly as written.
+// Issuer returns the document's own issuer, exactly as written.
 func (d Document) Issuer() Issuer { return Issuer(d.issuer) }
 
-// JWKSURI is where the document says the keys are.
+// JWKSURI returns the document's jwks_uri.
 func (d Document) JWKSURI() string { return d.jwksURI }
 
 // Bytes returns the document as it was parsed or last rewritten.
 func (d Document) Bytes() []byte { return append([]byte(nil), d.raw...) }
 
-// WithJWKSURI returns the document with another jwks_uri. All other bytes,
-// unknown members included, stay as they are.
+// WithJWKSURI returns the document with another jwks_uri. All other bytes are
+// kept, unknown members included.
 func (d Document) WithJWKSURI(uri string) Document {
 	d.raw = d.rewrite("jwks_uri", uri)
 	d.jwksURI = uri
@@ -84,7 +84,7 @@ const algorithmsMember = "id_token_signing_alg_values_supported"
 
 // WithAlgorithms returns the document with these algorithms added to the list
 // of those that tokens may be signed with. A document that lists them all, or
-// has no such list, stays as it is, byte for byte.
+// has no such list, is returned unchanged.
 func (d Document) WithAlgorithms(algorithms []string) Document {
 	members, err := parseObject(d.raw)
 	if err != nil {
@@ -96,7 +96,7 @@ func (d Document) WithAlgorithms(algorithms []string) Document {
 	}
 	var listed []string
 	if err := json.Unmarshal(d.raw[m.start:m.end], &listed); err != nil {
-		return d // not a list of strings: not ours to mend
+		return d // not a list of strings: leave it alone
 	}
 	all := slices.Compact(slices.Sorted(slices.Values(slices.Concat(listed, algorithms))))
 	missing := slices.ContainsFunc(all, func(a string) bool { return !slices.Contains(listed, a) })

@@ -82,7 +82,7 @@ func (w *walker) members() ([]member, error) {
 		}
 		name, _ := token.(string)
 		if seen[folded(name)] {
-			return nil, fmt.Errorf("has two members named %q in one object, or alike but for case", clip(name))
+			return nil, fmt.Errorf("has two members named %q in one object, or names that differ only in case", clip(name))
 		}
 		seen[folded(name)] = true
 		afterName := int(w.dec.InputOffset())
@@ -95,7 +95,7 @@ func (w *walker) members() ([]member, error) {
 	return members, err
 }
 
-// folded maps names that encoding/json takes for the same to one: each rune to
+// folded maps names that encoding/json treats as equal to one name: each rune to
 // the least of those that Unicode folds it to.
 func folded(name string) string {
 	return strings.Map(func(r rune) rune {
@@ -107,7 +107,7 @@ func folded(name string) string {
 	}, name)
 }
 
-// clip bounds strangers' text in messages.
+// clip bounds foreign text in messages.
 func clip(text string) string {
 	const most = 100
 	if len(text) <= most {
@@ -219,9 +219,9 @@ func isPrivateMember(name string) bool {
 	return false
 }
 
-// containsPrivateKey looks for secret material at any depth, also below
-// members that this package knows nothing about: a JWK with secret members or
-// a PEM private key. It expects data that objectMembers accepted.
+// containsPrivateKey searches for secret material at any depth, unknown members
+// included: a JWK with secret members or a PEM private key. It expects data that
+// objectMembers accepted.
 func containsPrivateKey(data []byte) bool {
 	var v any
 	if json.Unmarshal(data, &v) != nil {

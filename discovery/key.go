@@ -19,8 +19,7 @@ import (
 // minRSABits is the least modulus size that RFC 7518 section 3.3 allows.
 const minRSABits = 2048
 
-// Key is one judged public key. Its bytes are those of the document that it
-// came in.
+// Key is one valid public key. It keeps its bytes.
 type Key struct {
 	// ID is the kid, copied and never computed: an external signer (KEP-740)
 	// chooses its own.
@@ -40,7 +39,7 @@ type Key struct {
 	raw json.RawMessage
 }
 
-// Bytes returns the JWK as it came in.
+// Bytes returns the JWK as it was parsed.
 func (k Key) Bytes() []byte { return append([]byte(nil), k.raw...) }
 
 // Public returns the key for checking a signature, or nil for a type that the
@@ -59,7 +58,7 @@ type KeyError struct {
 	Index int
 	// KeyID is the kid, empty where the key has none.
 	KeyID string
-	// Reason says what is wrong with it.
+	// Reason is what is wrong with the key.
 	Reason string
 }
 
@@ -73,8 +72,8 @@ func (e *KeyError) Error() string {
 // errUnknownType marks a key that is left out rather than refused.
 var errUnknownType = errors.New("unknown key type")
 
-// parseKey judges one JWK. It returns the key as far as it could be read with
-// all its faults; a fault that wraps errUnknownType stands alone.
+// parseKey validates one JWK. It returns the key as far as it could be read with
+// all its faults; a fault that wraps errUnknownType is the only one.
 func parseKey(raw json.RawMessage) (Key, []error) {
 	members, err := parseObject(raw)
 	if err != nil {
@@ -97,7 +96,7 @@ func parseKey(raw json.RawMessage) (Key, []error) {
 	if len(faults) > 0 {
 		return k, faults
 	}
-	if err := k.judgeMaterial(); err != nil {
+	if err := k.checkMaterial(); err != nil {
 		return k, []error{err}
 	}
 	return k, nil
@@ -107,7 +106,7 @@ func parseKey(raw json.RawMessage) (Key, []error) {
 func (k Key) secrets() []error {
 	var faults []error
 	if k.Type == "oct" {
-		faults = append(faults, errors.New("is a symmetric key (kty oct): whoever reads it can forge tokens"))
+		faults = append(faults, errors.New("is a symmetric key (kty oct): anyone who reads it can forge tokens"))
 	}
 	var private []string
 	for _, name := range k.Members {
@@ -126,18 +125,18 @@ func (k Key) secrets() []error {
 	return faults
 }
 
-func (k *Key) judgeMaterial() error {
+func (k *Key) checkMaterial() error {
 	switch k.Type {
 	case "RSA", "EC", "OKP":
-		return k.judgeJOSE()
+		return k.checkJOSE()
 	case "AKP":
-		return k.judgeAKP()
+		return k.checkAKP()
 	default:
 		return fmt.Errorf("%w %q", errUnknownType, clip(k.Type))
 	}
 }
 
-func (k *Key) judgeJOSE() error {
+func (k *Key) checkJOSE() error {
 	if crv := k.text("crv"); k.Type == "OKP" && crv != "Ed25519" {
 		return fmt.Errorf("%w %q with curve %q", errUnknownType, clip(k.Type), clip(crv))
 	}
@@ -170,9 +169,9 @@ func (k *Key) judgeJOSE() error {
 // by the algorithm names of RFC 9964.
 var mldsaSizes = map[string]int{"ML-DSA-44": 1312, "ML-DSA-65": 1952, "ML-DSA-87": 2592}
 
-// judgeAKP reads RFC 9964 keys by hand: go-jose can do it only where the Go
+// checkAKP reads RFC 9964 keys by hand: go-jose can do it only where the Go
 // standard library has ML-DSA.
-func (k *Key) judgeAKP() error {
+func (k *Key) checkAKP() error {
 	size, known := mldsaSizes[k.Algorithm]
 	if !known {
 		return fmt.Errorf("%w %q with algorithm %q", errUnknownType, clip(k.Type), clip(k.Algorithm))

@@ -9,13 +9,12 @@ import (
 	"slices"
 )
 
-// KeySet is a judged JWKS: at least one key, all public and valid, each key ID
+// KeySet is a valid JWKS: at least one key, all public and valid, each key ID
 // once. The zero value is the empty set, which can be neither parsed nor published.
 type KeySet struct {
 	keys    []Key
 	leftOut []*KeyError
-	// envelope is the document around the keys: what stands before and
-	// after the value of "keys".
+	// before and after are the document around the value of "keys".
 	before, after []byte
 	// raw is the document as parsed, nil once the set differs from it.
 	raw []byte
@@ -60,7 +59,7 @@ func ParseKeySet(data []byte) (KeySet, error) {
 	return s, nil
 }
 
-// add judges the keys one by one and returns the faults of those that can't be
+// add validates the keys one by one and returns the faults of those that can't be
 // published.
 func (s *KeySet) add(raws []json.RawMessage) []error {
 	var faults []error
@@ -73,10 +72,10 @@ func (s *KeySet) add(raws []json.RawMessage) []error {
 			continue
 		case seen && key.ID != "" && len(keyFaults) == 0 && key.Thumbprint == other.Thumbprint:
 			// kube-apiserver does this if it is given one key file twice.
-			s.leaveOut(i, key.ID, "stands in the set twice: one copy is left out")
+			s.leaveOut(i, key.ID, "is in the set twice: one copy is left out")
 			continue
 		case seen && key.ID != "":
-			keyFaults = append(keyFaults, errors.New("stands in the set twice with different key material, so relying parties may pick the wrong one"))
+			keyFaults = append(keyFaults, errors.New("is in the set twice with different key material, so relying parties may pick the wrong one"))
 		}
 		for _, fault := range keyFaults {
 			faults = append(faults, &KeyError{Index: i, KeyID: key.ID, Reason: fault.Error()})
@@ -106,8 +105,8 @@ func (s KeySet) IDs() []string {
 	return ids
 }
 
-// LeftOut returns the keys that were not taken: of unknown type, or a second
-// copy of another. The reasons say what follows.
+// LeftOut returns the keys that were left out: of unknown type, or a second
+// copy of another. Each reason includes the consequence.
 func (s KeySet) LeftOut() []*KeyError { return slices.Clone(s.leftOut) }
 
 // Lookup returns the key of that ID.
@@ -191,7 +190,7 @@ func Union(sets ...KeySet) (KeySet, error) {
 	return union, nil
 }
 
-// ParseKey reads a single JWK, with the judgements of ParseKeySet.
+// ParseKey reads a single JWK and validates it as ParseKeySet does.
 func ParseKey(data []byte) (Key, error) {
 	key, faults := parseKey(data)
 	if len(faults) > 0 {

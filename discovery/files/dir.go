@@ -1,5 +1,5 @@
-// Package files takes the discovery documents from files: a folder with the
-// two documents, or the public keys of a cluster that need not exist yet.
+// Package files reads the discovery documents from files: a folder with the two
+// documents, or the public keys of a cluster that need not exist yet.
 package files
 
 import (
@@ -20,7 +20,7 @@ type Source struct {
 	read func() (discovery.Snapshot, error)
 }
 
-// Fetch reads and judges the files. A Snapshot of files names no cluster and
+// Fetch reads and validates the files. A Snapshot of files names no cluster and
 // has no canary.
 func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	if err := ctx.Err(); err != nil {
@@ -29,8 +29,7 @@ func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	return s.read()
 }
 
-// Names under which people keep the documents: those of the API server's own
-// paths, and flat ones.
+// documentNames are the usual file names: the API server's own paths, and flat ones.
 func documentNames() []string {
 	return []string{discovery.ConfigurationPath, "openid-configuration", "openid-configuration.json"}
 }
@@ -77,8 +76,8 @@ func readDir(path string) (discovery.Snapshot, error) {
 	return s, nil
 }
 
-// readFirst reads the file that exists. Two are an error: the older one may be
-// the one that is read.
+// readFirst reads the file that exists. Two are an error, since the outdated one
+// may be read.
 func readFirst(dir string, names []string) (path string, data []byte, err error) {
 	var found []string
 	for _, name := range names {
@@ -91,13 +90,13 @@ func readFirst(dir string, names []string) (path string, data []byte, err error)
 	}
 	switch len(found) {
 	case 0:
-		return "", nil, fmt.Errorf("%s has none of %s: write it with: kubectl get --raw /%s > %s",
+		return "", nil, fmt.Errorf("%s has none of %s: create it with: kubectl get --raw /%s > %s",
 			dir, strings.Join(names, ", "), names[0], filepath.Join(dir, names[1]))
 	case 1:
 		data, err = readFile(found[0])
 		return found[0], data, err
 	default:
-		return "", nil, fmt.Errorf("%s are two of the same: keep the one that is current", strings.Join(found, " and "))
+		return "", nil, fmt.Errorf("%s are the same document twice: keep the current one", strings.Join(found, " and "))
 	}
 }
 

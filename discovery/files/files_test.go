@@ -93,7 +93,7 @@ func TestDirErrors(t *testing.T) {
 			".well-known/openid-configuration, openid-configuration, openid-configuration.json", "openid/v1/jwks, jwks, jwks.json, keys.json",
 			"kubectl get --raw /.well-known/openid-configuration >", "kubectl get --raw /openid/v1/jwks >"}},
 		{"no keys", map[string]string{"openid-configuration": documentText}, []string{"openid/v1/jwks, jwks"}},
-		{"two of the same", map[string]string{"openid-configuration": documentText, "jwks": keysText, "jwks.json": keysText}, []string{"jwks and ", "two of the same"}},
+		{"the same document twice", map[string]string{"openid-configuration": documentText, "jwks": keysText, "jwks.json": keysText}, []string{"jwks and ", "the same document twice"}},
 		{"both bad", map[string]string{"openid-configuration": "<html>", "jwks": `{"keys":[]}`}, []string{"openid-configuration: ", "not a JSON object", "jwks: ", "no usable key"}},
 		{"huge", map[string]string{"openid-configuration": documentText, "jwks": huge}, []string{"larger than 1048576 bytes"}},
 		{"folder in place of a file", map[string]string{"openid-configuration": documentText, "jwks/readme": ""}, []string{"jwks is not a regular file"}},
@@ -256,10 +256,10 @@ func TestPublicKeysErrors(t *testing.T) {
 		{"empty", " \n", []string{"is empty"}},
 		{"garbage", "c2VjcmV0", []string{"is not PEM", "openssl pkey -pubin -inform DER"}},
 		{"JWKS", keysText, []string{"is not PEM"}},
-		{"cut off", good[:len(good)-40], []string{"1 PEM blocks begin and 0 can be read", "cut off"}},
+		{"cut off", good[:len(good)-40], []string{"1 PEM blocks begin and 0 can be read", "incomplete"}},
 		{"first of two damaged", strings.Replace(good, "M", "!", 1) + good, []string{"2 PEM blocks begin and 1 can be read"}},
 		{"bad content", encode(t, "PUBLIC KEY", []byte("secret"), nil), []string{"block 1 (PUBLIC KEY) can't be read"}},
-		{"other block", encode(t, "X509 CRL", []byte("secret"), nil), []string{"block 1 (X509 CRL) is no public key", "CERTIFICATE"}},
+		{"other block", encode(t, "X509 CRL", []byte("secret"), nil), []string{"block 1 (X509 CRL) is not a public key", "CERTIFICATE"}},
 		{"huge", strings.Repeat(" ", discovery.MaxSize+1), []string{"larger than 1048576 bytes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -19,22 +19,21 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// PublicKeys are PEM files as kube-apiserver's --service-account-key-file takes
-// them, several blocks in one file included: PKIX public keys, PKCS #1 RSA
-// public keys (which only this tool takes) and certificates, with RSA or with
-// the curves P-256, P-384 and P-521. A key that is given twice is taken once.
-// The documents are byte for byte those that an API server with these
-// flags will serve, but for jwks_uri, which is the issuer's own.
+// PublicKeys reads PEM files as kube-apiserver's --service-account-key-file
+// accepts them, several blocks in one file included: PKIX public keys, PKCS #1
+// RSA public keys (which only this tool accepts) and certificates, with RSA or
+// the curves P-256, P-384 and P-521. A key that is given twice is used once. The
+// documents are byte for byte those that an API server with these flags will
+// serve, except jwks_uri, which is the issuer's own.
 //
-// The API server also reads private keys. This tool does not: it should never
-// be given one.
+// The API server also reads private keys. This tool refuses them.
 func PublicKeys(paths []string, issuer discovery.Issuer) *Source {
 	return &Source{read: func() (discovery.Snapshot, error) { return readPublicKeys(paths, issuer) }}
 }
 
 func readPublicKeys(paths []string, issuer discovery.Issuer) (discovery.Snapshot, error) {
 	if _, err := discovery.ParseIssuer(string(issuer)); err != nil {
-		return discovery.Snapshot{}, fmt.Errorf("public keys alone name no issuer: set --issuer to the value of --service-account-issuer: %w", err)
+		return discovery.Snapshot{}, fmt.Errorf("public keys alone have no issuer: set --issuer to the value of --service-account-issuer: %w", err)
 	}
 	if len(paths) == 0 {
 		return discovery.Snapshot{}, errors.New("no public key file was named")
@@ -109,7 +108,7 @@ func (r *reader) file(path string) {
 		r.block(path, blocks, block)
 	}
 	if begun := bytes.Count(data, []byte("-----BEGIN ")); begun != blocks {
-		r.fault(fmt.Errorf("%d PEM blocks begin and %d can be read: the file is damaged or cut off", begun, blocks), path)
+		r.fault(fmt.Errorf("%d PEM blocks begin and %d can be read: the file is damaged or incomplete", begun, blocks), path)
 	} else if blocks == 0 {
 		r.fault(explainNoPEM(path, data), path)
 	}
@@ -137,7 +136,7 @@ func (r *reader) block(path string, number int, block *pem.Block) {
 
 func (r *reader) fault(err error, path string) {
 	if errors.Is(err, errPrivate) {
-		err = fmt.Errorf("%w, which this tool must not see: make its public half with: openssl pkey -in %s -pubout -out sa.pub", err, path)
+		err = fmt.Errorf("%w, which this tool must not read: extract the public key with: openssl pkey -in %s -pubout -out sa.pub", err, path)
 	}
 	r.faults = append(r.faults, fmt.Errorf("%s: %w", path, err))
 }
@@ -174,7 +173,7 @@ func parseBlock(block *pem.Block) (*jose.JSONWebKey, error) {
 			public = certificate.PublicKey
 		}
 	default:
-		return nil, errors.New("is no public key: PUBLIC KEY, RSA PUBLIC KEY and CERTIFICATE are taken")
+		return nil, errors.New("is not a public key: PUBLIC KEY, RSA PUBLIC KEY and CERTIFICATE are accepted")
 	}
 	switch {
 	case err != nil && holdsPrivateKey(block.Bytes):
@@ -186,7 +185,7 @@ func parseBlock(block *pem.Block) (*jose.JSONWebKey, error) {
 }
 
 // parseRSA reads a PKCS #1 key. openssl never writes PKIX under this name, but
-// the API server, which looks at the content alone, would take it.
+// the API server, which checks only the content, would accept it.
 func parseRSA(der []byte) (any, error) {
 	if key, err := x509.ParsePKIXPublicKey(der); err == nil {
 		return key, nil
@@ -194,7 +193,7 @@ func parseRSA(der []byte) (any, error) {
 	return x509.ParsePKCS1PublicKey(der)
 }
 
-// holdsPrivateKey looks behind a wrong label.
+// holdsPrivateKey recognises a private key under a wrong label.
 func holdsPrivateKey(der []byte) bool {
 	if _, err := x509.ParsePKCS8PrivateKey(der); err == nil {
 		return true
@@ -206,8 +205,8 @@ func holdsPrivateKey(der []byte) bool {
 	return err == nil
 }
 
-// jwk makes of a key what kube-apiserver makes of it, the key ID included: the
-// SHA-256 of its PKIX form (pkg/serviceaccount/jwt.go, keyIDFromPublicKey).
+// jwk renders a key as kube-apiserver does, the key ID included: the SHA-256 of
+// its PKIX form (pkg/serviceaccount/jwt.go, keyIDFromPublicKey).
 func jwk(public any) (*jose.JSONWebKey, error) {
 	var algorithm jose.SignatureAlgorithm
 	switch key := public.(type) {
@@ -216,10 +215,10 @@ func jwk(public any) (*jose.JSONWebKey, error) {
 	case *ecdsa.PublicKey:
 		var known bool
 		if algorithm, known = curveAlgorithms()[key.Curve.Params().Name]; !known {
-			return nil, fmt.Errorf("is an EC key of the curve %s: the API server takes P-256, P-384 and P-521", key.Curve.Params().Name)
+			return nil, fmt.Errorf("is an EC key of the curve %s: the API server accepts P-256, P-384 and P-521", key.Curve.Params().Name)
 		}
 	default:
-		return nil, fmt.Errorf("is a %s key: the API server takes RSA and EC keys", keyType(public))
+		return nil, fmt.Errorf("is a %s key: the API server accepts RSA and EC keys", keyType(public))
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
@@ -238,7 +237,7 @@ func curveAlgorithms() map[string]jose.SignatureAlgorithm {
 	return map[string]jose.SignatureAlgorithm{"P-256": jose.ES256, "P-384": jose.ES384, "P-521": jose.ES512}
 }
 
-// keyType is a word for people, like Ed25519.
+// keyType returns a name for messages, such as Ed25519.
 func keyType(public any) string {
 	name := strings.TrimPrefix(fmt.Sprintf("%T", public), "*")
 	if name == "ed25519.PublicKey" {
