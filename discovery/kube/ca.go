@@ -16,8 +16,8 @@ import (
 // maxCA bounds a file of CA certificates in bytes.
 const maxCA = 1 << 20
 
-// followCA makes clients read the CA's file again as soon as a certificate is
-// refused. client-go itself reads it every five minutes.
+// followCA makes clients read the CA file again when a certificate is refused.
+// client-go itself reads it every five minutes.
 func followCA(config *rest.Config) {
 	file := config.CAFile
 	if file == "" || len(config.CAData) > 0 {

@@ -41,8 +41,8 @@ type canary struct {
 
 func (c canary) latest() time.Time { return c.mints[maxMints-1] }
 
-// signing returns what the latest token says, nil without one that was minted
-// since the present key set was first read: an older one proves nothing about it.
+// signing returns the latest token's claims, nil if it was minted before the
+// present key set was first read: it proves nothing about that set.
 func (v view) signing() *discovery.Canary {
 	if v.canary.latest().Before(v.keysSince) {
 		return nil
@@ -118,8 +118,8 @@ func (s *Source) canaryAccount() account {
 	return account{"default", "default"}
 }
 
-// pickCanary prefers one that contradicts the documents, since each server
-// signs for itself.
+// pickCanary prefers a token that contradicts the documents, since each server
+// has a signing key of its own.
 func pickCanary(views []view, snapshot discovery.Snapshot) *discovery.Canary {
 	var first *discovery.Canary
 	for _, v := range views {

@@ -22,8 +22,8 @@ import (
 // maxUID bounds the cluster's UID in bytes; a real one has 36.
 const maxUID = 253
 
-// cluster names this cluster: by the UID of its kube-system namespace where
-// that may be read, and by its CA.
+// cluster returns the names that identify this cluster: the UID of its
+// kube-system namespace where RBAC allows to read it, and its CA.
 func (s *Source) cluster(ctx context.Context) ([]string, error) {
 	var names []string
 	uid, err := s.knownUID(ctx)
@@ -46,16 +46,16 @@ func (s *Source) cluster(ctx context.Context) ([]string, error) {
 // clusterUID is the UID of the kube-system namespace, "" if it can't be read.
 type clusterUID struct {
 	value string
-	asked time.Time
+	read  time.Time
 }
 
-// knownUID reads the UID once. A UID that may not be read is asked for again
-// every mintInterval.
+// knownUID reads the UID once. While RBAC does not allow it, it tries again every
+// mintInterval.
 func (s *Source) knownUID(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	known := s.uid
 	s.mu.Unlock()
-	if known.value != "" || !known.asked.IsZero() && s.now().Sub(known.asked) < mintInterval {
+	if known.value != "" || !known.read.IsZero() && s.now().Sub(known.read) < mintInterval {
 		return known.value, nil
 	}
 	uid, err := s.readUID(ctx)
@@ -68,8 +68,8 @@ func (s *Source) knownUID(ctx context.Context) (string, error) {
 	return uid, nil
 }
 
-// readUID returns "" where the namespace may not be read. A server that
-// fails is an error: the cluster must not seem to change its name.
+// readUID returns "" where RBAC does not allow to read the namespace. A server
+// that fails is an error: the cluster must not seem to change its identity.
 func (s *Source) readUID(ctx context.Context) (string, error) {
 	r := request{method: http.MethodGet, path: "api/v1/namespaces/kube-system"}
 	a, err := s.home.do(ctx, r)
@@ -97,8 +97,8 @@ func (s *Source) readUID(ctx context.Context) (string, error) {
 	return uid, nil
 }
 
-// clusterCA is the SHA-256 over the certificates that the kubeconfig trusts,
-// whatever their order, or "" where it trusts the system's.
+// clusterCA returns the SHA-256 of the certificates that the kubeconfig trusts, in
+// any order, "" where it trusts the system's.
 func (s *Source) clusterCA() (string, error) {
 	config := rest.CopyConfig(s.config)
 	if err := rest.LoadTLSFiles(config); err != nil {

@@ -15,8 +15,8 @@ import (
 
 const defaultUserAgent = "oidc-publisher"
 
-// load applies client-go's rules and says what was looked for where they find
-// nothing. The namespace is the context's, or the pod's own.
+// load finds the configuration by client-go's rules. Its error lists the files
+// that were tried. The namespace is the context's, or the pod's own.
 func load(c Config) (config *rest.Config, namespace string, err error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = c.Kubeconfig
@@ -52,8 +52,8 @@ func explainLoading(c Config, err error) error {
 	return fmt.Errorf("kubeconfig can't be used: %w", err)
 }
 
-// checkContext finds a missing context before client-go does, to list those
-// that there are.
+// checkContext finds a missing context before client-go does, to list the
+// existing ones.
 func checkContext(c Config, raw api.Config) error {
 	known := slices.Sorted(maps.Keys(raw.Contexts))
 	name := c.Context
@@ -74,7 +74,7 @@ func checkContext(c Config, raw api.Config) error {
 	}
 }
 
-// quoteAll lists at most a screenful of names.
+// quoteAll lists at most 20 names.
 func quoteAll(names []string) string {
 	const limit = 20
 	var b strings.Builder

@@ -10,12 +10,12 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// maxTokenFile bounds a token file in bytes: a JWT in a header can't be longer
-// than the 8 KiB or so that servers take.
+// maxTokenFile bounds a token file in bytes. Servers accept headers of about
+// 8 KiB.
 const maxTokenFile = 64 << 10
 
 // useTokenFile makes the client read its token file at every request. client-go
-// would keep a token for a minute even after the server refused it.
+// would keep a token for a minute, even after the server refused it.
 func useTokenFile(config *rest.Config) (file string) {
 	file = config.BearerTokenFile
 	if file == "" {

@@ -11,26 +11,27 @@ import (
 )
 
 const (
-	// At most so many ends of connections are told in such a time: a gateway
-	// may end each connection with its answer, and that means nothing.
-	maxEnds    = 5
-	endsWindow = 30 * time.Second
-	// farewellTime is how soon after a server's last word the client hangs up.
-	farewellTime = 100 * time.Millisecond
+	// At most maxReports ended connections are reported per reportWindow: some
+	// gateways end each connection with its answer, which means nothing.
+	maxReports   = 5
+	reportWindow = 30 * time.Second
+	// closeDelay is how soon after the server's last bytes the client closes a
+	// connection that the server ended.
+	closeDelay = 100 * time.Millisecond
 )
 
-// dialer connects to API servers and tells when one of them ends a connection:
-// it restarts, and a restart is when its keys change.
+// dialer connects to API servers and reports when one of them ends a connection:
+// it may be restarting, which is when its keys change.
 type dialer struct {
 	net.Dialer
-	tell func()
+	report func()
 
-	mu   sync.Mutex
-	told [maxEnds]time.Time // the last ones, oldest first
+	mu       sync.Mutex
+	reported [maxReports]time.Time // the latest, oldest first
 }
 
-func newDialer(tell func()) *dialer {
-	return &dialer{Dialer: net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}, tell: tell}
+func newDialer(report func()) *dialer {
+	return &dialer{Dialer: net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}, report: report}
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -44,38 +45,40 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 func (d *dialer) ended() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.told[0]) < endsWindow {
+	if time.Since(d.reported[0]) < reportWindow {
 		return
 	}
-	copy(d.told[:], d.told[1:])
-	d.told[maxEnds-1] = time.Now()
-	d.tell()
+	copy(d.reported[:], d.reported[1:])
+	d.reported[maxReports-1] = time.Now()
+	d.report()
 }
 
-// watchedConn relies on HTTP clients to read from idle connections all the time.
+// watchedConn calls ended once when the server ends the connection. It relies on
+// HTTP clients to read from idle connections all the time.
 type watchedConn struct {
 	net.Conn
-	heard atomic.Int64 // when the server last said something
-	once  sync.Once
-	ended func()
+	lastRead atomic.Int64 // when the server last sent something
+	once     sync.Once
+	ended    func()
 }
 
 func (c *watchedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
-		c.heard.Store(time.Now().UnixNano())
+		c.lastRead.Store(time.Now().UnixNano())
 	}
-	// net.ErrClosed is this side's own doing, a deadline nobody's.
+	// Ignore net.ErrClosed (we closed it) and deadline errors.
 	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.once.Do(c.ended)
 	}
 	return n, err
 }
 
-// Close tells too, where it follows at once on something that the server said:
-// TLS and HTTP/2 have farewells of their own, after which nobody reads any more.
+// Close counts as the server's doing if it directly follows bytes of the server:
+// TLS and HTTP/2 have closing messages of their own, after which the client
+// closes the connection without another Read.
 func (c *watchedConn) Close() error {
-	if time.Since(time.Unix(0, c.heard.Load())) < farewellTime {
+	if time.Since(time.Unix(0, c.lastRead.Load())) < closeDelay {
 		c.once.Do(c.ended)
 	}
 	return c.Conn.Close()

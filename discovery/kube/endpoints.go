@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// maxEndpoints bounds what one look may ask. Control planes have 1 to 7 servers.
+	// maxEndpoints bounds the servers of one Fetch. Control planes have 1 to 7.
 	maxEndpoints = 32
 	// maxRounds bounds how often the endpoints are read again while they change.
 	maxRounds = 3
@@ -85,17 +85,17 @@ func (l sliceList) addresses() ([]netip.AddrPort, error) {
 	found = slices.Compact(found)
 	switch {
 	case len(found) == 0:
-		return nil, errors.New("there are none that are ready: without --all-api-servers the server of the kubeconfig alone is asked")
+		return nil, errors.New("none is ready: without --all-api-servers only the kubeconfig's server is used")
 	case len(found) > maxEndpoints:
-		return nil, fmt.Errorf("there are %d, and at most %d are asked", len(found), maxEndpoints)
+		return nil, fmt.Errorf("there are %d, more than the limit of %d", len(found), maxEndpoints)
 	}
 	return found, nil
 }
 
-// askAll asks every endpoint. One that does not answer is an error, unless it
-// has left the endpoints meanwhile: its keys may be the only place where a
-// live token's key still stands.
-func (s *Source) askAll(ctx context.Context) ([]view, []string, error) {
+// fetchFromAll fetches from every endpoint. A failed one is an error, unless it
+// has left the endpoints since: it may be the only server that still publishes
+// the key of a live token.
+func (s *Source) fetchFromAll(ctx context.Context) ([]view, []string, error) {
 	var warnings []string
 	views := map[netip.AddrPort]view{}
 	endpoints, err := s.endpoints(ctx)
@@ -103,9 +103,9 @@ func (s *Source) askAll(ctx context.Context) ([]view, []string, error) {
 		return nil, nil, err
 	}
 	for range maxRounds {
-		failed := s.askEach(ctx, endpoints, views)
+		failed := s.fetchFromEach(ctx, endpoints, views)
 		if len(failed) == 0 {
-			s.forgetOthers(views)
+			s.dropOthers(views)
 			return inOrder(views), warnings, nil
 		}
 		if endpoints, err = s.endpoints(ctx); err != nil {
@@ -123,11 +123,12 @@ func (s *Source) askAll(ctx context.Context) ([]view, []string, error) {
 			return nil, nil, errors.Join(faults...)
 		}
 	}
-	return nil, nil, fmt.Errorf("the endpoints of the service default/kubernetes changed %d times while they were asked: try again when the control plane is at rest", maxRounds)
+	return nil, nil, fmt.Errorf("the endpoints of the service default/kubernetes changed %d times during the fetch: try again when the control plane is stable", maxRounds)
 }
 
-// askEach asks those endpoints that have not answered yet, all at once.
-func (s *Source) askEach(ctx context.Context, endpoints []netip.AddrPort, views map[netip.AddrPort]view) map[netip.AddrPort]error {
+// fetchFromEach fetches from the endpoints that have not answered yet, in
+// parallel.
+func (s *Source) fetchFromEach(ctx context.Context, endpoints []netip.AddrPort, views map[netip.AddrPort]view) map[netip.AddrPort]error {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	failed := map[netip.AddrPort]error{}
@@ -138,7 +139,7 @@ func (s *Source) askEach(ctx context.Context, endpoints []netip.AddrPort, views 
 	for _, endpoint := range waiting {
 		wg.Go(func() {
 			at := &url.URL{Scheme: "https", Host: endpoint.String()}
-			v, err := s.ask(ctx, s.server(at, s.direct...))
+			v, err := s.fetchFrom(ctx, s.server(at, s.direct...))
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -152,8 +153,8 @@ func (s *Source) askEach(ctx context.Context, endpoints []netip.AddrPort, views 
 	return failed
 }
 
-// forgetOthers drops the answers of servers that are gone.
-func (s *Source) forgetOthers(views map[netip.AddrPort]view) {
+// dropOthers drops the answers of servers that are gone.
+func (s *Source) dropOthers(views map[netip.AddrPort]view) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.views)

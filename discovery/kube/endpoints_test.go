@@ -149,8 +149,8 @@ func TestAllServersSigningKeyOfOneIsNotPublished(t *testing.T) {
 func TestAllServersIssuersDiffer(t *testing.T) {
 	plane := controlPlane(t, make([]fake.APIServerOptions, 2)...)
 	plane[1].SetIssuer("https://issuer.example.com/")
-	wantError(t, allServers(t, plane[0].Kubeconfig("publisher")), "disagree about the issuer",
-		plane[0].Address()+` says "https://issuer.example.com"`, plane[1].Address()+` says "https://issuer.example.com/"`, "--service-account-issuer")
+	wantError(t, allServers(t, plane[0].Kubeconfig("publisher")), "different issuers",
+		plane[0].Address()+` has "https://issuer.example.com"`, plane[1].Address()+` has "https://issuer.example.com/"`, "--service-account-issuer")
 }
 
 func TestAllServersOneIsDown(t *testing.T) {
@@ -225,12 +225,12 @@ func TestAllServersEndpointLists(t *testing.T) {
 		many = strings.Replace(many, `"192.0.2.1"`, fmt.Sprintf(`"198.51.100.%d"`, i), 1)
 	}
 	for _, c := range []struct{ name, body, want string }{
-		{"none", `{"items":[]}`, "none that are ready"},
-		{"none ready", slice("192.0.2.1", https, `"ready":false`), "none that are ready"},
+		{"none", `{"items":[]}`, "none is ready"},
+		{"none ready", slice("192.0.2.1", https, `"ready":false`), "none is ready"},
 		{"no port", slice("192.0.2.1", "", `"ready":true`), "not an IP address with an https port"},
 		{"two ports, none https", slice("192.0.2.1", `{"name":"a","port":1},{"name":"b","port":2}`, ""), "not an IP address with an https port"},
 		{"host name", slice("api.example.com", https, ""), `"api.example.com"`},
-		{"too many", `{"items":[{"endpoints":[` + strings.TrimSuffix(many, ",") + `],"ports":[` + https + `]}]}`, "at most 32"},
+		{"too many", `{"items":[{"endpoints":[` + strings.TrimSuffix(many, ",") + `],"ports":[` + https + `]}]}`, "limit of 32"},
 		{"no JSON", "[]", "not the expected JSON"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

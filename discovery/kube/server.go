@@ -19,8 +19,8 @@ import (
 type server struct {
 	kubeerr.Server
 
-	// clients differ only in the name that TLS verifies; the next is tried
-	// where the certificate is for another name.
+	// clients differ only in the name that TLS verifies; the next one is used if
+	// the certificate is for another name.
 	clients []*http.Client
 	timeout time.Duration
 }
@@ -55,7 +55,7 @@ type answer struct {
 	body   []byte
 }
 
-// do returns the answer whatever its status. Its errors are explained.
+// do returns the answer of any status. Its errors are explained.
 func (s server) do(ctx context.Context, r request) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -95,8 +95,8 @@ func (s server) try(ctx context.Context, client *http.Client, r request) (answer
 	return answer{status: resp.StatusCode, header: resp.Header, body: body}, nil
 }
 
-// doWithin keeps the deadline where client-go does not: it runs an exec
-// credential plugin inside the request and without a context.
+// doWithin enforces the deadline where client-go does not: it runs an exec
+// credential plugin within the request and without a context.
 func doWithin(ctx context.Context, client *http.Client, req *http.Request) (*http.Response, error) {
 	type result struct {
 		resp *http.Response
@@ -120,7 +120,7 @@ func doWithin(ctx context.Context, client *http.Client, req *http.Request) (*htt
 	}
 }
 
-// get demands the status 200.
+// get requires the status 200.
 func (s server) get(ctx context.Context, r request) (answer, error) {
 	r.method = http.MethodGet
 	a, err := s.do(ctx, r)
@@ -133,7 +133,7 @@ func (s server) get(ctx context.Context, r request) (answer, error) {
 	return a, nil
 }
 
-// getObject demands a JSON object.
+// getObject requires a JSON object.
 func (s server) getObject(ctx context.Context, r request, into any) error {
 	a, err := s.get(ctx, r)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package kube takes the discovery documents from live API servers.
+// Package kube fetches the discovery documents from live API servers.
 //
-// It speaks plain HTTP over the connection that client-go makes of a
-// kubeconfig, because the two documents are no Kubernetes objects and typed
-// clients would more than double the program's size.
+// It sends plain HTTP requests through client-go's connection, because the two
+// documents are not Kubernetes objects and typed clients would more than double
+// the program's size.
 package kube
 
 import (
@@ -30,19 +30,20 @@ const (
 	internalName = "kubernetes.default.svc"
 )
 
-// Config says which cluster is asked, and how.
+// Config selects a cluster and how to reach it.
 type Config struct {
 	// Kubeconfig is the file to use. If empty, client-go's own rules hold:
 	// $KUBECONFIG, ~/.kube/config, else the pod's own service account.
 	Kubeconfig string
 	// Context is the kubeconfig's context to use instead of the current one.
 	Context string
-	// AllAPIServers asks every ready endpoint of the service
-	// default/kubernetes and not just the server that the kubeconfig names.
+	// AllAPIServers fetches from every ready endpoint of the service
+	// default/kubernetes and not just from the kubeconfig's server.
 	AllAPIServers bool
 	// Canary is the service account, as NAMESPACE/NAME, for which a token is
 	// minted to learn the signing key. If empty, it is the service account
-	// whose token this client uses, else default/default. NoCanary mints none.
+	// whose token this client uses, else default/default. With NoCanary no
+	// token is minted.
 	Canary string
 	// Disconnected, if not nil, is called whenever an API server ends a
 	// connection: it may come back with other keys. It must not block.
@@ -125,8 +126,8 @@ func New(c Config) (*Source, error) {
 // RESTConfig is how the cluster is reached, for clients of other APIs of it.
 func (s *Source) RESTConfig() *rest.Config { return rest.CopyConfig(s.config) }
 
-// Same reports whether another source asks the same server with the same
-// credentials. One that does not was made of a kubeconfig that changed since.
+// Same reports whether another source uses the same server and credentials. It
+// does not after the kubeconfig changed.
 func (s *Source) Same(other *Source) bool {
 	return s.config.Host == other.config.Host && s.config.BearerToken == other.config.BearerToken && s.tokenFile == other.tokenFile &&
 		s.config.Username == other.config.Username && s.config.Password == other.config.Password &&
@@ -142,13 +143,13 @@ func (s *Source) Explain(ctx context.Context, r kubeerr.Request, err error) erro
 // Namespace is that of the kubeconfig's context, or the pod's own.
 func (s *Source) Namespace() string { return s.namespace }
 
-// Fetch asks the API server, or all of them, for both documents and judges
-// them. Nothing of an answer that can't be taken whole is returned.
+// Fetch reads and validates both documents of the API server, or of all of them.
+// It returns all or nothing.
 //
-// Its errors name the server and what to do. Those for which callers may wish
-// to act differently wrap the sentinels of internal/kubeerr, or are its BusyError.
+// Its errors name the server and what to do. Those that callers may need to
+// distinguish wrap the sentinels of internal/kubeerr, or are its BusyError.
 func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
-	views, warnings, err := s.askServers(ctx)
+	views, warnings, err := s.fetchViews(ctx)
 	if err != nil {
 		return discovery.Snapshot{}, err
 	}
@@ -163,11 +164,11 @@ func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	return snapshot, nil
 }
 
-func (s *Source) askServers(ctx context.Context) ([]view, []string, error) {
+func (s *Source) fetchViews(ctx context.Context) ([]view, []string, error) {
 	if s.all {
-		return s.askAll(ctx)
+		return s.fetchFromAll(ctx)
 	}
-	v, err := s.ask(ctx, s.home)
+	v, err := s.fetchFrom(ctx, s.home)
 	return []view{v}, nil, err
 }
 
@@ -188,20 +189,20 @@ func (s *Source) proxy(base *url.URL) string {
 	return ""
 }
 
-// user is the name in the bearer token that this client sends, "" if the
-// token is none of a service account.
+// user returns the subject of this client's bearer token, "" if it is not the
+// token of a service account.
 func (s *Source) user() string {
 	token := s.config.BearerToken
 	if s.tokenFile != "" {
-		token, _ = readToken(s.tokenFile) // that it can't be read is the request's error
+		token, _ = readToken(s.tokenFile) // the request itself reports the error
 	}
 	claims, _ := discovery.NewToken(token).Claims()
 	return claims.Subject
 }
 
-// newClient returns client-go's HTTP client, which re-reads certificate files
-// by itself, but follows no redirects: they would lead the
-// credentials astray.
+// newClient returns client-go's HTTP client, which re-reads certificate files by
+// itself, without following redirects, which would send the credentials to
+// another host.
 func newClient(config *rest.Config) (*http.Client, error) {
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -217,7 +218,7 @@ func newClient(config *rest.Config) (*http.Client, error) {
 // address itself and the name that the kubeconfig knows.
 func directClients(config *rest.Config, base *url.URL) ([]*http.Client, error) {
 	if base.Scheme != "https" || config.Insecure {
-		return nil, errors.New("asking all API servers needs TLS with the cluster's CA, so that credentials can't be sent to a stranger: " +
+		return nil, errors.New("--all-api-servers needs TLS with the cluster's CA, so that credentials can't reach another host: " +
 			"use a kubeconfig with an https server and certificate-authority-data")
 	}
 	known := config.ServerName

@@ -54,11 +54,11 @@ func (a account) valid() bool {
 	return len(validation.IsDNS1123Label(a.namespace)) == 0 && len(validation.IsDNS1123Subdomain(a.name)) == 0
 }
 
-// MintToken has the cluster sign a token for a service account (TokenRequest,
+// MintToken requests a token for a service account (TokenRequest,
 // authentication.k8s.io/v1), valid for the one audience and, unless the API
 // server's --service-account-max-token-expiration is shorter, for expiry,
-// which must be at least MinExpiry. Its errors name the missing right or thing
-// with the command that mends it.
+// which must be at least MinExpiry. Its errors give the command that creates the
+// missing right or object.
 func (s *Source) MintToken(ctx context.Context, namespace, name, audience string, expiry time.Duration) (discovery.Token, error) {
 	a := account{namespace, name}
 	switch {
@@ -126,7 +126,7 @@ func (a account) mintRule() kubeerr.Rule {
 	}
 }
 
-// errNoAccount marks a service account that is not there.
+// errNoAccount marks a service account that does not exist.
 var errNoAccount = errors.New("does not exist")
 
 func (a account) missing(at server, answer answer) error {
@@ -139,6 +139,6 @@ func (a account) missing(at server, answer answer) error {
 		return fmt.Errorf("API server %s: service account %q %w: create it with: kubectl create serviceaccount %s --namespace=%s",
 			at.Address(), a, errNoAccount, a.name, a.namespace)
 	default:
-		return fmt.Errorf("API server %s: no answer of an API server to a request for a token (HTTP 404): check the kubeconfig's server", at.Address())
+		return fmt.Errorf("API server %s: the answer to a request for a token is not from an API server (HTTP 404): check the kubeconfig's server", at.Address())
 	}
 }

@@ -65,7 +65,7 @@ func TestMintTokenErrors(t *testing.T) {
 		{name: "no audience", namespace: "apps", sa: "web", audience: "-", want: []string{"audience"}},
 		{name: "too short", namespace: "apps", sa: "web", expiry: time.Minute, want: []string{"1m0s", "10m0s"}},
 		{name: "too long", namespace: "apps", sa: "web", expiry: 200 * 365 * 24 * time.Hour, want: []string{"can't be valid"}},
-		{name: "foreign 404", namespace: "apps", sa: "web", fault: fake.FaultBody(404, "text/plain", "nope"), want: []string{"no answer of an API server"}},
+		{name: "foreign 404", namespace: "apps", sa: "web", fault: fake.FaultBody(404, "text/plain", "nope"), want: []string{"not from an API server"}},
 		{name: "no token in the answer", namespace: "apps", sa: "web", fault: fake.FaultBody(201, "application/json", `{"status":{}}`), want: []string{"holds no token"}},
 		{name: "login page", namespace: "apps", sa: "web", fault: fake.FaultBody(201, "text/html", "<html>"), want: []string{"not JSON"}},
 		{name: "overloaded", namespace: "apps", sa: "web", fault: fake.FaultStatus(429), want: []string{"HTTP 429"}},

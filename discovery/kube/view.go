@@ -32,10 +32,10 @@ func allowDiscovery(subject string) string {
 	return "kubectl create clusterrolebinding oidc-publisher-discovery --clusterrole=system:service-account-issuer-discovery " + subject
 }
 
-// ask reads both documents of an API server. A token is minted before the keys
+// fetchFrom reads both documents of an API server. A token is minted before the keys
 // are read: the other way round, a server that restarts in between with a new
 // key would seem not to publish it.
-func (s *Source) ask(ctx context.Context, from server) (v view, err error) {
+func (s *Source) fetchFrom(ctx context.Context, from server) (v view, err error) {
 	v = s.lastView(from.Address())
 	defer func() { s.keepView(v) }()
 	if err := v.readDocument(ctx, from); err != nil {
@@ -134,8 +134,8 @@ func maxAge(cacheControl string) time.Duration {
 	return 0
 }
 
-// merge makes one snapshot of what the servers say. It does not depend on
-// their order, but for the canary.
+// merge makes one snapshot of the servers' answers. Except for the canary it does
+// not depend on their order.
 func merge(views []view) (discovery.Snapshot, error) {
 	if err := sameIssuer(views); err != nil {
 		return discovery.Snapshot{}, err
@@ -173,16 +173,16 @@ func merge(views []view) (discovery.Snapshot, error) {
 func sameIssuer(views []view) error {
 	for _, v := range views[1:] {
 		if v.document.Issuer() != views[0].document.Issuer() {
-			return fmt.Errorf("API servers disagree about the issuer: %s says %q, %s says %q: give all of them the same first --service-account-issuer",
+			return fmt.Errorf("API servers have different issuers: %s has %q, %s has %q: give all of them the same first --service-account-issuer",
 				views[0].address, views[0].document.Issuer(), v.address, v.document.Issuer())
 		}
 	}
 	return nil
 }
 
-// betterDocument prefers the document that names more algorithms: relying
-// parties refuse a token whose algorithm is not listed, and while an RSA key
-// is replaced by an EC key each server lists only its own.
+// betterDocument prefers the document that lists more algorithms: relying
+// parties refuse a token whose algorithm is not listed, and while an EC key
+// replaces an RSA key each server lists only its own.
 func betterDocument(a, b discovery.Document) bool {
 	if x, y := algorithms(a), algorithms(b); x != y {
 		return x > y
