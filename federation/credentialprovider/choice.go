@@ -2,12 +2,12 @@ package credentialprovider
 
 import "fmt"
 
-// Choice is a setting that the author of a service account may make, by an
-// annotation, where the node's administrator lets them.
+// Choice is a setting that an annotation of the service account may make, unless
+// the node's administrator pins it.
 type Choice struct {
-	// Flag is how the administrator pins it, without the dashes.
+	// Flag is the flag that pins it, without the dashes.
 	Flag string
-	// Annotation is how the service account's author chooses it.
+	// Annotation is the annotation that sets it.
 	Annotation string
 	// Pinned is the administrator's value; an annotation must not differ.
 	Pinned string
@@ -15,26 +15,26 @@ type Choice struct {
 	Default string
 }
 
-// of returns the value for a service account, "" if nobody gave one.
+// of returns the value for a service account, "" for none.
 func (c Choice) of(annotations map[string]string) (string, error) {
-	asked := annotations[c.Annotation]
+	chosen := annotations[c.Annotation]
 	switch {
-	case c.Pinned == "" && asked == "":
+	case c.Pinned == "" && chosen == "":
 		return c.Default, nil
 	case c.Pinned == "":
-		return asked, nil
-	case asked == "" || asked == c.Pinned:
+		return chosen, nil
+	case chosen == "" || chosen == c.Pinned:
 		return c.Pinned, nil
 	default:
-		return "", fmt.Errorf("the service account's annotation %s is %.200q, and this node allows %q only (--%s)", c.Annotation, asked, c.Pinned, c.Flag)
+		return "", fmt.Errorf("the service account's annotation %s is %.200q, but this node allows only %q (--%s)", c.Annotation, chosen, c.Pinned, c.Flag)
 	}
 }
 
-// need is of for what can't be left out.
+// need is of for a required value.
 func (c Choice) need(annotations map[string]string) (string, error) {
 	value, err := c.of(annotations)
 	if err == nil && value == "" {
-		err = fmt.Errorf("the service account has no annotation %s, and this node has no default for it (--%s, --default-%[2]s); the CredentialProviderConfig must list the annotation for kubelet to send it", c.Annotation, c.Flag)
+		err = fmt.Errorf("the service account has no annotation %s, and this node has no default for it (--%s, --default-%[2]s); kubelet sends the annotation only if the CredentialProviderConfig lists it", c.Annotation, c.Flag)
 	}
 	return value, err
 }

@@ -8,16 +8,16 @@ import (
 	"oidc-publisher/federation/explain"
 )
 
-// The annotations of Cloudsmith's own plugin. That plugin also takes the host
-// of the API from one: whoever may write a service account could have its
-// token sent anywhere, so this one does not.
+// The annotations of Cloudsmith's own plugin. It also has one for the host of the
+// API. This plugin ignores it: the author of a service account could have tokens
+// sent to any host.
 const (
 	CloudsmithOrgAnnotation     = "cloudsmith.io/org-slug"
 	CloudsmithServiceAnnotation = "cloudsmith.io/service-slug"
 )
 
-// cloudsmithHost serves every organisation, each below its own path. The hosts
-// that a customer has of Cloudsmith (custom domains) serve one.
+// cloudsmithHost serves every organisation below its own path. A custom domain
+// serves one organisation.
 const cloudsmithHost = "docker.cloudsmith.io"
 
 // CloudsmithHosts are the registries of Cloudsmith.
@@ -28,18 +28,18 @@ type CloudsmithSettings struct {
 	// Registries are the hosts of the images, CloudsmithHosts if none.
 	Registries []string
 	// Org and Service are the slugs of the organisation and of the service
-	// account to act as.
+	// account.
 	Org, Service Choice
-	// New makes the exchange for both.
+	// New returns the exchange for both.
 	New func(org, service string) (exchange.Exchanger, error)
 }
 
-// Cloudsmith gets credentials of Cloudsmith. A credential is of one
-// organisation: on Cloudsmith's own host its key is the organisation's path
-// (with the final slash: kubelet compares paths as text, and acme would match
-// acme-other too), and images of others are not exchanged for. That is an error
-// and no empty answer: kubelet pulls without a credential after either, as
-// public images need it, and tells the cause after an error only.
+// Cloudsmith returns the service Cloudsmith. A credential is valid for one
+// organisation. On Cloudsmith's own host its key is the path of the organisation,
+// with the final slash: kubelet compares paths as text, and acme would also match
+// acme-other. For an image of another organisation the plugin returns an error
+// instead of an empty answer: kubelet pulls without a credential after either,
+// but logs the cause only after an error.
 func Cloudsmith(s CloudsmithSettings) Service {
 	if len(s.Registries) == 0 {
 		s.Registries = CloudsmithHosts()
@@ -63,11 +63,11 @@ func Cloudsmith(s CloudsmithSettings) Service {
 		key := image.Host
 		if image.Host == cloudsmithHost {
 			if !image.within(org) {
-				return nil, fmt.Errorf("the image is of the organisation %.100q and this pod's credentials are of %q (annotation %s, or the node's --org): nothing was exchanged, and only a public image can be pulled",
+				return nil, fmt.Errorf("the image belongs to the organisation %.100q, and the credentials of this pod to %q (annotation %s, or the node's --org): no token was sent, and only a public image can be pulled",
 					image.folder(), org, CloudsmithOrgAnnotation)
 			}
 			key = pathKey(image.Host, org)
 		}
-		return &Access{Exchanger: exchanger, Key: key, Asked: explain.Options{Service: verify.Cloudsmith, Org: org, ServiceSlug: service}}, nil
+		return &Access{Exchanger: exchanger, Key: key, Explain: explain.Options{Service: verify.Cloudsmith, Org: org, ServiceSlug: service}}, nil
 	}
 }

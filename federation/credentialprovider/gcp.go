@@ -23,15 +23,14 @@ func GCPHosts() []string { return []string{"gcr.io", "*.gcr.io", "*.pkg.dev"} }
 type GCPSettings struct {
 	// Registries are the hosts of the images, GCPHosts if none.
 	Registries []string
-	// Provider and ServiceAccount are what the annotations of the same name
-	// say.
+	// Provider and ServiceAccount are the values of the annotations above.
 	Provider, ServiceAccount Choice
-	// New makes the exchange for both; the service account may be empty.
+	// New returns the exchange for both; the service account may be empty.
 	New func(provider, serviceAccount string) (exchange.Exchanger, error)
 }
 
-// GCP gets credentials of Google Cloud. An access token is good for every
-// registry there, so its key is the one that the image is of.
+// GCP returns the service Google Cloud. An access token is valid for every
+// registry there; its key is the registry of the image.
 func GCP(s GCPSettings) Service {
 	if len(s.Registries) == 0 {
 		s.Registries = GCPHosts()
@@ -52,6 +51,6 @@ func GCP(s GCPSettings) Service {
 		if err != nil {
 			return nil, err
 		}
-		return &Access{Exchanger: exchanger, Key: image.Host, Asked: explain.Options{Service: verify.GCP, Provider: provider, ServiceAccount: account}}, nil
+		return &Access{Exchanger: exchanger, Key: image.Host, Explain: explain.Options{Service: verify.GCP, Provider: provider, ServiceAccount: account}}, nil
 	}
 }

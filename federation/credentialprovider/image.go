@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// Image is a reference to one, taken apart as kubelet does.
+// Image is an image reference, parsed as kubelet does.
 type Image struct {
 	// Host is the registry, with its port if the reference has one.
 	Host string
-	// Path is the repository without tag and digest, not beginning with a slash.
+	// Path is the repository without tag and digest, without a leading slash.
 	Path string
 }
 
-// ParseImage takes a reference apart. Without a registry it is Docker Hub's.
+// ParseImage parses a reference. The default registry is Docker Hub.
 func ParseImage(reference string) Image {
 	name, _, _ := strings.Cut(reference, "@")
 	host, rest, found := strings.Cut(name, "/")
@@ -25,8 +25,7 @@ func ParseImage(reference string) Image {
 	return Image{Host: host, Path: rest}
 }
 
-// String is the reference, quoted where it is not as plain as they are, and
-// bounded.
+// String returns the reference, bounded, and quoted if it has unusual characters.
 func (i Image) String() string {
 	name := i.Host + "/" + i.Path
 	if len(name) > 300 || strings.ContainsFunc(name, unusual) {
@@ -40,7 +39,7 @@ func unusual(r rune) bool {
 }
 
 // ofAny reports whether the image's registry is one of the hosts. As in
-// kubelet's patterns, * stands for (a part of) one label of the name.
+// kubelet's patterns, * matches (a part of) one label of the name.
 func (i Image) ofAny(hosts []string) bool {
 	for _, host := range hosts {
 		if matchHost(host, i.Host) {
@@ -50,7 +49,7 @@ func (i Image) ofAny(hosts []string) bool {
 	return false
 }
 
-// matchHost compares label by label and the port exactly.
+// matchHost compares the name label by label, and the port exactly.
 func matchHost(pattern, host string) bool {
 	pattern, patternPort := cutPort(pattern)
 	host, hostPort := cutPort(host)
@@ -73,10 +72,10 @@ func cutPort(host string) (name, port string) {
 	return host, ""
 }
 
-// checkRegistry refuses what can be no registry.
+// checkRegistry refuses a value that is not a host.
 func checkRegistry(host string) error {
 	if _, err := path.Match(host, ""); err != nil || host == "" || strings.ContainsAny(host, "/@ ") {
-		return fmt.Errorf("--registry is %q, and must be a host like docker.example.com, with its port if it has one", host)
+		return fmt.Errorf("--registry %q is not a host: use HOST or HOST:PORT, like docker.example.com", host)
 	}
 	return nil
 }
@@ -84,9 +83,9 @@ func checkRegistry(host string) error {
 // within reports whether the repository is below a folder.
 func (i Image) within(folder string) bool { return strings.HasPrefix(i.Path, folder+"/") }
 
-// pathKey is the auth key for what is below a folder of a registry. kubelet
-// drops a leading /v1 or /v2 from the path of a key, as Docker's configuration
-// may name the API there; one more keeps such a folder what it is.
+// pathKey returns the auth key for the images below a folder of a registry.
+// kubelet drops a leading /v1 or /v2 from the path of a key, because Docker's
+// configuration may contain the path of the API; a second one stays.
 func pathKey(host, folder string) string {
 	if folder == "v1" || folder == "v2" {
 		folder = "v2/" + folder

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Matches reports whether one of kubelet's patterns, of matchImages or an auth
-// key, matches an image: label by label in the host, where * is (a part of) one
-// label; the same port; and the path as a prefix, taken literally
+// Matches reports whether a pattern of matchImages, or an auth key, matches an
+// image by kubelet's rules: the host label by label, where * matches (a part of)
+// one label; the same port; and the path as a literal prefix
 // (kubernetes pkg/credentialprovider, URLsMatch).
 func Matches(pattern, image string) (bool, error) {
 	p, err := url.Parse("https://" + pattern)

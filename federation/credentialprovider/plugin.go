@@ -13,33 +13,33 @@ import (
 	"oidc-publisher/federation/explain"
 )
 
-// Budget is how long an answer may take in all. Kubelet waits for a minute.
+// Budget is the time limit of an answer. Kubelet waits for a minute.
 const Budget = 25 * time.Second
 
 // share is the part of the budget for the exchange and its retries; the rest is
-// for finding out why it failed.
+// for explaining its failure.
 const share = 4.0 / 5
 
-// Service finds the way to a credential for an image, as the administrator's
-// settings and the service account's annotations say. It returns nil where the
-// image is not of the service.
+// Service returns how to get a credential for an image, by the administrator's
+// settings and the service account's annotations. It returns nil for an image of
+// another registry.
 type Service func(image Image, annotations map[string]string) (*Access, error)
 
-// Access is the way to a credential.
+// Access is how to get a credential.
 type Access struct {
 	// Exchanger gets it.
 	Exchanger exchange.Exchanger
-	// Key matches the images that it is good for, by kubelet's rules.
+	// Key matches the images that it is valid for, by kubelet's rules.
 	Key string
-	// Asked is what a refusal is explained by.
-	Asked explain.Options
+	// Explain has what explains a refusal, except the token.
+	Explain explain.Options
 }
 
 // Plugin answers kubelet.
 type Plugin struct {
-	// Service is where credentials come from.
+	// Service provides the credentials.
 	Service Service
-	// Budget bounds one answer, Budget if zero.
+	// Budget bounds one answer; 0 is the constant Budget.
 	Budget time.Duration
 	// Now is the clock.
 	Now func() time.Time
@@ -48,8 +48,8 @@ type Plugin struct {
 	Transport http.RoundTripper
 }
 
-// Answer reads one request and writes the response to it. After an error
-// nothing was written, and the error is one clean line: kubelet logs it.
+// Answer reads one request and writes its response. On an error it writes
+// nothing. The error is one clean line, which kubelet logs.
 func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error {
 	budget := p.Budget
 	if budget == 0 {
@@ -57,32 +57,32 @@ func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
-	asked, err := readRequest(in)
+	request, err := readRequest(in)
 	if err != nil {
 		return err
 	}
-	image := ParseImage(asked.image)
-	access, err := p.Service(image, asked.annotations)
+	image := ParseImage(request.image)
+	access, err := p.Service(image, request.annotations)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", image, err)
 	}
 	if access == nil {
 		return writeResponse(out, nothing())
 	}
-	if !asked.token.Given() {
+	if !request.token.Given() {
 		return errNoToken
 	}
-	if err := exchange.RefuseAPIToken(asked.token, ""); err != nil {
+	if err := exchange.RefuseAPIToken(request.token, ""); err != nil {
 		return fmt.Errorf("tokenAttributes.serviceAccountTokenAudience of the CredentialProviderConfig: %w", err)
 	}
-	credential, err := p.exchange(ctx, access, asked.token, time.Duration(float64(budget)*share))
+	credential, err := p.exchange(ctx, access, request.token, time.Duration(float64(budget)*share))
 	if err != nil {
 		return fmt.Errorf("image %s: %w", image, err)
 	}
 	return writeResponse(out, answer(access.Key, credential, p.Now()))
 }
 
-var errNoToken = errors.New("kubelet sent no service account token: the CredentialProviderConfig needs tokenAttributes.serviceAccountTokenAudience for this provider (Kubernetes 1.33 and later), and the pod a service account, which static pods have not")
+var errNoToken = errors.New("kubelet sent no service account token: the CredentialProviderConfig needs tokenAttributes.serviceAccountTokenAudience for this provider (Kubernetes 1.33 or later), and the pod needs a service account, which static pods lack")
 
 func (p *Plugin) exchange(ctx context.Context, access *Access, token discovery.Token, limit time.Duration) (exchange.Credential, error) {
 	within, cancel := context.WithTimeout(ctx, limit)
@@ -93,9 +93,9 @@ func (p *Plugin) exchange(ctx context.Context, access *Access, token discovery.T
 	case err == nil && !credential.Password.Given():
 		return credential, errors.New("the service answered without a credential")
 	case errors.As(err, &refused):
-		asked := access.Asked
-		asked.Token, asked.Transport, asked.Now = token, p.Transport, p.Now
-		why := explain.Refusal(ctx, refused, asked)
+		options := access.Explain
+		options.Token, options.Transport, options.Now = token, p.Transport, p.Now
+		why := explain.Refusal(ctx, refused, options)
 		return credential, fmt.Errorf("%w; likely cause: %s; cure: %s", err, why.Cause, why.Cure)
 	default:
 		return credential, err

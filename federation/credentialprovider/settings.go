@@ -17,19 +17,18 @@ const (
 	ProviderGCP        = "gcp"
 )
 
-// Providers are the names that a command line takes.
+// Providers returns the names of the providers.
 func Providers() []string { return []string{ProviderCloudsmith, ProviderGCP} }
 
-// ProgramName is what the small program is called; with a provider's name
-// after it, it needs no argument.
+// ProgramName is the name of the small program. If the name of a provider follows,
+// the program needs no argument.
 const ProgramName = "oidc-publisher-credential-provider"
 
-// cloudsmithsOwnName is the program of Cloudsmith's own plugin. Under its name
-// this one takes its place without a change of the node's configuration.
+// cloudsmithsOwnName is the name of Cloudsmith's own plugin. Installed under this
+// name, the program replaces it without a change of the node's configuration.
 const cloudsmithsOwnName = "cloudsmith-kubernetes-credential-provider"
 
-// ProviderOf returns the provider that a program is called for by its name, ""
-// for none.
+// ProviderOf returns the provider in the name of a program, "" for none.
 func ProviderOf(program string) string {
 	program = strings.TrimSuffix(path.Base(program), ".exe")
 	if program == cloudsmithsOwnName {
@@ -42,23 +41,23 @@ func ProviderOf(program string) string {
 	return provider
 }
 
-// Settings are what the administrator of a node sets.
+// Settings are the settings of a node's administrator.
 type Settings struct {
 	// Registries are the hosts of the images, the service's own if none.
 	Registries []string
 	// Timeout bounds an answer.
 	Timeout time.Duration
 
-	// What is exchanged for: see CloudsmithSettings and GCPSettings.
+	// See CloudsmithSettings and GCPSettings.
 	Org, Service, Provider, ServiceAccount Choice
 
-	// Where the services are, by default at their own addresses.
+	// The addresses of the services, by default their own.
 	CloudsmithURL, STSURL, IAMURL string
-	// Calling says how they are called.
+	// Calling configures the requests.
 	Calling exchange.Calling
 }
 
-// NewSettings are those without a flag.
+// NewSettings returns the defaults.
 func NewSettings() *Settings {
 	return &Settings{
 		Timeout:        Budget,
@@ -69,20 +68,19 @@ func NewSettings() *Settings {
 	}
 }
 
-// Flag is one setting as a command line has it.
+// Flag is a setting on the command line.
 type Flag struct {
 	Name, Usage string
-	// Env are the environment variables that stand for it; the first that is
-	// set counts.
+	// Env are its environment variables; the first that is set counts.
 	Env []string
-	// Many: it may be given several times, and commas separate values in the
-	// environment.
+	// Many is set for a repeatable flag; in the environment commas separate
+	// the values.
 	Many bool
-	// Set takes a value.
+	// Set parses and sets a value.
 	Set func(value string) error
 }
 
-// Flags are the settings of a provider.
+// Flags returns the flags of a provider.
 func (s *Settings) Flags(provider string) []Flag {
 	flags := []Flag{
 		{Name: "registry", Many: true, Usage: "registry `HOST` of the images, such as *.example.com; repeatable (default: the service's own)", Set: s.addRegistry},
@@ -107,7 +105,7 @@ func (s *Settings) Flags(provider string) []Flag {
 	return flags
 }
 
-// choiceFlags are --NAME, which allows no other value, and --default-NAME.
+// choiceFlags returns --NAME, which pins the value, and --default-NAME.
 func choiceFlags(c *Choice, usage string, env ...string) []Flag {
 	pinned := textFlag(c.Flag, usage+"; others are refused", &c.Pinned)
 	otherwise := textFlag("default-"+c.Flag, "default "+usage+", without annotation "+c.Annotation, &c.Default)
@@ -125,21 +123,20 @@ func (s *Settings) addRegistry(host string) error {
 }
 
 func (s *Settings) setTimeout(given string) error {
-	// Beyond this kubelet would not wait for the answer.
+	// Kubelet waits no longer.
 	const most = 55 * time.Second
 	d, err := time.ParseDuration(given)
 	if _, number := strconv.ParseUint(given, 10, 32); err != nil && number == nil {
 		return fmt.Errorf("--timeout %s: use a unit, such as 25s", given)
 	}
 	if err != nil || d <= 0 || d > most {
-		return fmt.Errorf("--timeout is %q, and must be a duration up to %v, such as 25s", given, most)
+		return fmt.Errorf("--timeout %q: must be a duration up to %v, such as 25s", given, most)
 	}
 	s.Timeout = d
 	return nil
 }
 
-// ReadEnv gives the flags that the command line had not the values that the
-// environment has.
+// ReadEnv sets the flags that were not given from the environment.
 func (s *Settings) ReadEnv(provider string, given func(flag string) bool, getenv func(string) string) error {
 	for _, flag := range s.Flags(provider) {
 		if given(flag.Name) {
@@ -172,13 +169,12 @@ func (f Flag) readEnv(getenv func(string) string) error {
 	return nil
 }
 
-// CloudsmithAudience is the audience that Cloudsmith's guides use.
+// CloudsmithAudience is the audience in Cloudsmith's guides.
 const CloudsmithAudience = exchange.CloudsmithURL
 
-// Audience returns the audience that the service expects of tokens, unless it is
-// configured for another: of Google Cloud the workload identity provider, "" if
-// only the service account's annotation names it. A provider's name that Google
-// would refuse is an error.
+// Audience returns the default audience of tokens for the service. For Google
+// Cloud it is the workload identity provider; "" if only annotations name it. The
+// error means that the name is not one of a provider.
 func (s *Settings) Audience(provider string) (string, error) {
 	if provider == ProviderCloudsmith {
 		return CloudsmithAudience, nil
@@ -197,7 +193,7 @@ func (s *Settings) Audience(provider string) (string, error) {
 	return audience, nil
 }
 
-// Plugin is the plugin of a provider.
+// Plugin returns the plugin of a provider.
 func (s *Settings) Plugin(provider string) (*Plugin, error) {
 	p := &Plugin{Budget: s.Timeout, Now: time.Now, Transport: s.Calling.Transport}
 	switch provider {
@@ -206,7 +202,7 @@ func (s *Settings) Plugin(provider string) (*Plugin, error) {
 	case ProviderGCP:
 		p.Service = GCP(GCPSettings{Registries: s.Registries, Provider: s.Provider, ServiceAccount: s.ServiceAccount, New: s.gcp})
 	default:
-		return nil, fmt.Errorf("there is no provider %q: choose %s", provider, strings.Join(Providers(), " or "))
+		return nil, fmt.Errorf("unknown provider %q: use %s", provider, strings.Join(Providers(), " or "))
 	}
 	return p, nil
 }

@@ -291,7 +291,7 @@ func (c *chain) testRefused(t *testing.T) {
 	for _, r := range []struct{ name, namespace, account, image, cause string }{
 		{"service slug", "team", "wrong-slug", cloudsmithsApp, `there is no service account "admin" in the organisation "acme"`},
 		{"no annotation", "team", "no-slug", cloudsmithsApp, "the service account has no annotation cloudsmith.io/org-slug"},
-		{"no right at Cloudsmith", "strangers", "cloudsmith", cloudsmithsApp, "claims that this token meets"},
+		{"no right at Cloudsmith", "strangers", "cloudsmith", cloudsmithsApp, "claims that match this token"},
 		{"no right at Google", "team", "wrong-email", googlesApp, "lacks roles/iam.workloadIdentityUser on the service account owner@project"},
 		{"no right to ask for the audience", "team", "wrong-audience", "docker.example.com/acme/team/app:1", "elsewhere"},
 	} {

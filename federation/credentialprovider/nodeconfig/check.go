@@ -12,25 +12,25 @@ import (
 	"oidc-publisher/federation/credentialprovider"
 )
 
-// Match is one pattern of matchImages beside an image.
+// Match is the result of one pattern of matchImages for an image.
 type Match struct {
 	Provider string `json:"provider"`
 	Pattern  string `json:"pattern"`
 	Matches  bool   `json:"matches"`
-	// Why says what is in the way; empty for a match.
+	// Why is the reason for no match.
 	Why string `json:"why,omitempty"`
 }
 
-// CheckImage refuses what can be no reference to an image.
+// CheckImage refuses an invalid image reference.
 func CheckImage(image string) error {
 	switch {
 	case strings.Contains(image, "://"):
-		return fmt.Errorf("%q is no reference to an image: leave the scheme out", image)
+		return fmt.Errorf("%q is not an image reference: remove the scheme", image)
 	case strings.ContainsFunc(image, unicode.IsSpace):
-		return fmt.Errorf("%q is no reference to an image: there are no spaces in one", image)
+		return fmt.Errorf("%q is not an image reference: it contains spaces", image)
 	}
 	if _, err := url.Parse("https://" + image); err != nil {
-		return fmt.Errorf("%q is no reference to an image", image)
+		return fmt.Errorf("%q is not an image reference", image)
 	}
 	return nil
 }
@@ -44,7 +44,7 @@ func Check(config kubelet.CredentialProviderConfig, image string) []Match {
 			matched, err := credentialprovider.Matches(pattern, image)
 			m := Match{Provider: provider.Name, Pattern: pattern, Matches: matched}
 			if err != nil {
-				m.Why = "the pattern can't be read: in the host, [ begins a class of characters"
+				m.Why = "invalid pattern: [ in the host begins a character class"
 			} else if !matched {
 				m.Why = why(pattern, image)
 			}
@@ -54,31 +54,31 @@ func Check(config kubelet.CredentialProviderConfig, image string) []Match {
 	return all
 }
 
-// why names the first rule that an image breaks.
+// why returns the first rule that prevents a match.
 func why(pattern, image string) string {
 	p, errP := url.Parse("https://" + pattern)
 	i, errI := url.Parse("https://" + image)
 	if errP != nil || errI != nil {
-		return "it is no reference to an image"
+		return "it is not an image reference"
 	}
 	labels, want := strings.Count(i.Hostname(), ".")+1, strings.Count(p.Hostname(), ".")+1
 	switch {
 	case strings.Contains(pattern, "://"):
-		return "a pattern has no scheme: leave https:// out"
+		return "a pattern has no scheme: remove https://"
 	case labels != want:
-		return fmt.Sprintf("%s has %d labels and the pattern %d: each * stands for one", i.Hostname(), labels, want)
+		return fmt.Sprintf("%s has %d labels and the pattern %d: each * matches one", i.Hostname(), labels, want)
 	case p.Port() != i.Port():
 		return fmt.Sprintf("the port of the pattern is %q and that of the image %q", p.Port(), i.Port())
 	case strings.ContainsAny(p.Path, "*?"):
-		return fmt.Sprintf("a path is taken literally, star and all: write %q", p.Host+literal(p.Path))
+		return fmt.Sprintf("a path is matched literally, without wildcards: use %q", p.Host+literal(p.Path))
 	case !strings.HasPrefix(i.Path, p.Path):
 		return fmt.Sprintf("the path %q does not begin with %q", i.Path, p.Path)
 	default:
-		return fmt.Sprintf("the host %q is another", i.Host)
+		return fmt.Sprintf("the host %q differs", i.Host)
 	}
 }
 
-// literal is a path up to the folder before its first star.
+// literal returns the path up to the folder before its first wildcard.
 func literal(p string) string {
 	p = p[:strings.IndexAny(p, "*?")]
 	if folder := path.Dir(p + "x"); folder != "/" {
@@ -87,19 +87,19 @@ func literal(p string) string {
 	return ""
 }
 
-// Report says what kubelet and the plugin do for an image.
+// Report is what kubelet and the plugin do for an image.
 type Report struct {
 	Image string `json:"image"`
-	// Called says whether kubelet calls the plugin, Patterns why.
+	// Called is set if kubelet calls the plugin; Patterns show why.
 	Called   bool    `json:"called"`
 	Patterns []Match `json:"patterns"`
-	// AuthKey is the key of the plugin's credential; without one, Why may say
-	// why.
+	// AuthKey is the key of the plugin's credential; if empty, Why may have
+	// the reason.
 	AuthKey string `json:"authKey"`
 	Why     string `json:"why"`
 }
 
-// Check compares an image with a configuration and asks the plugin for the key.
+// Check compares an image with a configuration and gets the key from the plugin.
 func (n Node) Check(config kubelet.CredentialProviderConfig, image string) Report {
 	report := Report{Image: image, Patterns: Check(config, image)}
 	for _, m := range report.Patterns {
@@ -112,9 +112,9 @@ func (n Node) Check(config kubelet.CredentialProviderConfig, image string) Repor
 	return report
 }
 
-// AuthKey returns the key under which the plugin would give a credential for an
-// image, "" for an image that is not its service's. What the settings leave to
-// annotations is what the image suggests.
+// AuthKey returns the key of the plugin's credential for an image, "" for an image
+// of another registry. Settings that are left to annotations are derived from the
+// image.
 func (n Node) AuthKey(image string) (key string, err error) {
 	settings, parsed := *n.Settings, credentialprovider.ParseImage(image)
 	org, _, _ := strings.Cut(parsed.Path, "/")

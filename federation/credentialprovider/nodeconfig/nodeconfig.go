@@ -1,7 +1,7 @@
-// Package nodeconfig writes what a node and its cluster need for kubelet to
-// call the credential provider: kubelet's CredentialProviderConfig and the right
-// to ask for tokens; and it says which pattern of a configuration would match an
-// image. It is apart from the plugin, which starts faster without it.
+// Package nodeconfig renders the configuration of the credential provider:
+// kubelet's CredentialProviderConfig, and the RBAC that lets nodes request tokens.
+// It also checks which pattern of a configuration matches an image. The plugin
+// does not link it, and starts faster.
 package nodeconfig
 
 import (
@@ -21,60 +21,61 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// Where the examples put things on a node.
+// The paths on a node in the examples.
 const (
-	// ConfigPath is the configuration's place.
+	// ConfigPath is the configuration.
 	ConfigPath = "/etc/kubernetes/credential-provider.yaml"
-	// BinDir is the plugin's.
+	// BinDir is the directory of the plugin.
 	BinDir = "/usr/local/bin"
 )
 
 // Version is a minor version of Kubernetes 1.
 type Version int
 
-// The versions that make a difference.
+// The versions that differ.
 const (
-	// firstVersion had kubelet's tokens for plugins, behind a feature gate.
+	// firstVersion sends tokens to plugins, behind a feature gate.
 	firstVersion Version = 33
-	// cacheTypeVersion has them switched on and demands a cacheType.
+	// cacheTypeVersion sends them by default, and requires a cacheType.
 	cacheTypeVersion Version = 34
 )
 
-// ParseVersion reads 1.33, v1.34.2 or 1.34+.
+// ParseVersion parses 1.33, v1.34.2 or 1.34+.
 func ParseVersion(text string) (Version, error) {
 	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(text, "v"), "+"), ".")
 	if len(parts) < 2 || parts[0] != "1" {
-		return 0, fmt.Errorf("%q is no version of Kubernetes like 1.34", text)
+		return 0, fmt.Errorf("%q is not a version of Kubernetes, such as 1.34", text)
 	}
 	minor, err := strconv.Atoi(parts[1])
 	if err != nil {
-		return 0, fmt.Errorf("%q is no version of Kubernetes like 1.34", text)
+		return 0, fmt.Errorf("%q is not a version of Kubernetes, such as 1.34", text)
 	}
 	if Version(minor) < firstVersion {
-		return 0, fmt.Errorf("kubelet %s gives credential providers no service account token: that begins with 1.%d", text, firstVersion)
+		return 0, fmt.Errorf("kubelet %s sends no service account tokens to credential providers: use 1.%d or later", text, firstVersion)
 	}
 	return Version(minor), nil
 }
 
-// Node is what a node is to do.
+// Node is the configuration of a node.
 type Node struct {
-	// Version is its kubelet's.
+	// Version is the version of its kubelet.
 	Version Version
 	// Provider is one of credentialprovider.Providers.
 	Provider string
-	// Name is the plugin's file, by default that which tells it its provider.
-	// A second audience needs a second name.
+	// Name is the file name of the plugin, by default the one that contains
+	// the provider. A second audience needs a second name.
 	Name string
-	// Audience is that of the tokens, as the service expects it.
+	// Audience is the audience of the tokens, as the service expects it.
 	Audience string
-	// Settings are the plugin's. What they pin, no annotation can ask for.
+	// Settings are the settings of the plugin. No annotation is requested for
+	// a pinned one.
 	Settings *credentialprovider.Settings
-	// Args are the plugin's, and Env its environment.
+	// Args are the arguments of the plugin, and Env its environment.
 	Args []string
 	Env  []kubelet.ExecEnvVar
 }
 
-// program is the name of the plugin's file, and of what belongs to it.
+// program is the name of the plugin and of its RBAC objects.
 func (n Node) program() string {
 	if n.Name != "" {
 		return n.Name
@@ -82,7 +83,7 @@ func (n Node) program() string {
 	return credentialprovider.ProgramName + "-" + n.Provider
 }
 
-// args are the plugin's, with its provider where the name does not tell it.
+// args returns the plugin's arguments, with its provider unless its name has it.
 func (n Node) args() []string {
 	if credentialprovider.ProviderOf(n.program()) == n.Provider {
 		return n.Args
@@ -90,22 +91,21 @@ func (n Node) args() []string {
 	return append([]string{n.Provider}, n.Args...)
 }
 
-// Config is the CredentialProviderConfig. In 1.33 its cacheType must be left
-// out, as YAML does.
+// Config returns the CredentialProviderConfig. Kubelet 1.33 refuses a cacheType.
 func (n Node) Config() kubelet.CredentialProviderConfig {
 	required := true
 	provider := kubelet.CredentialProvider{
 		Name:                 n.program(),
 		MatchImages:          n.matchImages(),
-		DefaultCacheDuration: &metav1.Duration{}, // the plugin always says for how long
+		DefaultCacheDuration: &metav1.Duration{}, // the plugin always sends a duration
 		APIVersion:           "credentialprovider.kubelet.k8s.io/v1",
 		Args:                 n.args(),
 		Env:                  n.Env,
 		TokenAttributes: &kubelet.ServiceAccountTokenAttributes{
 			ServiceAccountTokenAudience: n.Audience,
 			RequireServiceAccount:       &required,
-			// Optional: of a service account without a required one kubelet
-			// says nothing at all and pulls without a credential.
+			// Optional: for a service account without a required one kubelet
+			// pulls without a credential, and logs nothing.
 			OptionalServiceAccountAnnotationKeys: n.annotations(),
 		},
 	}
@@ -118,8 +118,8 @@ func (n Node) Config() kubelet.CredentialProviderConfig {
 	}
 }
 
-// matchImages are the registries, and just the organisation's part of
-// Cloudsmith's own where there can be no other.
+// matchImages returns the registries. Of Cloudsmith's own host it returns only the
+// path of the organisation, if that is pinned.
 func (n Node) matchImages() []string {
 	s := n.Settings
 	hosts := slices.Clone(s.Registries)
@@ -154,7 +154,7 @@ func (n Node) annotations() []string {
 	return keys
 }
 
-// Rights let nodes ask for tokens of the one audience, and of no other
+// Rights returns the RBAC that lets nodes request tokens for the one audience
 // (NodeRestriction, ServiceAccountNodeAudienceRestriction).
 func (n Node) Rights() (rbac.ClusterRole, rbac.ClusterRoleBinding) {
 	meta := metav1.ObjectMeta{Name: n.program()}
@@ -175,7 +175,7 @@ func (n Node) Rights() (rbac.ClusterRole, rbac.ClusterRoleBinding) {
 	}
 }
 
-// KubeletFlags are those that a kubelet needs.
+// KubeletFlags returns the flags that kubelet needs.
 func (n Node) KubeletFlags() []string {
 	flags := []string{"--image-credential-provider-config=" + ConfigPath, "--image-credential-provider-bin-dir=" + BinDir}
 	if n.Version < cacheTypeVersion {
@@ -184,7 +184,7 @@ func (n Node) KubeletFlags() []string {
 	return flags
 }
 
-// ConfigYAML is the file for the node.
+// ConfigYAML returns the file for the node.
 func (n Node) ConfigYAML() ([]byte, error) {
 	body, err := toYAML(n.Config())
 	if err != nil {
@@ -199,7 +199,7 @@ func (n Node) ConfigYAML() ([]byte, error) {
 	return append([]byte(head.String()), body...), nil
 }
 
-// RightsYAML is for kubectl apply.
+// RightsYAML returns the RBAC for kubectl apply.
 func (n Node) RightsYAML() ([]byte, error) {
 	role, binding := n.Rights()
 	first, err := toYAML(role)
@@ -213,8 +213,7 @@ func (n Node) RightsYAML() ([]byte, error) {
 	return slices.Concat(first, []byte("---\n"), second), nil
 }
 
-// toYAML leaves out what has no value: kubelet 1.33 refuses even an empty
-// cacheType.
+// toYAML omits empty values: kubelet 1.33 refuses even an empty cacheType.
 func toYAML(object any) ([]byte, error) {
 	data, err := json.Marshal(object)
 	if err != nil {
@@ -248,7 +247,7 @@ func withoutEmpty(value any) any {
 // maxConfig bounds the file in bytes.
 const maxConfig = 1 << 20
 
-// ReadConfig reads the file of a CredentialProviderConfig.
+// ReadConfig reads a CredentialProviderConfig from a file.
 func ReadConfig(path string) (kubelet.CredentialProviderConfig, error) {
 	data, err := httpx.ReadFile(path, maxConfig)
 	if err != nil {
@@ -257,11 +256,11 @@ func ReadConfig(path string) (kubelet.CredentialProviderConfig, error) {
 	return ParseConfig(data)
 }
 
-// ParseConfig reads a CredentialProviderConfig, as kubelet does: strictly.
+// ParseConfig parses a CredentialProviderConfig strictly, as kubelet does.
 func ParseConfig(data []byte) (kubelet.CredentialProviderConfig, error) {
 	var config kubelet.CredentialProviderConfig
 	if err := yaml.UnmarshalStrict(data, &config); err != nil {
-		return config, fmt.Errorf("it is no CredentialProviderConfig: %w", err)
+		return config, fmt.Errorf("not a CredentialProviderConfig: %w", err)
 	}
 	if config.Kind != "CredentialProviderConfig" || !strings.HasPrefix(config.APIVersion, "kubelet.config.k8s.io/") {
 		return config, fmt.Errorf("it is a %.60q of %.60q, not a CredentialProviderConfig of kubelet.config.k8s.io/v1", config.Kind, config.APIVersion)

@@ -83,20 +83,20 @@ func TestCheck(t *testing.T) {
 		"docker.cloudsmith.io/ac":      "", // the path is a prefix of text
 		"*.cloudsmith.io":              "",
 		"d*r.*.io":                     "",
-		"docker.cloudsmith.io/*":       `write "docker.cloudsmith.io"`,
-		"docker.cloudsmith.io/acme/*":  `write "docker.cloudsmith.io/acme/"`,
-		"docker.cloudsmith.io/ac*":     `write "docker.cloudsmith.io"`,
+		"docker.cloudsmith.io/*":       `use "docker.cloudsmith.io"`,
+		"docker.cloudsmith.io/acme/*":  `use "docker.cloudsmith.io/acme/"`,
+		"docker.cloudsmith.io/ac*":     `use "docker.cloudsmith.io"`,
 		"*.io":                         "3 labels and the pattern 2",
 		"docker.cloudsmith.io:443":     "the port",
 		"docker.cloudsmith.io/other":   `does not begin with "/other"`,
 		"https://docker.cloudsmith.io": "no scheme",
-		"docker.example.io":            "another",
+		"docker.example.io":            "differs",
 		"docker.[.io":                  "",
 	} {
 		config := kubelet.CredentialProviderConfig{Providers: []kubelet.CredentialProvider{{Name: "p", MatchImages: []string{pattern}}}}
 		got := nodeconfig.Check(config, image)[0]
 		if pattern == "docker.[.io" {
-			if got.Matches || !strings.Contains(got.Why, "can't be read") {
+			if got.Matches || !strings.Contains(got.Why, "invalid pattern") {
 				t.Errorf("%q: %+v", pattern, got)
 			}
 			continue
@@ -112,11 +112,11 @@ func TestCheckImage(t *testing.T) {
 		"docker.cloudsmith.io/acme/app:1@sha256:00": "",
 		"[::1]:5000/a":   "",
 		"ubuntu":         "",
-		"https://host/x": "leave the scheme out",
-		"Not An Image":   "no spaces",
-		"host/x\n":       "no spaces",
-		"host:port/x":    "no reference to an image",
-		"[host/x":        "no reference to an image",
+		"https://host/x": "remove the scheme",
+		"Not An Image":   "contains spaces",
+		"host/x\n":       "contains spaces",
+		"host:port/x":    "not an image reference",
+		"[host/x":        "not an image reference",
 	} {
 		err := nodeconfig.CheckImage(image)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
