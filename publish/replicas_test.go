@@ -86,56 +86,115 @@ func placeState(t *testing.T, store *backendtest.Memory, state map[string]any) {
 	store.Place(publish.Object{Name: publish.StateName, Body: body, ContentType: "application/json", CacheControl: "no-store"})
 }
 
-// TestAHalfRolledControlPlane: two replicas fetch in turns from an API server
-// with the old key and from one with the new key. No key is ever lost, and the
-// state is not written in every pass.
+// TestAHalfRolledControlPlane: two replicas fetch from an API server with the old
+// key and from one with the new key, in turns or each from its own. No key is
+// ever lost, and the state is not written in every pass.
 func TestAHalfRolledControlPlane(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, store := keyring{}, new(backendtest.Memory)
-		from := &balanced{servers: []discovery.Snapshot{r.snapshot("a")}}
-		replicas := []*publish.Publisher{replica(from, store), replica(from, store)}
-		passes := func(n int, public ...string) {
-			t.Helper()
-			for range n {
-				for _, p := range replicas {
-					time.Sleep(5 * time.Second)
-					mustPublish(t, p)
-					if got := publicIn(t, store); !slices.Equal(got, public) {
-						t.Fatalf("public are %v, want %v", got, public)
-					}
-				}
-			}
+	for name, sticky := range map[string]bool{"in turns": false, "each its own": true} {
+		for _, grace := range []time.Duration{time.Minute, time.Hour} {
+			t.Run(name+" for "+grace.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { halfRolled(t, sticky, grace) })
+			})
 		}
-		passes(1, "a")
-		from.become(r.snapshot("a"), r.snapshot("b"))
-		before := stateWrites(store)
-		time.Sleep(time.Second)
-		for _, p := range replicas { // one of them sees b first
-			mustPublish(t, p)
-		}
-		passes(30, "a", "b")
-		if n := stateWrites(store) - before; n > 6 {
-			t.Errorf("%d writes of the state in 30 passes", n)
-		}
-		before = stateWrites(store)
-		passes(360, "a", "b")
-		if n := stateWrites(store) - before; n > 2*13 {
-			t.Errorf("%d writes of the state in an hour, with two keys", n)
-		}
+	}
+}
 
-		// The rollout goes on: a has its grace period from when it was last listed.
-		from.become(r.snapshot("b"))
-		rolled := time.Now()
-		for time.Since(rolled) < day.Grace-time.Minute {
-			time.Sleep(time.Minute)
-			for _, p := range replicas {
-				mustPublish(t, p)
+func halfRolled(t *testing.T, sticky bool, grace time.Duration) {
+	r, store := keyring{}, new(backendtest.Memory)
+	sources := []*balanced{{servers: []discovery.Snapshot{r.snapshot("a")}}}
+	sources = append(sources, sources[0])
+	if sticky {
+		sources[1] = &balanced{servers: sources[0].servers}
+	}
+	replicas := []*publish.Publisher{replica(sources[0], store), replica(sources[1], store)}
+	for _, p := range replicas {
+		p.Policy.Grace = grace
+	}
+	pass := func(public ...string) {
+		t.Helper()
+		for _, p := range replicas {
+			time.Sleep(5 * time.Second)
+			mustPublish(t, p)
+			if got := publicIn(t, store); public != nil && !slices.Equal(got, public) {
+				t.Fatalf("public are %v, want %v", got, public)
 			}
 		}
-		wantIDs(t, "public before the end of the grace period", publicIn(t, store), "a", "b")
-		time.Sleep(12 * time.Minute)
-		passes(1, "b")
-	})
+	}
+	pass("a")
+	if sticky {
+		sources[1].become(r.snapshot("b"))
+	} else {
+		sources[0].become(r.snapshot("a"), r.snapshot("b"))
+	}
+	before := stateWrites(store)
+	pass() // one of them lists b
+	for range 30 {
+		pass("a", "b")
+	}
+	if n := stateWrites(store) - before; n > 8 {
+		t.Errorf("%d writes of the state in 30 passes", n)
+	}
+	before = stateWrites(store)
+	for range 360 {
+		pass("a", "b")
+	}
+	if n := stateWrites(store) - before; n > 2*13 {
+		t.Errorf("%d writes of the state in an hour, with two keys", n)
+	}
+
+	// The rollout goes on: a has its whole grace period from when it was last listed.
+	for range 26 { // until its stamp is some minutes old
+		pass("a", "b")
+	}
+	for _, from := range sources {
+		from.become(r.snapshot("b"))
+	}
+	for rolled := time.Now(); time.Since(rolled) < grace-20*time.Second; {
+		pass("a", "b")
+	}
+	for range 70 {
+		pass()
+	}
+	pass("b")
+}
+
+// TestAKeyIsRetiredOnlyByALaterFetch: another publisher adds a key after this
+// one has fetched, and before it reads the target.
+func TestAKeyIsRetiredOnlyByALaterFetch(t *testing.T) {
+	r, store := keyring{}, new(backendtest.Memory)
+	now := r.snapshot("a")
+	from := source(func() (discovery.Snapshot, error) { return now, nil })
+	p, other := publisher(from, store), publisher(from, store)
+	p.Policy.Grace, other.Policy.Grace = 0, 0
+	mustPublish(t, p)
+	store.BeforeGet = func(string) error {
+		store.BeforeGet = nil
+		now = r.snapshot("a", "b")
+		mustPublish(t, other)
+		return nil
+	}
+	mustPublish(t, p)
+	wantIDs(t, "public", publicIn(t, store), "a", "b")
+}
+
+// TestAfterALostRaceTheSourceIsFetchedAgain: a key that another publisher has
+// dropped meanwhile does not come back.
+func TestAfterALostRaceTheSourceIsFetchedAgain(t *testing.T) {
+	r, store := keyring{}, new(backendtest.Memory)
+	now := r.snapshot("a")
+	from := source(func() (discovery.Snapshot, error) { return now, nil })
+	p, other := publisher(from, store), publisher(from, store)
+	p.Policy.Grace, other.Policy.Grace = 0, 0
+	mustPublish(t, other)
+	now = r.snapshot("a", "b")
+	store.BeforePut = func(publish.Object) error {
+		store.BeforePut = nil
+		now = r.snapshot("c")
+		mustPublish(t, other)
+		return nil
+	}
+	mustPublish(t, p)
+	wantIDs(t, "public", publicIn(t, store), "c")
 }
 
 // TestReplicasWhoseMemoriesDiffer: the bucket is deleted. The replica that fills
