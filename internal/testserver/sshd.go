@@ -11,8 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // SSHDOptions are the settings of a real OpenSSH server. The zero value lets
@@ -130,23 +128,38 @@ func (s *SSHD) hostKey(kind string) string { return filepath.Join(s.dir, "host_"
 // URL is how a client names the server.
 func (s *SSHD) URL() string { return "ssh://" + s.User + "@" + s.Address }
 
-// HostKey is the public host key of a kind, ed25519 or ecdsa.
-func (s *SSHD) HostKey(t testing.TB, kind string) ssh.PublicKey {
+// KnownHosts writes the host key of a kind, ed25519 or ecdsa, into a known_hosts
+// file for the test.
+func (s *SSHD) KnownHosts(t testing.TB, kind string) (path string) {
 	t.Helper()
-	data, err := os.ReadFile(s.hostKey(kind) + ".pub")
+	key, err := os.ReadFile(s.hostKey(kind) + ".pub")
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey(data)
-	if err != nil {
+	host, port, _ := strings.Cut(s.Address, ":")
+	path = filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(path, fmt.Appendf(nil, "[%s]:%s %s", host, port, key), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return key
+	return path
+}
+
+// ClientOptions are the options of ssh, KEY=VALUE, with which it logs in and
+// knows the server.
+func (s *SSHD) ClientOptions(t testing.TB) []string {
+	t.Helper()
+	return []string{"IdentityFile=" + s.KeyFile, "IdentitiesOnly=yes", "UserKnownHostsFile=" + s.KnownHosts(t, "ed25519"), "GlobalKnownHostsFile=none"}
 }
 
 // Fingerprint is that of the ed25519 host key.
 func (s *SSHD) Fingerprint(t testing.TB) string {
-	return ssh.FingerprintSHA256(s.HostKey(t, "ed25519"))
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), Require(t, "ssh-keygen"), "-lf", s.hostKey("ed25519")+".pub").Output()
+	fields := strings.Fields(string(out))
+	if err != nil || len(fields) < 2 {
+		t.Fatalf("ssh-keygen -l: %v: %s", err, out)
+	}
+	return fields[1]
 }
 
 // ReplaceHostKeys makes new ones; the next start reads them.

@@ -10,18 +10,26 @@ import (
 	"strings"
 )
 
-// Server is an SSH server and who logs in there.
+// Server is an SSH server and the user who logs in there.
 type Server struct {
-	// User may be empty: the caller knows who runs the program.
+	// User is empty where ssh's configuration names the user, or else the user
+	// who runs the program.
 	User string
+	// Host is a name, an address, or a Host of ssh's configuration.
 	Host string
+	// Port is 0 where ssh's configuration names it, or else 22.
 	Port int
 }
 
-var hostName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+var (
+	hostName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+	// userName has no character that a shell would interpret: ssh's configuration
+	// may pass the name to a command.
+	userName = regexp.MustCompile("^([^\\s\\pC'\"`;&<>|(){}$\\\\-][^\\s\\pC'\"`;&<>|(){}$\\\\]*)?$")
+)
 
-// ParseServer reads ssh://[user@]host[:port]. There is no place for a
-// password in it: what stands on a command line is no secret.
+// ParseServer reads ssh://[user@]host[:port]. A password is refused, because
+// everyone on the machine can read a command line.
 func ParseServer(text string) (Server, error) {
 	const form = "it must be ssh://user@host or ssh://user@host:port"
 	u, err := url.Parse(text)
@@ -29,25 +37,23 @@ func ParseServer(text string) (Server, error) {
 		return Server{}, errors.New(form) // url's own error would repeat a password
 	}
 	if _, secret := u.User.Password(); secret {
-		return Server{}, errors.New("it has a password in it: use a key (--tunnel-key, or ssh-add)")
+		return Server{}, errors.New("it contains a password: use a key (ssh-add, or IdentityFile in ssh's configuration)")
 	}
-	if u.Scheme != "ssh" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+	if u.Scheme != "ssh" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
 		return Server{}, errors.New(form)
 	}
-	s := Server{User: u.User.Username(), Host: u.Hostname(), Port: 22}
-	if net.ParseIP(s.Host) == nil && !hostName.MatchString(s.Host) || s.User != clean([]byte(s.User)) || strings.HasPrefix(s.User, "-") {
+	s := Server{User: u.User.Username(), Host: u.Hostname()}
+	// What begins with - would be an option of ssh.
+	if net.ParseIP(s.Host) == nil && !hostName.MatchString(s.Host) || !userName.MatchString(s.User) {
 		return Server{}, errors.New(form)
 	}
 	if u.Port() != "" {
 		if s.Port, err = strconv.Atoi(u.Port()); err != nil || s.Port < 1 || s.Port > 65535 {
-			return Server{}, fmt.Errorf("the port %q is none: %s", u.Port(), form)
+			return Server{}, fmt.Errorf("the port %q is not valid: %s", u.Port(), form)
 		}
 	}
 	return s, nil
 }
-
-// Address is the host and port.
-func (s Server) Address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 
 // String is the URL.
 func (s Server) String() string {
@@ -55,8 +61,8 @@ func (s Server) String() string {
 	if strings.Contains(s.Host, ":") {
 		u.Host = "[" + s.Host + "]"
 	}
-	if s.Port != 22 {
-		u.Host = s.Address()
+	if s.Port != 0 {
+		u.Host = net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
 	}
 	if s.User != "" {
 		u.User = url.User(s.User)
@@ -64,22 +70,44 @@ func (s Server) String() string {
 	return u.String()
 }
 
-// Bind is where the server is asked to listen. What the address means is the
-// server's business: an interface to sshd (with GatewayPorts), a name to the
-// tunnel services.
-type Bind struct {
-	Address string
-	Port    int
+// arguments name the server to ssh.
+func (s Server) arguments() []string {
+	var args []string
+	if s.Port != 0 {
+		args = append(args, "-p", strconv.Itoa(s.Port))
+	}
+	destination := s.Host
+	if s.User != "" {
+		destination = s.User + "@" + s.Host
+	}
+	return append(args, "--", destination)
 }
 
-// ParseBind reads [ADDRESS:]PORT. Without an address it is localhost, as with
-// `ssh -R PORT:…`; sshd then decides by its GatewayPorts.
+// Bind is where the server is asked to listen. What the address means is up to
+// the server: an interface to sshd (with GatewayPorts), a name to the tunnel
+// services.
+type Bind struct {
+	// Address is empty for the server's default, which is loopback with sshd.
+	Address string
+	// Port is 0 where the server chooses one.
+	Port int
+}
+
+var bindName = regexp.MustCompile(`^(\*|[A-Za-z0-9_][A-Za-z0-9._-]*)$`)
+
+// ParseBind reads [ADDRESS:]PORT, as in `ssh -R`.
 func ParseBind(text string) (Bind, error) {
 	const form = "it must be PORT or ADDRESS:PORT"
-	address, port := "localhost", text
+	address, port := "", text
 	if strings.Contains(text, ":") {
 		var err error
 		if address, port, err = net.SplitHostPort(text); err != nil {
+			return Bind{}, errors.New(form)
+		}
+		if address == "" {
+			address = "*" // as ssh reads it
+		}
+		if net.ParseIP(address) == nil && !bindName.MatchString(address) {
 			return Bind{}, errors.New(form)
 		}
 	}
@@ -91,4 +119,9 @@ func ParseBind(text string) (Bind, error) {
 }
 
 // String is what ParseBind reads.
-func (b Bind) String() string { return net.JoinHostPort(b.Address, strconv.Itoa(b.Port)) }
+func (b Bind) String() string {
+	if b.Address == "" {
+		return strconv.Itoa(b.Port)
+	}
+	return net.JoinHostPort(b.Address, strconv.Itoa(b.Port))
+}

@@ -2,304 +2,278 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
+	"os/exec"
+	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
+
+	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/service/retry"
 )
 
-// Config says how a tunnel is made. Server, Bind and Log are necessary.
+// Config says which tunnel to make. Options may be empty.
 type Config struct {
 	Server Server
 	Bind   Bind
-
-	// KeyFile is a private key without a passphrase, or a public key whose
-	// private half the agent holds. If it is empty, the agent's keys and those
-	// of DefaultKeys that can be read are tried.
-	KeyFile     string
-	DefaultKeys []string
-	// AgentSocket is where the agent listens (SSH_AUTH_SOCK), if anywhere.
-	AgentSocket string
-
-	// HostKey is the SHA256:… fingerprint of the only host key to accept. If
-	// it is empty, KnownHosts decide: files, of which those that don't exist
-	// are left out and the first gets the keys that Confirm accepts.
-	HostKey    string
-	KnownHosts []string
-	// Confirm asks a person whether a host key is the right one. Nil: there is
-	// nobody to ask, and an unknown server is refused.
-	Confirm func(ctx context.Context, unknown *UnknownHostError) (bool, error)
-
-	// ConnectTimeout bounds one attempt (default 20 s), KeepAlive is the time
-	// between signs of life that are asked for (default 5 s), and KeepAliveTimeout
-	// how late one may be (default 10 s: many services give a new name to a new
-	// connection, so none is given up lightly).
-	ConnectTimeout, KeepAlive, KeepAliveTimeout time.Duration
-	// Backoff is the pause before the second attempt to reconnect (default
-	// 0.5 s, jittered; the first comes at once). It doubles each time, up to MaxBackoff (default 15 s).
-	Backoff, MaxBackoff time.Duration
-
-	Log *slog.Logger
+	// Target is the local address, HOST:PORT, to which connections are forwarded.
+	Target string
+	// Options are options of ssh, KEY=VALUE, that CheckOption accepts.
+	Options []string
+	// Session opens a session and reads the public URL in it. Without, the
+	// public URL is known and ssh only forwards.
+	Session bool
+	// Check reads the public documents, and returns nil once they are those that
+	// are served here.
+	Check func(context.Context) error
+	Log   *slog.Logger
 }
 
-// backlog is how many connections wait for Accept; more are turned away.
-const backlog = 128
+const (
+	firstWait   = 500 * time.Millisecond
+	longestWait = 15 * time.Second
+	// startTime is how soon the first ssh must end for its failure to be final:
+	// later, the network may have failed.
+	startTime = 30 * time.Second
+	// stopTime is how long ssh may take to end before it is killed.
+	stopTime = 3 * time.Second
+	// firstCheck and longestCheck lie between two checks of the public documents,
+	// and checkTime is how long they may fail before it is logged.
+	firstCheck   = 200 * time.Millisecond
+	longestCheck = 2 * time.Second
+	checkTime    = 15 * time.Second
+	// logLimit bounds how many lines of each ssh are logged.
+	logLimit = 40
+)
 
-// spokenLines is how many lines of the server's text a person gets to see for
-// each connection.
-const spokenLines = 40
-
-// Tunnel is a net.Listener at the far side of an SSH server. Call Open, then
-// Run; Accept at any time.
+// Tunnel keeps ssh running.
 type Tunnel struct {
-	config   Config
-	hostKeys hostKeys
-	conns    chan net.Conn
-	closed   chan struct{}
-	named    chan struct{} // closed once name is known
+	config    Config
+	ssh       string
+	failures  *service.Failures
+	announced chan struct{} // closed once url is known
+	ended     chan struct{} // closed once Run has returned
 
-	mu    sync.Mutex
-	link  *link
-	up    bool // link is not known to have ended
-	bound Bind
-	name  string
-	lost  bool // the server has given it away
-	once  sync.Once
+	mu sync.Mutex
+	// running is set while ssh runs, checked once the public documents were read
+	// since it started.
+	running, checked bool
+	// wasUp is set once checked was.
+	wasUp bool
+	// url is the first that the server announced, moved what it announces instead.
+	url, moved string
+	err        error
 }
 
-// New prepares a tunnel and does nothing yet.
-func New(c Config) *Tunnel {
-	orDefault := func(d *time.Duration, otherwise time.Duration) {
-		if *d == 0 {
-			*d = otherwise
-		}
+// New looks for the ssh program; Run starts it.
+func New(c Config) (*Tunnel, error) {
+	ssh, err := find()
+	if err != nil {
+		return nil, err
 	}
-	orDefault(&c.ConnectTimeout, 20*time.Second)
-	orDefault(&c.KeepAlive, 5*time.Second)
-	orDefault(&c.KeepAliveTimeout, 10*time.Second)
-	orDefault(&c.Backoff, 500*time.Millisecond)
-	orDefault(&c.MaxBackoff, 15*time.Second)
-	return &Tunnel{
-		config:   c,
-		hostKeys: hostKeys{pin: c.HostKey, files: c.KnownHosts},
-		conns:    make(chan net.Conn, backlog),
-		closed:   make(chan struct{}),
-		named:    make(chan struct{}),
-	}
+	return &Tunnel{config: c, ssh: ssh, failures: service.NewFailures(c.Log), announced: make(chan struct{}), ended: make(chan struct{})}, nil
 }
 
-// Open makes the first connection. Whatever is wrong is an error here, while
-// Run goes on trying. The caller must call Run, which ends the connection.
-func (t *Tunnel) Open(ctx context.Context) error {
-	l, err := t.connect(ctx, t.speech(ctx, slog.LevelInfo))
-	var unknown *UnknownHostError
-	if errors.As(err, &unknown) && t.config.Confirm != nil {
-		if err := t.confirm(ctx, unknown); err != nil {
+// Run keeps the tunnel up until ctx ends, and then returns nil. It returns an
+// error if the first ssh fails at once or for a reason that lasts.
+func (t *Tunnel) Run(ctx context.Context) error {
+	defer close(t.ended)
+	backoff := retry.Backoff{First: firstWait, Longest: longestWait}
+	for first := true; ; first = false {
+		began := time.Now()
+		wasUp, lasting, err := t.connect(ctx, first)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case wasUp:
+			backoff.Reset()
+		case first && (lasting || time.Since(began) < startTime) && t.firstURL() == "":
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.err = err
 			return err
 		}
-		l, err = t.connect(ctx, t.speech(ctx, slog.LevelInfo))
+		// ctx may end soon too: an interrupt at the terminal ends both programs.
+		if !retry.Sleep(ctx, backoff.Next()) {
+			return nil
+		}
+		t.failures.Report("tunnel", err, "server", t.config.Server)
 	}
-	if err != nil {
-		return err
+}
+
+// connect runs ssh until it ends, and reports whether the public documents were
+// read meanwhile. lasting is as in explain.
+func (t *Tunnel) connect(ctx context.Context, first bool) (wasUp, lasting bool, err error) {
+	level := slog.LevelDebug
+	if first {
+		level = slog.LevelInfo
 	}
-	t.use(l)
-	t.config.Log.Info("tunnel up", "server", t.config.Server, "bind", l.bound)
+	out := t.output(ctx, level)
+	cmd := exec.CommandContext(ctx, t.ssh, t.config.arguments(inForeground())...)
+	cmd.Stdout, cmd.Stderr = out.stream(false), out.stream(true)
+	cmd.Cancel, cmd.WaitDelay = func() error { return end(cmd) }, stopTime
+	endWithParent(cmd)
+	if t.config.Session {
+		// It stays open: its end would end the session.
+		if _, err := cmd.StdinPipe(); err != nil {
+			return false, true, err
+		}
+	}
+	// Linux ends ssh with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return false, true, err
+	}
+	t.start()
+	checking, stopChecking := context.WithCancel(ctx)
+	var check sync.WaitGroup
+	check.Go(func() { t.check(checking) })
+	err = cmd.Wait()
+	stopChecking()
+	check.Wait()
+	wasUp = t.stop()
+	lasting, err = t.config.explain(err, out.end())
+	return wasUp, lasting, err
+}
+
+// end asks ssh to end.
+func end(cmd *exec.Cmd) error {
+	if cmd.Process.Signal(syscall.SIGTERM) != nil { // Windows has no signals
+		return cmd.Process.Kill()
+	}
 	return nil
 }
 
-func (t *Tunnel) confirm(ctx context.Context, unknown *UnknownHostError) error {
-	yes, err := t.config.Confirm(ctx, unknown)
-	if err != nil {
-		return fmt.Errorf("%w (%w)", unknown, err)
-	}
-	if !yes {
-		return unknown
-	}
-	t.hostKeys.trusted = unknown.key
-	if len(t.config.KnownHosts) == 0 {
-		return nil
-	}
-	if err := remember(t.config.KnownHosts[0], unknown.Address, unknown.key); err != nil {
-		t.config.Log.Warn("the host key could not be remembered", "error", err)
-	}
-	return nil
-}
-
-func (t *Tunnel) use(l *link) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.link, t.up, t.bound = l, true, l.bound
-}
-
-func (t *Tunnel) down() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.up = false
-}
-
-// Run keeps the tunnel up until ctx ends, and then ends it. Open must have
-// succeeded.
-func (t *Tunnel) Run(ctx context.Context) {
-	for {
-		t.mu.Lock()
-		l := t.link
-		t.mu.Unlock()
-		err := l.watch(ctx, t.config.KeepAlive, t.config.KeepAliveTimeout)
-		l.close()
-		t.down()
-		if err == nil {
-			return
-		}
-		lost := time.Now()
-		t.config.Log.Warn("tunnel lost, connecting again", "server", t.config.Server, "error", err)
-		if l = t.reconnect(ctx); l == nil {
-			return
-		}
-		before := t.Bound()
-		t.use(l)
-		t.config.Log.Info("tunnel up again", "server", t.config.Server, "bind", l.bound, "after", time.Since(lost).Round(time.Millisecond))
-		if l.bound != before {
-			t.config.Log.Error("the server listens elsewhere now: what leads there must be changed", "before", before, "now", l.bound)
-		}
-	}
-}
-
-// reconnect tries until it succeeds, or until ctx ends: then it returns nil.
-func (t *Tunnel) reconnect(ctx context.Context) *link {
-	said := ""
-	for pause := t.config.Backoff; ; pause = min(2*pause, t.config.MaxBackoff) {
-		l, err := t.connect(ctx, t.speech(ctx, slog.LevelDebug))
-		if ctx.Err() != nil {
-			if err == nil {
-				l.close()
-			}
-			return nil
-		}
-		if err == nil {
-			return l
-		}
-		if err.Error() != said {
-			said = err.Error()
-			t.config.Log.Error("the tunnel is down, trying again", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause/2 + rand.N(pause/2+1)):
-		}
-	}
-}
-
-// speech is what listens to one connection.
-func (t *Tunnel) speech(ctx context.Context, level slog.Level) *speech {
+func (t *Tunnel) output(ctx context.Context, level slog.Level) *output {
 	lines := 0
-	return &speech{
+	return &output{
 		host: t.config.Server.Host,
 		line: func(text string) {
-			if lines++; lines <= spokenLines {
-				t.config.Log.Log(ctx, level, "the tunnel's server says: "+text)
+			if lines++; lines <= logLimit {
+				t.config.Log.Log(ctx, level, "ssh: "+text)
 			}
 		},
-		name:    t.heard,
-		settled: t.settled,
+		announced: t.announce,
+		settled:   t.settle,
 	}
 }
 
-// heard takes the first public URL that the server names for the tunnel's.
-func (t *Tunnel) heard(url string) {
+// announce keeps the first public URL that the server announces.
+func (t *Tunnel) announce(url string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.name == "" {
-		t.name = url
-		close(t.named)
+	if t.url == "" {
+		t.url = url
+		close(t.announced)
 	}
 }
 
-// settled compares the names that a connection got with the tunnel's.
-func (t *Tunnel) settled(urls []string) {
+// settle compares the URLs that one ssh printed with the first one.
+func (t *Tunnel) settle(urls []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	lost := !slices.Contains(urls, t.name)
 	switch {
-	case lost:
-		t.config.Log.Error("THE TUNNEL'S PUBLIC NAME HAS CHANGED: nobody reaches the issuer any more. Its documents stay as they are; give the cluster the new issuer (--service-account-issuer="+urls[0]+") and start again",
-			"before", t.name, "now", urls[0])
-	case t.lost:
-		t.config.Log.Info("the tunnel has its public name again", "name", t.name)
+	case !slices.Contains(urls, t.url):
+		t.moved = urls[0]
+		t.config.Log.Error("THE TUNNEL'S PUBLIC URL HAS CHANGED: relying parties no longer reach the issuer. Its documents stay as they are; give the cluster the new issuer (--service-account-issuer="+t.moved+") and start again",
+			"before", t.url, "now", t.moved)
+	case t.moved != "":
+		t.moved = ""
+		t.config.Log.Info("the tunnel has its public URL again", "url", t.url)
 	}
-	t.lost = lost
 }
 
-// Name waits until the server has told the tunnel's public URL, for as long as
-// the context allows and the server can still tell it. It is the first that the server told: a later one makes
-// an error in the log, and the issuer stays what it was.
-func (t *Tunnel) Name(ctx context.Context) (string, error) {
-	t.mu.Lock()
-	var over, silent <-chan struct{}
-	if t.link != nil {
-		over, silent = t.link.over, t.link.silent
+// check reads the public documents until they are those that are served here.
+func (t *Tunnel) check(ctx context.Context) {
+	began := time.Now()
+	backoff := retry.Backoff{First: firstCheck, Longest: longestCheck}
+	for {
+		err := t.config.Check(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			t.setChecked()
+			return
+		}
+		if time.Since(began) > checkTime {
+			t.failures.Report("public check", err, "server", t.config.Server)
+		}
+		if !retry.Sleep(ctx, backoff.Next()) {
+			return
+		}
 	}
-	t.mu.Unlock()
+}
+
+func (t *Tunnel) start() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running = true
+}
+
+func (t *Tunnel) stop() (wasUp bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	wasUp = t.checked
+	t.running, t.checked = false, false
+	return wasUp
+}
+
+func (t *Tunnel) setChecked() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.wasUp {
+		t.config.Log.Info("tunnel up", "server", t.config.Server, "bind", t.config.Bind)
+	}
+	t.checked, t.wasUp = true, true
+	t.failures.Report("public check", nil, "server", t.config.Server)
+	t.failures.Report("tunnel", nil, "server", t.config.Server)
+}
+
+func (t *Tunnel) firstURL() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.url
+}
+
+// URL waits until the server announces the tunnel's public URL, at most until
+// ctx or Run ends. It stays what it was when a later connection gets another one,
+// which is an error in the log.
+func (t *Tunnel) URL(ctx context.Context) (string, error) {
 	var err error
 	select {
-	case <-t.named:
-	case <-over:
-		err = fmt.Errorf("%s ended the connection before it told a public URL", t.config.Server)
-	case <-silent:
-		err = fmt.Errorf("%s told no public URL, and its session is over: say with --issuer at which it is reached", t.config.Server)
+	case <-t.announced:
+	case <-t.ended:
+		err = fmt.Errorf("%s announced no public URL: name it with --issuer", t.config.Server)
 	case <-ctx.Done():
-		err = fmt.Errorf("%s told no public URL (%w): say with --issuer at which it is reached", t.config.Server, ctx.Err())
+		err = fmt.Errorf("%s announced no public URL (%w): name it with --issuer", t.config.Server, ctx.Err())
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.name != "" { // it may have come with the end
-		return t.name, nil
+	if t.url != "" { // it may have come with the end
+		return t.url, nil
+	}
+	if t.err != nil {
+		err = t.err
 	}
 	return "", err
 }
 
-// Up reports whether the server forwards to here, as far as is known.
-func (t *Tunnel) Up() bool {
+// Unready returns why relying parties do not reach the issuer, or "".
+func (t *Tunnel) Unready() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.up
-}
-
-// Renamed reports whether the server last told other names than the one that
-// Name returned.
-func (t *Tunnel) Renamed() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.lost
-}
-
-// Bound is where the server listens.
-func (t *Tunnel) Bound() Bind {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.bound
-}
-
-// Accept implements net.Listener. It waits through reconnects.
-func (t *Tunnel) Accept() (net.Conn, error) {
-	select {
-	case <-t.closed:
-		return nil, net.ErrClosed
-	case c := <-t.conns:
-		return c, nil
+	switch {
+	case !t.running:
+		return "the tunnel is down: relying parties do not reach the issuer"
+	case t.moved != "":
+		return "the tunnel's public URL is not the issuer's any more: relying parties do not reach the issuer"
+	case !t.checked:
+		return "the documents were not read through the tunnel yet"
 	}
+	return ""
 }
-
-// Close ends Accept. The connections that were accepted live on until the
-// context of Run ends.
-func (t *Tunnel) Close() error {
-	t.once.Do(func() { close(t.closed) })
-	return nil
-}
-
-// Addr implements net.Listener: the address at the server.
-func (t *Tunnel) Addr() net.Addr { return address(t.Bound().String()) }

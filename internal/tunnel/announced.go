@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"io"
 	"net"
 	"net/url"
 	"regexp"
@@ -15,41 +16,59 @@ import (
 )
 
 const (
-	// lineLimit is how much of a line of the server's text is looked at, in bytes.
+	// lineLimit bounds how much of a line is read, in bytes.
 	lineLimit = 1 << 10
-	// shownLimit is how much of it a person gets to see, in runes.
+	// shownLimit bounds how much of a line is logged, in runes.
 	shownLimit = 200
-	// namesLimit is how many URLs of one connection are taken note of.
-	namesLimit = 16
-	// quiet is how long the server says nothing before a line without an end
-	// is taken for whole, and a likely URL for the one.
+	// urlLimit bounds how many URLs of one connection are kept.
+	urlLimit = 16
+	// errorLimit bounds how many lines of stderr are kept.
+	errorLimit = 20
+	// quiet is how long ssh prints nothing before a line without an end counts as
+	// complete, and a likely URL as the tunnel's.
 	quiet = time.Second
 )
 
-// speech is what the server says: lines for a person, and among them the URL
-// under which the tunnel is public. It is an io.Writer that never blocks or
-// fails, and may be written to from several goroutines.
-type speech struct {
-	// host is the server's: its own pages are not the tunnel.
+// output reads what one run of ssh prints: lines to log, and among them the
+// public URL of the tunnel.
+type output struct {
+	// host is the server's: URLs of its own pages are not the tunnel's.
 	host string
-	// line gets every line, cleaned. One of these functions is called at a time.
+	// line gets every line, cleaned. These functions are called one at a time.
 	line func(text string)
-	// name gets each public URL once, and settled all of them when the server
-	// has been quiet: some tell several for one tunnel.
-	name    func(url string)
-	settled func(urls []string)
+	// announced gets each public URL once, and settled all of them once ssh has
+	// been quiet: some services print several for one tunnel.
+	announced func(url string)
+	settled   func(urls []string)
 
 	mu      sync.Mutex
-	partial []byte
+	streams []*stream
 	likely  string
-	told    []string
-	agreed  int // how many of told were settled
+	urls    []string
+	agreed  int // how many of urls were settled
+	stderr  []string
 	timer   *time.Timer
 }
 
-func (s *speech) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// stream is one of ssh's two outputs. It never blocks or fails.
+type stream struct {
+	output   *output
+	isStderr bool
+	partial  []byte
+}
+
+// stream returns a writer for ssh's stdout or stderr.
+func (o *output) stream(isStderr bool) io.Writer {
+	s := &stream{output: o, isStderr: isStderr}
+	o.streams = append(o.streams, s)
+	return s
+}
+
+// Write splits what ssh prints into lines.
+func (s *stream) Write(p []byte) (int, error) {
+	o := s.output
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for rest := p; len(rest) > 0; {
 		end := bytes.IndexAny(rest, "\n\r")
 		part := rest
@@ -63,54 +82,70 @@ func (s *speech) Write(p []byte) (int, error) {
 		s.endLine()
 		rest = rest[end+1:]
 	}
-	if s.timer == nil {
-		s.timer = time.AfterFunc(quiet, s.flush)
+	if o.timer == nil {
+		o.timer = time.AfterFunc(quiet, o.flush)
 	} else {
-		s.timer.Reset(quiet)
+		o.timer.Reset(quiet)
 	}
 	return len(p), nil
 }
 
-// flush is called when the server has been quiet, and when it says no more.
-func (s *speech) flush() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.endLine()
-	if len(s.told) == 0 && s.likely != "" {
-		s.tell(s.likely)
+// flush ends all lines, when ssh has been quiet and when it has ended.
+func (o *output) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.streams {
+		s.endLine()
 	}
-	if len(s.told) > s.agreed {
-		s.agreed = len(s.told)
-		s.settled(slices.Clone(s.told))
+	if len(o.urls) == 0 && o.likely != "" {
+		o.announce(o.likely)
+	}
+	if len(o.urls) > o.agreed {
+		o.agreed = len(o.urls)
+		o.settled(slices.Clone(o.urls))
 	}
 }
 
-func (s *speech) endLine() {
-	text := clean(s.partial)
+// end returns the last lines of stderr once ssh has ended.
+func (o *output) end() []string {
+	o.flush()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	return o.stderr
+}
+
+func (s *stream) endLine() {
+	o, text := s.output, clean(s.partial)
 	s.partial = s.partial[:0]
 	if text == "" {
 		return
 	}
-	s.line(shorten(text))
-	switch found, sure := publicURL(text, s.host); {
+	if s.isStderr {
+		o.stderr = append(o.stderr[max(0, len(o.stderr)-errorLimit+1):], shorten(text))
+	}
+	o.line(shorten(text))
+	switch found, sure := publicURL(text, o.host); {
 	case sure:
-		s.tell(found)
+		o.announce(found)
 	case found != "":
-		s.likely = found
+		o.likely = found
 	}
 }
 
-func (s *speech) tell(found string) {
-	if len(s.told) < namesLimit && !slices.Contains(s.told, found) {
-		s.told = append(s.told, found)
-		s.name(found)
+func (o *output) announce(found string) {
+	if len(o.urls) < urlLimit && !slices.Contains(o.urls, found) {
+		o.urls = append(o.urls, found)
+		o.announced(found)
 	}
 }
 
 // Escape sequences of terminals: CSI, OSC (to BEL, ST or the end), and others.
 var escapes = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\|$)|[ -/]*[0-~]?)")
 
-// clean is a line as it may be shown on any terminal and written to any log.
+// clean makes a line fit for any terminal and any log.
 func clean(line []byte) string {
 	printable := func(r rune) rune {
 		if r == '\t' {
@@ -134,19 +169,19 @@ func shorten(text string) string {
 var (
 	httpsURL = regexp.MustCompile(`(?i)https://[^\s"'<>()\[\]{}|\\^` + "`" + `,;]+`)
 	label    = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
-	// What localhost.run and serveo say on the line of the tunnel's URL.
+	// What localhost.run and serveo print on the line of the tunnel's URL.
 	phrases = []string{"tunneled with tls termination", "forwarding http traffic from"}
-	// What else may stand on a line that names it and nothing else (sish: "HTTPS: …").
+	// What a line that contains only the URL may begin with (sish: "HTTPS: …").
 	labels = []string{"", "https", "url", "public url", "your url is", "your url"}
-	// Words that make a URL a likely one.
+	// Words that make a URL on the same line a likely one.
 	hints = []string{"tunnel", "forward", "public", "expos", "traffic", "your url", "available at"}
-	// Names of pages to read or log in at.
+	// Host names of pages to read or log in at.
 	pages = []string{"www", "docs", "doc", "documentation", "help", "support", "status", "blog", "admin", "dashboard", "console", "login", "account", "accounts", "app", "api"}
 )
 
-// publicURL finds in a line the URL of a tunnel through a server: https and a
-// name, nothing behind it, and not a page of the service's own. It is sure
-// where the line has a known form.
+// publicURL finds in a line the URL of a tunnel through a server: https, a name
+// and no path, and not a page of the service itself. It is sure where the line
+// has a known form.
 func publicURL(line, server string) (found string, sure bool) {
 	lower := strings.ToLower(line)
 	for _, text := range httpsURL.FindAllString(line, -1) {
@@ -165,7 +200,7 @@ func publicURL(line, server string) (found string, sure bool) {
 	return found, false
 }
 
-// hostURL is a URL of only a name that could be a tunnel's, or "".
+// hostURL returns a URL that has only a name and could be a tunnel's, or "".
 func hostURL(text, server string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {

@@ -22,11 +22,11 @@ const localhostRun = "==========================================================
 	"8beaa541ba3dc2.lhr.life tunneled with tls termination, https://8beaa541ba3dc2.lhr.life\r\n" +
 	"create an account for a longer lasting domain name. see https://localhost.run/docs/forever-free/ for more information.\r\n"
 
-func TestSpeech(t *testing.T) {
+func TestOutput(t *testing.T) {
 	long := strings.Repeat("x", 1<<20)
 	for _, c := range []struct {
 		name, server, text string
-		want               string // each name that is told
+		want               string // each URL that is announced
 	}{
 		{"localhost.run", "localhost.run", localhostRun, "https://8beaa541ba3dc2.lhr.life"},
 		{"serveo", "serveo.net", "\x1b[0;32mForwarding HTTP traffic from https://abc.serveo.net\x1b[0m\n\x1b[0;32mPress g to start a GUI session and ctrl-c to quit.\x1b[0m\n", "https://abc.serveo.net"},
@@ -65,7 +65,7 @@ func TestSpeech(t *testing.T) {
 				if size == 1 && len(c.text) > 1<<16 {
 					continue
 				}
-				if got := strings.Join(tell(t, c.server, []byte(c.text), size), " "); got != c.want {
+				if got := strings.Join(announcedIn(t, c.server, []byte(c.text), size), " "); got != c.want {
 					t.Errorf("in pieces of %d: %q, want %q", size, got, c.want)
 				}
 			}
@@ -73,66 +73,88 @@ func TestSpeech(t *testing.T) {
 	}
 }
 
-// TestQuiet: a line without an end is whole once nothing follows it.
+// TestQuiet: a line without an end is complete once nothing follows it.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var names []string
-		s := &speech{line: func(string) {}, name: func(string) {}, settled: func(urls []string) { names = append(names, urls...) }}
-		told := func() string {
+		var urls []string
+		o := &output{line: func(string) {}, announced: func(string) {}, settled: func(settled []string) { urls = append(urls, settled...) }}
+		stdout := o.stream(false)
+		announced := func() string {
 			synctest.Wait()
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return strings.Join(names, " ")
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			return strings.Join(urls, " ")
 		}
 		for _, part := range []string{"https://", "foo.", "example.com"} {
-			s.Write([]byte(part))
+			stdout.Write([]byte(part))
 			time.Sleep(quiet - time.Millisecond)
-			if got := told(); got != "" {
+			if got := announced(); got != "" {
 				t.Fatalf("too early: %q", got)
 			}
 		}
 		time.Sleep(time.Millisecond)
-		if got := told(); got != "https://foo.example.com" {
+		if got := announced(); got != "https://foo.example.com" {
 			t.Errorf("got %q", got)
 		}
 	})
 }
 
-// tell says a text in pieces, and then no more, and returns the names that were
-// told. What is shown must be fit for any terminal.
-func tell(t testing.TB, server string, text []byte, size int) (names []string) {
-	s := &speech{host: server, name: func(url string) { names = append(names, url) }}
+// TestStreams: a line of stderr does not tear one of stdout, and the last lines
+// of stderr are kept, no more.
+func TestStreams(t *testing.T) {
+	o := &output{line: func(string) {}, announced: func(string) {}, settled: func([]string) {}}
+	stdout, stderr := o.stream(false), o.stream(true)
+	stdout.Write([]byte("https://foo."))
+	for range 2 * errorLimit {
+		stderr.Write([]byte("some error\n"))
+	}
+	stderr.Write([]byte("the last"))
+	stdout.Write([]byte("example.com\n"))
+	lines := o.end()
+	if len(lines) != errorLimit || lines[errorLimit-1] != "the last" {
+		t.Errorf("stderr is %q", lines)
+	}
+	if len(o.urls) != 1 || o.urls[0] != "https://foo.example.com" {
+		t.Errorf("urls are %q", o.urls)
+	}
+}
+
+// announcedIn prints a text in pieces and returns the URLs that were announced.
+// What is logged must be fit for any terminal.
+func announcedIn(t testing.TB, server string, text []byte, size int) (urls []string) {
+	o := &output{host: server, announced: func(url string) { urls = append(urls, url) }}
 	var settled []string
-	s.settled = func(urls []string) { settled = urls }
-	s.timer = time.NewTimer(time.Hour) // which calls nothing
-	defer s.timer.Stop()
-	s.line = func(line string) {
+	o.settled = func(all []string) { settled = all }
+	o.timer = time.NewTimer(time.Hour) // which calls nothing
+	defer o.timer.Stop()
+	o.line = func(line string) {
 		if !utf8.ValidString(line) || utf8.RuneCountInString(line) > shownLimit+1 || strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			t.Errorf("shown is %q", line)
+			t.Errorf("logged is %q", line)
 		}
 	}
+	stdout := o.stream(false)
 	for rest := text; len(rest) > 0; {
 		n := min(size, len(rest))
-		if written, err := s.Write(rest[:n]); written != n || err != nil {
+		if written, err := stdout.Write(rest[:n]); written != n || err != nil {
 			t.Fatalf("Write: %d, %v", written, err)
 		}
-		if len(s.partial) > lineLimit {
-			t.Fatalf("it keeps %d bytes", len(s.partial))
+		if kept := len(o.streams[0].partial); kept > lineLimit {
+			t.Fatalf("it keeps %d bytes", kept)
 		}
 		rest = rest[n:]
 	}
-	s.flush()
-	s.flush()
-	if strings.Join(settled, " ") != strings.Join(names, " ") {
-		t.Errorf("settled are %q, told were %q", settled, names)
+	o.flush()
+	o.flush()
+	if strings.Join(settled, " ") != strings.Join(urls, " ") {
+		t.Errorf("settled are %q, announced were %q", settled, urls)
 	}
-	return names
+	return urls
 }
 
-// FuzzSpeech: whatever a server says, in whatever pieces, what comes out is a
-// URL that can be an issuer, and the same for all pieces; what is shown is
+// FuzzOutput: whatever a server prints, in whatever pieces, what is found is a
+// URL that can be an issuer, and the same for all pieces; what is logged is
 // clean; and what was found is found again in its plainest form.
-func FuzzSpeech(f *testing.F) {
+func FuzzOutput(f *testing.F) {
 	f.Add([]byte(localhostRun), 5)
 	f.Add([]byte("\x1b]0;x\x07Forwarding HTTP traffic from https://a.serveo.net:1\r"), 1)
 	f.Add([]byte("https://a.b\x1b[https://c.d"), 3)
@@ -141,13 +163,13 @@ func FuzzSpeech(f *testing.F) {
 		if size < 1 || len(text) > 8<<10 {
 			return
 		}
-		whole := tell(t, "tunnel.example", text, len(text)+1)
-		if pieces := tell(t, "tunnel.example", text, size); strings.Join(pieces, " ") != strings.Join(whole, " ") {
+		whole := announcedIn(t, "tunnel.example", text, len(text)+1)
+		if pieces := announcedIn(t, "tunnel.example", text, size); strings.Join(pieces, " ") != strings.Join(whole, " ") {
 			t.Errorf("in pieces %q, else %q", pieces, whole)
 		}
 		for _, name := range whole {
 			if hostURL(name, "tunnel.example") != name {
-				t.Errorf("%q is no name", name)
+				t.Errorf("%q is not a public URL", name)
 			}
 			if again, sure := publicURL(name, "tunnel.example"); again != name || !sure {
 				t.Errorf("%q is found again as %q", name, again)
