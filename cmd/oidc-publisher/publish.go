@@ -150,6 +150,9 @@ func policy(c *cli.Context) (publish.Policy, error) {
 	}
 	given := c.String("issuer")
 	if given == "" {
+		if c.String("tunnel") != "" {
+			return policy, nil // its public URL becomes the issuer
+		}
 		if len(cli.Values(c, "public-key")) > 0 {
 			return policy, cli.Usagef("--public-key needs --issuer: a key file does not say whose it is")
 		}

@@ -3,56 +3,62 @@ package main
 import (
 	"context"
 	"errors"
-	"net/http"
+	"fmt"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
 
-	"oidc-publisher/internal/cli"
-
+	"oidc-publisher/backends"
+	"oidc-publisher/discovery"
 	"oidc-publisher/internal/acme"
+	"oidc-publisher/internal/cli"
 	"oidc-publisher/internal/serve"
+	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/tunnel"
+	"oidc-publisher/publish"
 )
 
-const categoryServer = "Server"
+const (
+	categoryServer = "Server"
+	categoryTunnel = "Tunnel"
+)
 
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "serve",
-		Usage:       "serve a cluster's discovery documents to relying parties, here",
+		Usage:       "serve a cluster's discovery documents to relying parties",
 		Description: serveDescription,
 		Flags:       serveFlags(),
 		Action:      serveAction,
 	}
 }
 
-const serveDescription = `Takes the documents from a cluster as publish does, goes on following its keys
-as watch does, and answers for the issuer itself: plain HTTP for a tunnel or a
-proxy in front, HTTPS with --tls-cert or --acme. It may be started before the
-cluster: until there are documents it answers 503, and says what it waits for.
+const serveDescription = `Fetches the documents from a cluster as publish does, follows its keys as watch
+does, and answers for the issuer itself: plain HTTP for a tunnel or a proxy in
+front, HTTPS with --tls-cert or --acme. It may be started before the cluster:
+until there are documents it answers 503 and logs what it waits for.
 
 The documents are at their paths below the issuer's own: for https://host/a at
-/a/.well-known/openid-configuration. Nothing else is served to the world.
+/a/.well-known/openid-configuration. Nothing else is public.
 
-What is served lives in memory. Keys that the cluster no longer lists stay
-public for --grace, but a restart forgets them: with --state-dir it does not.
+The documents are kept in memory. Keys that the cluster no longer lists stay
+public for --grace, but a restart forgets them; --state-dir keeps them.
 
-With --dir, what publish --to left in a directory is served instead, and
-followed: the directory is read each second.
+With --dir it serves what publish --to left in a directory and polls it each
+second.
 
-With --tunnel it is reached through an SSH server: one of your own, whose public
-URL --issuer says, or a public tunnel service, which prints the URL that becomes
-the issuer. Whoever runs that server can answer in your cluster's name, unless
-TLS ends here (--tls-cert): use it for clusters that guard nothing.
+With --tunnel, ssh -R makes it public through an SSH server, with your ssh
+configuration: one of your own, whose public URL --issuer names, or a public
+tunnel service, which announces the URL that becomes the issuer. The operator of
+that server can issue identities for your cluster, unless TLS ends here
+(--tls-cert): use it for clusters that guard nothing.
 
-Standard output is the public URL, alone, as soon as it is known, or with
---output json one JSON object per event.
+Standard output is the public URL as soon as it is known or, with --output json,
+one JSON object per event.
 
 Examples:
   oidc-publisher serve
@@ -62,29 +68,30 @@ Examples:
   oidc-publisher serve --tunnel ssh://me@my-server --tunnel-bind 8080 --issuer https://my-server.example.com`
 
 func serveFlags() []cli.Flag {
-	flags := []cli.Flag{
-		cli.String("dir", "", "serve what publish --to left in `DIR` instead of a cluster's documents"),
-		cli.String("state-dir", "", "keep the documents and the memory of every key in `DIR`, so that a restart forgets no retired key and serves the last documents at once"),
-		cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`"),
-		cli.String("tls-cert", "", "serve HTTPS with the certificate chain in this PEM `FILE`, read again when it changes"),
-		cli.String("tls-key", "", "the certificate's private key, a PEM `FILE`"),
-		cli.Bool("acme", "serve HTTPS with a certificate of an ACME authority (Let's Encrypt) for the host of --issuer, accepting its terms; the authority must reach --listen at port 443 of that host, or --acme-http-listen at port 80"),
-		cli.String("acme-email", "", "let the ACME authority write to `ADDRESS`"),
-		cli.String("acme-dir", "", "keep the account's and the certificate's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
-		cli.String("acme-directory", acme.LetsEncrypt, "ask the ACME authority whose directory is at `URL`; a private CA of it goes into SSL_CERT_FILE"),
-		cli.String("acme-http-listen", "", "answer the HTTP-01 challenge at `ADDRESS`, such as :80, and send everybody else there to https (default: the TLS-ALPN-01 challenge alone, at --listen)"),
-		cli.String("admin-listen", "", "serve /livez, /readyz and /metrics at `ADDRESS` (default: nowhere)"),
-		cli.String("ready-file", "", "write the public URL into `FILE` once documents are served"),
-		cli.Duration("interval", 10*time.Second, "look at the cluster every `DURATION`, jittered; at least 1s"),
-		cli.Duration("verify-interval", time.Minute, "read the public issuer every `DURATION`, as a relying party does; 0 never"),
-	}
-	for _, flag := range flags {
-		cli.Categorise(flag, categoryServer)
-	}
-	flags = append(flags, tunnelFlags()...)
-	left := []string{"to", "dry-run", "no-verify"}
+	flags := cli.InCategory(categoryServer,
+		cli.String("dir", "", "serve what publish --to left in `DIR`"),
+		cli.String("state-dir", "", "keep documents and retired keys in `DIR` across restarts"),
+		cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`; a free local port by default with --tunnel"),
+		cli.String("tls-cert", "", "certificate chain for HTTPS, a PEM `FILE`, reloaded when it changes"),
+		cli.String("tls-key", "", "private key of the certificate, a PEM `FILE`"),
+		cli.Bool("acme", "get a certificate for the issuer's host (Let's Encrypt), accepting the terms"),
+		cli.String("acme-email", "", "contact `ADDRESS` for the ACME authority"),
+		cli.String("acme-dir", "", "keep ACME's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
+		cli.String("acme-directory", acme.LetsEncrypt, "directory `URL` of the ACME authority"),
+		cli.String("acme-http-listen", "", "answer HTTP-01 at `ADDRESS`, such as :80 (default: only TLS-ALPN-01, at --listen)"),
+		cli.String("admin-listen", "", "serve health and metrics at `ADDRESS` (default: nowhere)"),
+		cli.String("ready-file", "", "write the public URL into `FILE` once documents are served there"),
+		cli.Duration("interval", 10*time.Second, "poll the cluster every `DURATION`, at least 1s"),
+		cli.Duration("verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 for never"),
+	)
+	flags = append(flags, cli.InCategory(categoryTunnel,
+		cli.String("tunnel", "", "forward from an SSH server, `ssh://USER@HOST[:PORT]`, by ssh -R"),
+		cli.String("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`; 0 lets it choose"),
+		cli.List("tunnel-ssh-option", "option of ssh, `KEY=VALUE`, such as IdentityFile=id_ed25519; repeatable"),
+	)...)
+	omitted := []string{"to", "dry-run", "no-verify"}
 	for _, flag := range publishFlags() {
-		if !slices.Contains(left, flag.Names()[0]) {
+		if !slices.Contains(omitted, flag.Names()[0]) {
 			flags = append(flags, flag)
 		}
 	}
@@ -92,63 +99,82 @@ func serveFlags() []cli.Flag {
 }
 
 func serveAction(c *cli.Context) error {
-	progress, err := newProgress(c)
+	config, err := serveConfig(c)
 	if err != nil {
 		return err
 	}
-	if err := checkServe(c); err != nil {
-		return err
-	}
-	defer outliveReaders()()
-	if os.Getenv("GOGC") == "" {
-		// The live heap is 2 MiB, so that the default collects after 500 requests.
-		debug.SetGCPercent(400)
-	}
-	ctx, cancel := context.WithCancel(c.Context)
-	defer cancel()
-	registry := newRegistry()
-	metrics := serve.NewMetrics(registry)
-	site := serve.NewSite(progress.log, metrics)
-	// The world is let in before the cluster is looked for: until there is
-	// something to serve it gets 503.
-	fronts, url, err := openFronts(ctx, c, progress, metrics)
-	if err != nil {
-		return err
-	}
-	defer closeFronts(fronts)
-	if url != "" {
-		progress.publicURL(url)
-	}
-	feed, err := newFeed(c, url, site, progress, registry)
-	if err != nil {
-		return err
-	}
-	defer feed.close()
-	stop, err := serveStatus(ctx, c, "admin-listen", adminHandler(site, fronts, feed.live, metricsOf(registry)))
-	if err != nil {
-		return err
-	}
+	// Without this, a write to a pipe that has no reader ends the process.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	nudge := service.NewNudge()
+	ctx, stop := untilHangup(c, nudge)
 	defer stop()
-	parts := []part{feed.run}
-	for _, f := range fronts {
-		parts = append(parts, f.parts(&serve.Server{Handler: site, Log: progress.log, Metrics: metrics})...)
+	config.Nudge = nudge
+	config.Source = func(issuer discovery.Issuer) (publish.Source, error) {
+		if fromFiles(c) {
+			return openSource(c, issuer)
+		}
+		cluster := clusterConfig(c)
+		cluster.Disconnected = nudge.Send
+		return &serve.Reopening{Config: cluster}, nil
 	}
-	return together(ctx, parts...)
+	return serve.Run(ctx, config)
 }
 
-// outliveReaders makes a write to a pipe that nobody reads any more an error, as
-// it is in any other file: by itself the process would end, when a script has
-// read its line and the keys change for the first time.
-func outliveReaders() (stop func()) {
-	broken := make(chan os.Signal, 1)
-	signal.Notify(broken, syscall.SIGPIPE)
-	return func() { signal.Stop(broken) }
+// untilHangup lets SIGHUP end a process that has a terminal, which sends it when
+// its window is closed, and nudge any other. A process that ignores SIGHUP, as
+// under nohup, is not ended.
+func untilHangup(c *cli.Context, nudge service.Nudge) (context.Context, func()) {
+	isTerminal := func(stream any) bool { file, ok := stream.(*os.File); return ok && cli.IsTerminal(file) }
+	if (isTerminal(c.App.Reader) || isTerminal(c.App.ErrWriter)) && !signal.Ignored(syscall.SIGHUP) {
+		return signal.NotifyContext(c.Context, syscall.SIGHUP)
+	}
+	return c.Context, nudge.OnHangup(c.Context)
+}
+
+// serveConfig reads the flags.
+func serveConfig(c *cli.Context) (config serve.Config, err error) {
+	format, err := cli.OutputFormat(c, "text", "json")
+	if err != nil {
+		return config, err
+	}
+	if err := errors.Join(cli.CheckArgs(c), checkSource(c), cli.CheckTimeout(c), checkServe(c), checkDir(c)); err != nil {
+		return config, err
+	}
+	log, err := cli.Logger(c)
+	if err != nil {
+		return config, err
+	}
+	policy, err := policy(c)
+	if err != nil {
+		return config, err
+	}
+	config = serve.Config{
+		Issuer: policy.Issuer, Policy: policy, Timeout: c.Duration("timeout"),
+		Interval: c.Duration("interval"), VerifyInterval: c.Duration("verify-interval"),
+		Listen: c.String("listen"), AdminListen: c.String("admin-listen"),
+		CertFile: c.String("tls-cert"), KeyFile: c.String("tls-key"), ACMEListen: c.String("acme-http-listen"),
+		Log: log,
+	}
+	if config.ACME, err = acmeConfig(c, policy.Issuer); err != nil {
+		return config, err
+	}
+	if config.Tunnel, err = tunnelConfig(c, policy.Issuer); err != nil {
+		return config, err
+	}
+	if config.Tunnel != nil && !c.IsSet("listen") {
+		config.Listen = "127.0.0.1:0"
+	}
+	if config.Dir, err = openDir(c, "dir"); err != nil {
+		return config, err
+	}
+	if config.StateDir, err = openDir(c, "state-dir"); err != nil {
+		return config, err
+	}
+	config.Events, err = serve.NewEvents(c.App.Writer, format == "json", c.String("ready-file"), log)
+	return config, err
 }
 
 func checkServe(c *cli.Context) error {
-	if err := errors.Join(cli.CheckArgs(c), checkSource(c), cli.CheckTimeout(c), checkTunnel(c)); err != nil {
-		return err
-	}
 	switch {
 	case c.Duration("interval") < time.Second || c.Duration("verify-interval") < 0:
 		return cli.Usagef("--interval must be at least 1s, and --verify-interval not negative")
@@ -159,17 +185,23 @@ func checkServe(c *cli.Context) error {
 	case c.Bool("acme") && c.String("issuer") == "":
 		return cli.Usagef("--acme needs --issuer: its host is what the certificate is for")
 	}
-	if !c.Bool("acme") {
-		for _, flag := range []string{"acme-email", "acme-dir", "acme-directory", "acme-http-listen"} {
-			if c.IsSet(flag) {
-				return cli.Usagef("--%s needs --acme", flag)
-			}
-		}
+	if c.Bool("acme") {
+		return nil
 	}
-	return checkDir(c)
+	return needs(c, "acme", "acme-email", "acme-dir", "acme-directory", "acme-http-listen")
 }
 
-// checkDir refuses with --dir what belongs to a source.
+// needs refuses flags that have no meaning without another.
+func needs(c *cli.Context, needed string, flags ...string) error {
+	for _, flag := range flags {
+		if c.IsSet(flag) {
+			return cli.Usagef("--%s needs --%s", flag, needed)
+		}
+	}
+	return nil
+}
+
+// checkDir refuses flags of a source with --dir.
 func checkDir(c *cli.Context) error {
 	if c.String("dir") == "" {
 		return nil
@@ -182,65 +214,62 @@ func checkDir(c *cli.Context) error {
 	return nil
 }
 
-// part is something that runs until its context ends and then returns nil.
-type part func(context.Context) error
-
-// together runs all parts until one fails or ctx ends.
-func together(ctx context.Context, parts ...part) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var all sync.WaitGroup
-	errs := make([]error, len(parts))
-	for i, run := range parts {
-		all.Go(func() {
-			defer cancel()
-			errs[i] = run(ctx)
-		})
+func openDir(c *cli.Context, flag string) (*publish.Target, error) {
+	path := c.String(flag)
+	if path == "" {
+		return nil, nil
 	}
-	all.Wait()
-	return errors.Join(errs...)
-}
-
-// adminHandler is the private side. It lives while the loop turns, and is ready
-// while there is something to serve and the world gets in.
-func adminHandler(site *serve.Site, fronts []front, live, metrics http.Handler) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /livez", live)
-	mux.Handle("GET /metrics", metrics)
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		var reasons []string
-		if site.Issuer() == "" {
-			reasons = append(reasons, "there is nothing to serve yet")
-		}
-		for _, f := range fronts {
-			if f.unready == nil {
-				continue
-			}
-			if reason := f.unready(); reason != "" {
-				reasons = append(reasons, reason)
-			}
-		}
-		if len(reasons) > 0 {
-			http.Error(w, strings.Join(reasons, "\n"), http.StatusServiceUnavailable)
-		}
-	})
-	return mux
-}
-
-// prepareReadyFile removes what an earlier run left, which scripts would take
-// for ours, and fails where the file could not be written later: they would
-// wait for ever.
-func prepareReadyFile(path string) error {
-	probe, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	absolute, err := filepath.Abs(path)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("--%s: %w", flag, err)
 	}
-	_ = probe.Close() // nothing was written
-	if err := os.Remove(probe.Name()); err != nil {
-		return err
+	target, err := backends.Open(c.Context, absolute)
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w", flag, err)
 	}
-	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
-		return err
+	target.Name = path
+	return &target, nil
+}
+
+func acmeConfig(c *cli.Context, issuer discovery.Issuer) (*acme.Config, error) {
+	if !c.Bool("acme") {
+		return nil, nil
 	}
-	return nil
+	u, err := url.Parse(string(issuer))
+	if err != nil {
+		return nil, cli.Usagef("--issuer: %v", err)
+	}
+	config := &acme.Config{Host: u.Hostname(), Email: c.String("acme-email"), Directory: c.String("acme-directory"), Storage: c.String("acme-dir")}
+	if err := config.CheckHost(); err != nil {
+		return nil, cli.Usagef("%v", err)
+	}
+	if config.Storage == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return nil, cli.Usagef("--acme-dir is missing, and there is no default: %v", err)
+		}
+		config.Storage = filepath.Join(cache, cli.Name, "acme")
+	}
+	return config, nil
+}
+
+func tunnelConfig(c *cli.Context, issuer discovery.Issuer) (*tunnel.Config, error) {
+	if c.String("tunnel") == "" {
+		return nil, needs(c, "tunnel", "tunnel-bind", "tunnel-ssh-option")
+	}
+	options := cli.Values(c, "tunnel-ssh-option")
+	server, err := tunnel.ParseServer(c.String("tunnel"))
+	if err != nil {
+		return nil, cli.Usagef("--tunnel: %v", err)
+	}
+	bind, err := tunnel.ParseBind(c.String("tunnel-bind"))
+	if err != nil {
+		return nil, cli.Usagef("--tunnel-bind %q: %v", c.String("tunnel-bind"), err)
+	}
+	for _, option := range options {
+		if err := tunnel.CheckOption(option); err != nil {
+			return nil, cli.Usagef("--tunnel-ssh-option %q: %v", option, err)
+		}
+	}
+	return &tunnel.Config{Server: server, Bind: bind, Options: options, Session: issuer == ""}, nil
 }

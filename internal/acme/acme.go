@@ -64,11 +64,19 @@ type Certificate struct {
 	manager *autocert.Manager
 }
 
-// New checks the configuration; it asks nobody yet. The terms of service of the
-// authority count as accepted.
-func New(c Config) (*Certificate, error) {
+// CheckHost refuses a host that no authority gives a certificate for.
+func (c Config) CheckHost() error {
 	if c.Host == "" || net.ParseIP(c.Host) != nil || !strings.Contains(c.Host, ".") {
-		return nil, fmt.Errorf("ACME: %q is no public DNS name to get a certificate for", c.Host)
+		return fmt.Errorf("ACME: %q is no public DNS name to get a certificate for", c.Host)
+	}
+	return nil
+}
+
+// New checks the configuration and makes no request yet. The terms of service of
+// the authority count as accepted.
+func New(c Config) (*Certificate, error) {
+	if err := c.CheckHost(); err != nil {
+		return nil, err
 	}
 	if c.Storage == "" {
 		return nil, errors.New("ACME: no folder to keep the keys in")

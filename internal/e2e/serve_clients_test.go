@@ -324,7 +324,7 @@ func TestServeOutlivesReaders(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil || !strings.Contains(stderr.String(), "nobody reads standard output") {
+	if err := cmd.Wait(); err != nil || !strings.Contains(stderr.String(), "write to standard output failed") {
 		t.Errorf("it ends with %v and says\n%s", err, &stderr)
 	}
 }

@@ -120,13 +120,13 @@ func TestServeDir(t *testing.T) {
 	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
 	wantList(t, "added", s.tells("keys_changed", 1).Added, id)
 
-	// What can't be served is said once, and changes nothing.
+	// What can't be served is logged once, and changes nothing.
 	_, before := s.get(labKeys)
 	if err := os.WriteFile(filepath.Join(dir, discovery.JWKSPath), []byte(before[:len(before)/2]), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 30*time.Second, "complaint", func() error {
-		if !strings.Contains(s.Output(), "can't be served") {
+		if !strings.Contains(s.Output(), "load of the directory failed") {
 			return os.ErrNotExist
 		}
 		return nil
@@ -135,8 +135,8 @@ func TestServeDir(t *testing.T) {
 		t.Errorf("half a file is served: %s", after)
 	}
 	s.adminAnswers("/livez", http.StatusOK)
-	if metrics := s.adminAnswers("/metrics", http.StatusOK); !regexp.MustCompile(`oidc_publisher_dir_looks_total{result="failed"} [1-9]`).MatchString(metrics) {
-		t.Error("the looks that failed are not counted")
+	if metrics := s.adminAnswers("/metrics", http.StatusOK); !regexp.MustCompile(`oidc_publisher_dir_polls_total{result="failed"} [1-9]`).MatchString(metrics) {
+		t.Error("the polls that failed are not counted")
 	}
 }
 

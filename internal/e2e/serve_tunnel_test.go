@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,11 +16,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/fake"
@@ -44,10 +43,11 @@ type far struct {
 	stdout string // file
 }
 
-// sshServer starts one, which the world reaches as laptopHost, known to the
-// program's user and with the program's user's key.
+// sshServer starts one, which the world reaches as laptopHost, and returns the
+// flags with which the program logs in there.
 func (l *lab) sshServer(options testserver.SSHDOptions) (sshd *testserver.SSHD, flags []string) {
 	l.t.Helper()
+	testserver.Require(l.t, "ssh")
 	sshd = testserver.StartSSHD(l.t, options)
 	port := testserver.FreePort(l.t)
 	l.internet.Route(laptopHost, fake.Upstream(fmt.Sprintf("http://127.0.0.1:%d", port)))
@@ -56,13 +56,14 @@ func (l *lab) sshServer(options testserver.SSHDOptions) (sshd *testserver.SSHD, 
 		l.t.Fatal(err)
 	}
 	l.secrets = append(l.secrets, strings.Split(string(key), "\n")[1])
-	dir := filepath.Join(l.dir, ".ssh")
-	line := knownhosts.Line([]string{knownhosts.HashHostname(knownhosts.Normalize(sshd.Address))}, sshd.HostKey(l.t, "ecdsa"))
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "known_hosts"), []byte(line+"\n"), 0o600),
-		os.WriteFile(filepath.Join(dir, "id_ed25519"), key, 0o600)); err != nil {
-		l.t.Fatal(err)
+	return sshd, append(sshOptions(sshd.ClientOptions(l.t)), "--tunnel", sshd.URL(), "--tunnel-bind", fmt.Sprint(port))
+}
+
+func sshOptions(options []string) (flags []string) {
+	for _, option := range options {
+		flags = append(flags, "--tunnel-ssh-option", option)
 	}
-	return sshd, []string{"--tunnel", sshd.URL(), "--tunnel-bind", fmt.Sprint(port)}
+	return flags
 }
 
 // serveFar starts the program with standard output in a file, as a script would.
@@ -141,7 +142,6 @@ func TestServeTunnel(t *testing.T) {
 	kubeconfig, ready := filepath.Join(l.dir, "later"), filepath.Join(l.dir, "ready")
 	f := l.serveFar(sshd, append(flags, "--kubeconfig", kubeconfig, "--interval", "1s", "--ready-file", ready)...)
 	f.prints(laptop + "\n")
-	f.says("tunnel up")
 	eventually(t, 30*time.Second, "503", func() error {
 		status, err := l.status(laptop)
 		if err == nil && status != http.StatusServiceUnavailable {
@@ -157,6 +157,7 @@ func TestServeTunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.says("documents served")
+	f.says("tunnel up")
 	eventually(t, 30*time.Second, "ready file", func() error {
 		text, err := os.ReadFile(ready)
 		if err == nil && string(text) != laptop+"\n" {
@@ -175,12 +176,12 @@ func TestServeTunnel(t *testing.T) {
 	if sshd.EndSessions() == 0 {
 		t.Fatal("no tunnel to break")
 	}
-	f.says("tunnel up again")
+	f.says("tunnel recovered")
 	l.accepts(issuer, before, l.mint(cluster))
 
 	sshd.Say(t, "Forwarding HTTP traffic from https://other.example.com\n")
 	sshd.EndSessions()
-	f.says("error: THE TUNNEL'S PUBLIC NAME HAS CHANGED", laptop, "https://other.example.com", "--service-account-issuer=https://other.example.com")
+	f.says("error: THE TUNNEL'S PUBLIC URL HAS CHANGED", laptop, "https://other.example.com", "--service-account-issuer=https://other.example.com")
 	l.accepts(issuer, before)
 	f.Stop()
 	f.prints(laptop + "\n") // and nothing but that, ever
@@ -196,16 +197,20 @@ func TestServeTunnelOfOnesOwn(t *testing.T) {
 	l := newLab(t)
 	l.must(cli.ExitDone, "publish", "--public-key", l.publicKey(), "--issuer", laptop+"/a", "--to", filepath.Join(l.dir, "public"), "--no-verify")
 	sshd, flags := l.sshServer(testserver.SSHDOptions{})
-	flags = append(flags, "--tunnel-key", sshd.KeyFile+".pub", "--tunnel-host-key", sshd.Fingerprint(t))
 	l.env = append(l.env, "SSH_AUTH_SOCK="+testserver.SSHAgent(t, sshd.KeyFile))
+	flags = append(sshOptions([]string{"IdentityFile=none", "UserKnownHostsFile=" + sshd.KnownHosts(t, "ecdsa")}), flags[len(flags)-4:]...)
 	s := l.serve(append(flags, "--issuer", laptop+"/a", "--dir", filepath.Join(l.dir, "public"))...)
 	if got := s.tells("public_url", 1).URL; got != laptop+"/a" {
 		t.Errorf("the public URL is %q", got)
 	}
 	s.tells("serving", 1)
 	s.answers("/a/"+discovery.ConfigurationPath, http.StatusOK)
+	eventually(t, 30*time.Second, "ready", func() error { return testserver.HTTPReady(http.DefaultClient, s.admin+"/readyz")(t.Context()) })
 	if status, err := l.status(laptop + "/a"); err != nil || status != http.StatusOK {
 		t.Errorf("through the tunnel: HTTP status %d, %v", status, err)
+	}
+	if got := readyFile(t, s.ready); got != laptop+"/a\n" {
+		t.Errorf("the ready file says %q", got)
 	}
 }
 
@@ -244,7 +249,7 @@ func TestServeTunnelReadiness(t *testing.T) {
 
 	sshd.Say(t, "Forwarding HTTP traffic from https://other.example.com\n")
 	sshd.EndSessions()
-	readiness(http.StatusServiceUnavailable, "the tunnel's public name is not the issuer's any more")
+	readiness(http.StatusServiceUnavailable, "the tunnel's public URL is not the issuer's any more")
 	sshd.Say(t, laptopSays)
 	sshd.EndSessions()
 	readiness(http.StatusOK, "")
@@ -289,17 +294,16 @@ func TestServeTunnelJSON(t *testing.T) {
 }
 
 // TestServeTunnelFails: what is wrong at the start ends the program, with what
-// mends it.
+// fixes it.
 func TestServeTunnelFails(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: "Hello.\n"})
-	empty := filepath.Join(l.dir, "empty")
-	encrypted := filepath.Join(l.dir, "encrypted")
+	empty, encrypted := filepath.Join(l.dir, "empty"), filepath.Join(l.dir, "encrypted")
 	testserver.MakeSSHKey(t, encrypted, "ed25519", "passphrase")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	// ssh takes the first value of an option.
+	with := func(options ...string) []string { return append(sshOptions(options), flags...) }
+	server, known := flags[len(flags)-4:], "UserKnownHostsFile="+sshd.KnownHosts(t, "ed25519")
 	source := []string{"--public-key", l.publicKey()}
 	for _, c := range []struct {
 		name string
@@ -308,16 +312,17 @@ func TestServeTunnelFails(t *testing.T) {
 		says []string
 	}{
 		{"no such form", cli.ExitUsage, []string{"--tunnel", "localhost.run"}, []string{"--tunnel", "ssh://user@host"}},
-		{"a password", cli.ExitUsage, []string{"--tunnel", "ssh://me:hunter2@host"}, []string{"password", "--tunnel-key"}},
-		{"no tunnel", cli.ExitUsage, []string{"--tunnel-key", "x"}, []string{"--tunnel-key needs --tunnel"}},
+		{"a password", cli.ExitUsage, []string{"--tunnel", "ssh://me:hunter2@host"}, []string{"password", "ssh-add"}},
+		{"an option for a host", cli.ExitUsage, []string{"--tunnel", "ssh://-oProxyCommand=id"}, []string{"ssh://user@host"}},
+		{"no tunnel", cli.ExitUsage, []string{"--issuer", laptop, "--tunnel-ssh-option", "IdentityFile=x"}, []string{"--tunnel-ssh-option needs --tunnel"}},
 		{"no port", cli.ExitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-bind", "x"}, []string{"--tunnel-bind", "ADDRESS:PORT"}},
-		{"no fingerprint", cli.ExitUsage, []string{"--tunnel", sshd.URL(), "--tunnel-host-key", "MD5:00"}, []string{"SHA256:"}},
-		{"an unknown server", cli.ExitFailed, append(slices.Clone(flags), "--tunnel-known-hosts", empty), []string{"not in known_hosts", "--tunnel-host-key " + sshd.Fingerprint(t)}},
-		{"another server", cli.ExitFailed, append(slices.Clone(flags), "--tunnel-host-key", "SHA256:"+strings.Repeat("A", 43)), []string{sshd.Fingerprint(t), ssh.FingerprintSHA256(sshd.HostKey(t, "ecdsa")), "in between"}},
-		{"an encrypted key", cli.ExitFailed, append(slices.Clone(flags), "--tunnel-key", encrypted), []string{"passphrase", "ssh-add"}},
-		{"a port that it may not have", cli.ExitFailed, []string{"--tunnel", sshd.URL()}, []string{"refuses to forward localhost:80", "--tunnel-bind"}},
+		{"an option of its own", cli.ExitUsage, with("ControlMaster=yes"), []string{"--tunnel-ssh-option \"ControlMaster=yes\"", "by the tunnel itself"}},
+		{"any host key", cli.ExitUsage, with("StrictHostKeyChecking=no"), []string{"host key must be checked"}},
+		{"an unknown server", cli.ExitFailed, with("UserKnownHostsFile=" + empty), []string{"the host key of " + sshd.URL() + " is unknown", "accept it once with `ssh -T ", "-- " + sshd.User + "@127.0.0.1`"}},
+		{"an encrypted key", cli.ExitFailed, append(sshOptions([]string{known, "IdentityFile=" + encrypted, "IdentitiesOnly=yes", "IdentityAgent=none"}), server...), []string{"passphrase", "`ssh-add`"}},
+		{"a port that it may not have", cli.ExitFailed, append(slices.Clone(flags[:len(flags)-2]), "--tunnel-bind", "80"), []string{"refuses to forward port 80", "--tunnel-bind"}},
 		{"no URL", cli.ExitFailed, append(slices.Clone(flags), "--timeout", "6s"), []string{
-			"says: Hello.", "waiting: " + sshd.URL() + " told no public URL yet: ", "error: --tunnel: " + sshd.URL() + " told no public URL (context deadline exceeded): say with --issuer"}},
+			"ssh: Hello.", "waiting: " + sshd.URL() + " announced no public URL yet: ", "error: --tunnel: " + sshd.URL() + " announced no public URL (context deadline exceeded): name it with --issuer"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := l.in(t)
@@ -334,20 +339,50 @@ func TestServeTunnelFails(t *testing.T) {
 	}
 }
 
-// TestServeTunnelAsks on the terminal about a server that it does not know.
-// `script` gives it one.
+// TestServeTunnelNeedsSSH: without an ssh program it says so at once.
+func TestServeTunnelNeedsSSH(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	got := l.runWith([]string{"PATH=" + t.TempDir()}, "serve", "--public-key", l.publicKey(), "--tunnel", "ssh://me@host.example.com")
+	if got.code != cli.ExitFailed || !strings.Contains(got.stderr, "--tunnel: the tunnel needs the ssh program of OpenSSH") || got.stdout != "" {
+		t.Errorf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
+	}
+}
+
+// TestServeTunnelEndsWithServe: ssh does not outlive a serve that is killed.
+func TestServeTunnelEndsWithServe(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	_, flags := l.sshServer(testserver.SSHDOptions{})
+	bind := "127.0.0.1:" + flags[len(flags)-1]
+	s := l.serve(append(flags, "--issuer", laptop, "--public-key", l.publicKey())...)
+	eventually(t, 30*time.Second, "ready", func() error { return testserver.HTTPReady(http.DefaultClient, s.admin+"/readyz")(t.Context()) })
+	if err := s.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "the forward is gone", func() error {
+		listener, err := net.Listen("tcp", bind)
+		if err != nil {
+			return err
+		}
+		return listener.Close()
+	})
+}
+
+// TestServeTunnelAsks: ssh asks on the terminal about a server that it does not
+// know. `script` gives it one.
 func TestServeTunnelAsks(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: laptopSays})
-	known := filepath.Join(l.dir, "known", "hosts")
-	args := append(append([]string{built, "serve", "--public-key", l.publicKey(), "--tunnel-known-hosts", known}, flags...), "--interval", "1s")
+	known := filepath.Join(l.dir, "hosts")
+	args := append(append([]string{built, "serve", "--public-key", l.publicKey(), "--tunnel-ssh-option", "UserKnownHostsFile=" + known}, flags...), "--interval", "1s")
 	for _, c := range []struct {
 		answer string
 		code   int
 		says   string
 	}{
-		{"no", cli.ExitFailed, "is not in known_hosts"},
+		{"no", cli.ExitFailed, "is unknown"},
 		{"yes", cli.ExitDone, laptop + "\r\n"},
 	} {
 		t.Run(c.answer, func(t *testing.T) {
@@ -377,7 +412,7 @@ func TestServeTunnelAsks(t *testing.T) {
 				}
 				return true
 			}
-			if !until("[yes/no] ") || !strings.Contains(seen.String(), ssh.FingerprintSHA256(sshd.HostKey(t, "ed25519"))) {
+			if !until("(yes/no/[fingerprint])? ") || !strings.Contains(seen.String(), sshd.Fingerprint(t)) {
 				t.Fatalf("it does not ask:\n%s", &seen)
 			}
 			fmt.Fprintln(keyboard, c.answer)
@@ -395,6 +430,9 @@ func TestServeTunnelAsks(t *testing.T) {
 			}
 			if _, err := os.Stat(known); (err == nil) != (c.code == cli.ExitDone) {
 				t.Errorf("what is remembered: %v", err)
+			}
+			if strings.Contains(seen.String(), "tunnel failed") {
+				t.Errorf("the interrupt looks like a failure:\n%s", &seen)
 			}
 		})
 	}
@@ -420,10 +458,11 @@ func TestServeTunnelTLS(t *testing.T) {
 	sshd, flags := l.sshServer(testserver.SSHDOptions{})
 	f := l.serveFar(sshd, append(flags, "--issuer", "https://example.com", "--public-key", l.publicKey(), "--tls-cert", files[0], "--tls-key", files[1])...)
 	f.says("documents served")
-	resp, err := site.Client().Get("https://127.0.0.1:" + flags[len(flags)-1] + "/" + discovery.ConfigurationPath)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var resp *http.Response
+	eventually(t, 30*time.Second, "the tunnel", func() (err error) {
+		resp, err = site.Client().Get("https://127.0.0.1:" + flags[len(flags)-1] + "/" + discovery.ConfigurationPath)
+		return err
+	})
 	defer resp.Body.Close()
 	var document struct{ Issuer string }
 	if err := json.NewDecoder(resp.Body).Decode(&document); err != nil || document.Issuer != "https://example.com" {

@@ -52,9 +52,9 @@ var rooms = []room{
 	{name: "backends/s3", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
 
 	// Prometheus brings google.golang.org/protobuf along.
-	{name: "internal/serve", may: []string{"publish", "discovery", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "internal/acme", may: []string{"internal/serve", "internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "internal/tunnel", light: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/serve", may: []string{"internal/acme", "internal/tunnel", "publish/...", "discovery", "discovery/kube", "discovery/verify", "internal/httpx", "internal/service/..."}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/acme", may: []string{"internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/tunnel", may: []string{"internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "internal/cli", may: []string{"internal/httpx"}, light: slices.Concat(clouds, cluster)},
 
 	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx", "internal/service/retry"}, light: slices.Concat(clouds, cluster, cli)},

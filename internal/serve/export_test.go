@@ -2,22 +2,22 @@ package serve
 
 import "oidc-publisher/publish"
 
-// Smuggle stores an object behind the backend's back.
-func (s *Site) Smuggle(name string, body []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.store(publish.Object{Name: name, Body: body})
+// Store stores an object behind the backend's back.
+func (m *Memory) Store(name string, body []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.store(publish.Object{Name: name, Body: body})
 }
 
 // Remove deletes one.
-func (s *Site) Remove(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.objects, name)
+func (m *Memory) Remove(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, name)
 }
 
-// Both are the two bodies as a reader sees them at one moment.
+// Both are the two bodies as a client sees them at one moment.
 func (s *Site) Both() (document, keys []byte) {
-	g := s.current.Load()
-	return g.document.body, g.keys.body
+	now := s.current.Load()
+	return now.document.body, now.keys.body
 }

@@ -100,14 +100,14 @@ func (r *statusRecorder) ReadFrom(body io.Reader) (int64, error) {
 }
 
 // find returns no page for what is not there (yet).
-func (g *generation) find(u *url.URL) (resource, *page) {
+func (p *pages) find(u *url.URL) (resource, *page) {
 	switch {
-	case g.document == nil:
+	case p.document == nil:
 		return expected(u), nil
-	case g.document.is(u):
-		return documentResource, g.document
-	case g.keys.is(u):
-		return keysResource, g.keys
+	case p.document.is(u):
+		return documentResource, p.document
+	case p.keys.is(u):
+		return keysResource, p.keys
 	}
 	return otherResource, nil
 }

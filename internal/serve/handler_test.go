@@ -15,9 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
 
-	"oidc-publisher/discovery"
 	"oidc-publisher/internal/serve"
-	"oidc-publisher/publish"
 )
 
 // TestEntityTags: other bytes have another tag, and the same bytes have the same
@@ -29,19 +27,18 @@ func TestEntityTags(t *testing.T) {
 		return w.Header().Get("Etag")
 	}
 	one, two := newSite(), newSite()
-	document, keys := pair(pathIssuer, keyA, keyB)
-	_, other := pair(pathIssuer, keyB, keyA)
-	place(t, one, document, keys)
-	place(t, two, document, keys)
+	documents := pair(t, pathIssuer, keyA, keyB)
+	place(t, one, documents)
+	place(t, two, documents)
 	before := ask(one)
 	if before != ask(two) {
 		t.Errorf("tag %s, elsewhere %s", before, ask(two))
 	}
-	place(t, one, document, other)
+	place(t, one, pair(t, pathIssuer, keyB, keyA))
 	if ask(one) == before {
 		t.Error("other bytes have the same tag")
 	}
-	place(t, one, document, keys)
+	place(t, one, documents)
 	if ask(one) != before {
 		t.Error("the same bytes have another tag")
 	}
@@ -53,8 +50,7 @@ func TestAccesses(t *testing.T) {
 		var said strings.Builder
 		registry := prometheus.NewRegistry()
 		site := serve.NewSite(slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: level})), serve.NewMetrics(registry))
-		document, keys := pair(pathIssuer, keyA)
-		place(t, site, document, keys)
+		place(t, site, pair(t, pathIssuer, keyA))
 		for _, request := range [][2]string{{"GET", "/a/openid/v1/jwks?secret"}, {"HEAD", "/a/openid/v1/jwks"}, {"POST", "/a/.well-known/openid-configuration"}, {"GET", "/x\n"}} {
 			r := httptest.NewRequest(request[0], "/", nil)
 			path, query, _ := strings.Cut(request[1], "?")
@@ -89,9 +85,8 @@ func TestLastModified(t *testing.T) {
 			site.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 			return w.Header().Get("Last-Modified")
 		}
-		document, keys := pair(pathIssuer, keyA)
-		_, more := pair(pathIssuer, keyA, keyB)
-		place(t, site, document, keys)
+		documents := pair(t, pathIssuer, keyA)
+		place(t, site, documents)
 		began := time.Now().UTC().Truncate(time.Second)
 		want := func(path string, at time.Time) {
 			t.Helper()
@@ -100,11 +95,11 @@ func TestLastModified(t *testing.T) {
 			}
 		}
 		want("/a/openid/v1/jwks", began)
-		place(t, site, document, more)
+		place(t, site, pair(t, pathIssuer, keyA, keyB))
 		want("/a/openid/v1/jwks", began.Add(time.Second))
 		want("/a/.well-known/openid-configuration", began)
 		time.Sleep(time.Hour)
-		place(t, site, document, keys)
+		place(t, site, documents)
 		want("/a/openid/v1/jwks", began.Add(time.Hour))
 		time.Sleep(time.Minute)
 		for _, c := range []struct {
@@ -122,56 +117,12 @@ func TestLastModified(t *testing.T) {
 	})
 }
 
-// TestPairsAreWhole: nothing is served before both documents are there, and what
-// can't be served changes nothing.
-func TestPairsAreWhole(t *testing.T) {
-	site := newSite()
-	store := site.Open()
-	status := func() int {
-		w := httptest.NewRecorder()
-		site.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/a/openid/v1/jwks", nil))
-		return w.Code
-	}
-	document, keys := pair(pathIssuer, keyA)
-	if err := store.Put(t.Context(), keys, publish.IfAbsent()); err != nil || status() != 503 {
-		t.Errorf("with the keys alone: %d, %v", status(), err)
-	}
-	broken := document
-	broken.Body = []byte(`{"issuer":`)
-	if err := store.Put(t.Context(), broken, publish.IfAbsent()); err != nil || status() != 503 {
-		t.Errorf("with half a document: %d, %v", status(), err)
-	}
-	held, err := store.Get(t.Context(), document.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Put(t.Context(), document, publish.IfVersion(held.Version)); err != nil || status() != 200 {
-		t.Errorf("with both: %d, %v", status(), err)
-	}
-	if _, err := site.Place(broken, keys); err == nil || status() != 200 {
-		t.Errorf("half a document is served: %d, %v", status(), err)
-	}
-	if err := store.Put(t.Context(), publish.Object{Name: publish.StateName, Body: []byte("{}")}, publish.IfAbsent()); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{"/" + publish.StateName, "/a/" + publish.StateName} {
-		w := httptest.NewRecorder()
-		site.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		if w.Code != 404 {
-			t.Errorf("%s: %d", path, w.Code)
-		}
-	}
-}
-
 // TestNoTornPair: while the pair goes back and forth between two issuers with
 // one path, each read shows documents that belong together as of one moment.
 func TestNoTornPair(t *testing.T) {
 	site := newSite()
-	type generation struct{ document, keys publish.Object }
-	one, two := generation{}, generation{}
-	one.document, one.keys = pair("https://one.example.com/a", keyA)
-	two.document, two.keys = pair("https://two.example.com/a", keyB)
-	place(t, site, one.document, one.keys)
+	one, two := pair(t, "https://one.example.com/a", keyA), pair(t, "https://two.example.com/a", keyB)
+	place(t, site, one)
 	stop := make(chan struct{})
 	var all sync.WaitGroup
 	for range 4 {
@@ -191,38 +142,9 @@ func TestNoTornPair(t *testing.T) {
 		})
 	}
 	for range 100 {
-		place(t, site, two.document, two.keys)
-		place(t, site, one.document, one.keys)
+		place(t, site, two)
+		place(t, site, one)
 	}
 	close(stop)
 	all.Wait()
-}
-
-func TestLoadJudges(t *testing.T) {
-	document, keys := pair(pathIssuer, keyA)
-	elsewhere, _ := pair("https://issuer.example.com/b", keyA)
-	raw := document
-	raw.Body = bytes.Replace(document.Body, []byte("https://issuer.example.com/a/openid"), []byte("https://10.0.0.1/openid"), 1)
-	private := keys
-	private.Body = []byte(`{"keys":[` + strings.Replace(keyA, `"x":`, `"d":"AAAA","x":`, 1) + `]}`)
-	for _, c := range []struct {
-		name           string
-		document, keys publish.Object
-		says           string
-	}{
-		{"another issuer", elsewhere, keys, "byte for byte"},
-		{"not rewritten", raw, keys, "--from"},
-		{"no keys", document, publish.Object{Name: keys.Name, Body: []byte(`{"keys":[]}`)}, "jwks"},
-		{"private key", document, private, "private"},
-		{"half a document", publish.Object{Name: document.Name, Body: document.Body[:40]}, keys, discovery.ConfigurationPath},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			site, store := newSite(), newSite()
-			store.Smuggle(c.document.Name, c.document.Body)
-			store.Smuggle(c.keys.Name, c.keys.Body)
-			if _, err := site.Load(t.Context(), store.Open(), pathIssuer); err == nil || !strings.Contains(err.Error(), c.says) || site.Issuer() != "" {
-				t.Errorf("error %v, want one with %q; it serves %q", err, c.says, site.Issuer())
-			}
-		})
-	}
 }

@@ -35,8 +35,7 @@ import (
 func fullSite(t testing.TB) *serve.Site {
 	t.Helper()
 	site := newSite()
-	document, keys := pair(pathIssuer, keyA, keyB)
-	place(t, site, document, keys)
+	place(t, site, pair(t, pathIssuer, keyA, keyB))
 	return site
 }
 

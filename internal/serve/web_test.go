@@ -28,10 +28,18 @@ const (
 )
 
 // pair is what a publisher makes for an issuer.
-func pair(issuer discovery.Issuer, keys ...string) (document, set publish.Object) {
+func pair(t testing.TB, issuer discovery.Issuer, keys ...string) publish.Published {
+	t.Helper()
 	body := fmt.Sprintf(`{"issuer":%q,"jwks_uri":%q,"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"]}`, issuer, issuer.JWKSURI())
-	return publish.Object{Name: discovery.ConfigurationPath, Body: []byte(body), ContentType: "application/json", CacheControl: "public, max-age=300"},
-		publish.Object{Name: discovery.JWKSPath, Body: []byte(`{"keys":[` + strings.Join(keys, ",") + `]}`), ContentType: "application/jwk-set+json", CacheControl: "public, max-age=60"}
+	document, err := discovery.ParseDocument([]byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := discovery.ParseKeySet([]byte(`{"keys":[` + strings.Join(keys, ",") + `]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return publish.Published{Document: document, Keys: set}
 }
 
 func newSite() *serve.Site {
@@ -40,24 +48,24 @@ func newSite() *serve.Site {
 
 func newMetrics() *serve.Metrics { return serve.NewMetrics(prometheus.NewRegistry()) }
 
-func place(t testing.TB, site *serve.Site, document, keys publish.Object) {
+func place(t testing.TB, site *serve.Site, documents publish.Published) {
 	t.Helper()
-	if _, err := site.Place(document, keys); err != nil {
+	if err := site.Serve(documents); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // TestSuite: memory has no permissions, can't be missing, and has nothing around
-// it, so the hooks for those are left out.
+// it.
 func TestSuite(t *testing.T) {
 	backendtest.Run(t, backendtest.Harness{ForbidsNothing: true, CreatesStore: true, Instant: true, NewStore: func(testing.TB) backendtest.Store {
-		site := newSite()
+		memory := new(serve.Memory)
 		return backendtest.Store{
-			Open:      func(testing.TB) publish.Backend { return site.Open() },
-			Place:     func(_ testing.TB, name string, body []byte) { site.Smuggle(name, body) },
-			Remove:    func(_ testing.TB, name string) { site.Remove(name) },
-			Forbidden: func(testing.TB) publish.Backend { return site.Open() },
-			Missing:   func(testing.TB) publish.Backend { return newSite().Open() },
+			Open:      func(testing.TB) publish.Backend { return memory.Open() },
+			Place:     func(_ testing.TB, name string, body []byte) { memory.Store(name, body) },
+			Remove:    func(_ testing.TB, name string) { memory.Remove(name) },
+			Forbidden: func(testing.TB) publish.Backend { return memory.Open() },
+			Missing:   func(testing.TB) publish.Backend { return new(serve.Memory).Open() },
 			Strays:    func(testing.TB) []string { return nil }, // nothing is outside of a map
 		}
 	}})
@@ -123,9 +131,9 @@ func ask(t *testing.T, address, line string, headers ...string) (*http.Response,
 // TestMethods: each document answers with its own headers and body, each other
 // path with 404, and each path of a document with 503 until there is one.
 func TestMethods(t *testing.T) {
-	document, keys := pair(pathIssuer, keyA, keyB)
+	documents := pair(t, pathIssuer, keyA, keyB)
 	full := newSite()
-	place(t, full, document, keys)
+	place(t, full, documents)
 	sites := map[string]string{"empty": run(t, newSite(), nil), "full": run(t, full, nil)}
 	const allow = "GET, HEAD, OPTIONS"
 	for _, path := range []string{"/a/.well-known/openid-configuration", "/a/openid/v1/jwks", "/", "/a"} {
@@ -148,13 +156,11 @@ func TestMethods(t *testing.T) {
 					status, wantBody = http.StatusServiceUnavailable, `"unavailable"`
 					want["Retry-After"] = "5"
 				default:
-					object := document
+					wantBody, want["Cache-Control"] = string(documents.Document.Bytes()), "public, max-age=300"
 					if strings.HasSuffix(path, "jwks") {
-						object = keys
+						wantBody, want["Content-Type"], want["Cache-Control"] = string(documents.Keys.Bytes()), "application/jwk-set+json", "public, max-age=60"
 					}
-					wantBody = string(object.Body)
-					want["Content-Type"], want["Cache-Control"] = object.ContentType, object.CacheControl
-					want["Content-Length"] = fmt.Sprint(len(object.Body))
+					want["Content-Length"] = fmt.Sprint(len(wantBody))
 				}
 				if method == "HEAD" {
 					wantBody = ""
@@ -178,10 +184,8 @@ func TestMethods(t *testing.T) {
 // 503.
 func TestPaths(t *testing.T) {
 	full, odd := newSite(), newSite()
-	document, keys := pair(pathIssuer, keyA, keyB)
-	place(t, full, document, keys)
-	oddDocument, oddKeys := pair(oddIssuer, keyA)
-	place(t, odd, oddDocument, oddKeys)
+	place(t, full, pair(t, pathIssuer, keyA, keyB))
+	place(t, odd, pair(t, oddIssuer, keyA))
 	sites := map[string]string{"empty": run(t, newSite(), nil), "full": run(t, full, nil), "odd": run(t, odd, nil)}
 	const path = "/a/openid/v1/jwks"
 	for _, c := range []struct {
@@ -214,8 +218,7 @@ func TestPaths(t *testing.T) {
 // of them where it asks for one.
 func TestConditions(t *testing.T) {
 	site := newSite()
-	document, keys := pair(pathIssuer, keyA, keyB)
-	place(t, site, document, keys)
+	place(t, site, pair(t, pathIssuer, keyA, keyB))
 	address := run(t, site, nil)
 	const get = "GET /a/openid/v1/jwks"
 	first, _ := ask(t, address, get)

@@ -31,15 +31,16 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Follower is told of progress, each in place of a line in the log.
+// Follower gets the progress of one target, each step in place of a line in the
+// log.
 type Follower interface {
 	// Waiting says why the cluster can't be read while it never could be, or
 	// why what it says can't be published; again only when the reason changes.
 	Waiting(reason error)
 	// Found is what the cluster said when it could be read for the first time.
 	Found(cluster discovery.Snapshot)
-	// Published says that a target was written to.
-	Published(target publish.TargetReport)
+	// Published is called after each pass that found or made a target so.
+	Published(now publish.Published)
 }
 
 // Watcher keeps an issuer published.
@@ -140,6 +141,9 @@ func (w *Watcher) observeTarget(t publish.TargetReport) {
 	if t.Err != nil {
 		return
 	}
+	if w.Follower != nil {
+		w.Follower.Published(t.Published)
+	}
 	switch c := t.Plan.Changes; {
 	case len(t.Written) == 0:
 	case t.Repaired:
@@ -147,9 +151,7 @@ func (w *Watcher) observeTarget(t publish.TargetReport) {
 		w.Log.Warn("repaired what another writer changed or deleted", "target", name, "written", strings.Join(t.Written, ","))
 	case !t.Changed:
 		w.Log.Debug("state updated", "target", name)
-	case w.Follower != nil:
-		w.Follower.Published(t)
-	default:
+	case w.Follower == nil:
 		w.Log.Info("published", "target", name, "written", strings.Join(t.Written, ","),
 			"added", strings.Join(c.Added, ","), "retired", strings.Join(c.Retired, ","), "dropped", strings.Join(c.Dropped, ","))
 	}

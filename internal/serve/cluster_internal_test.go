@@ -1,0 +1,72 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"oidc-publisher/discovery"
+	"oidc-publisher/publish"
+)
+
+// fixedSource always has the same documents.
+type fixedSource struct{}
+
+func (fixedSource) Fetch(context.Context) (s discovery.Snapshot, err error) {
+	if s.Document, err = discovery.ParseDocument([]byte(testDocument(testIssuer, "https://10.0.0.1/openid/v1/jwks"))); err != nil {
+		return s, err
+	}
+	s.Keys, err = discovery.ParseKeySet([]byte(testKeys))
+	s.Cluster = []string{"uid:1"}
+	return s, err
+}
+
+// TestStateDir: what an earlier run left is served at once or, where it could not
+// be read, with the first pass that can. It is reported once.
+func TestStateDir(t *testing.T) {
+	for name, broken := range map[string]bool{"readable": false, "broken": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, _ := newShelf()
+				failure := errors.New("input/output error")
+				if broken {
+					store.broken.Store(&failure)
+				}
+				var stdout strings.Builder
+				log := slog.New(slog.DiscardHandler)
+				events, err := NewEvents(&stdout, true, "", log)
+				if err != nil {
+					t.Fatal(err)
+				}
+				registry := prometheus.NewRegistry()
+				site := NewSite(log, NewMetrics(registry))
+				f, err := newCluster(Config{
+					Source:   func(discovery.Issuer) (publish.Source, error) { return fixedSource{}, nil },
+					StateDir: &publish.Target{Name: "state", Backend: store, Local: true},
+					Interval: 10 * time.Second, Timeout: 30 * time.Second, Events: events, Log: log,
+				}, "", site, registry)
+				if err != nil {
+					t.Fatal(err)
+				}
+				during(t, f.run, func() {
+					time.Sleep(time.Millisecond)
+					if served := site.Issuer() != ""; served == broken {
+						t.Errorf("at the start it serves %q", site.Issuer())
+					}
+					time.Sleep(5 * time.Second)
+					store.broken.Store(nil)
+					time.Sleep(time.Minute)
+					if site.Issuer() != testIssuer || strings.Count(stdout.String(), `"event":"serving"`) != 1 || strings.Contains(stdout.String(), "_changed") {
+						t.Errorf("it serves %q and reports %s", site.Issuer(), &stdout)
+					}
+				})
+			})
+		})
+	}
+}
