@@ -150,7 +150,7 @@ func (l *laptop) blocks() []string {
 	for _, found := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
 		blocks = append(blocks, found[1])
 	}
-	if len(blocks) < 6 {
+	if len(blocks) < 5 {
 		l.Fatalf("%d blocks of commands", len(blocks))
 	}
 	return blocks
@@ -171,7 +171,7 @@ func (l *laptop) script() string {
 	for _, replace := range [][2]string{
 		{"TUNNEL=ssh://nokey@localhost.run\n", "TUNNEL=" + l.sshd.URL() + "\n"},
 		{"ssh-keyscan localhost.run ", "ssh-keyscan -p " + port + " " + host + " "},
-		{"HOST_KEY=SHA256:...\n", "HOST_KEY=" + l.sshd.Fingerprint(l.T) + "\n"},
+		{"--tunnel-ssh-option ", "--tunnel-ssh-option IdentitiesOnly=yes --tunnel-ssh-option IdentityFile=" + l.sshd.KeyFile + " --tunnel-ssh-option "},
 	} {
 		if strings.Count(text, replace[0]) != 1 {
 			l.Fatalf("the guide does not have %q once", replace[0])
@@ -189,7 +189,7 @@ func (l *laptop) walk() {
 	cmd := exec.CommandContext(ctx, testserver.Require(l.T, "bash"), "-c", l.script())
 	cmd.Dir = l.dir
 	cmd.Env = append(l.internet.Env(), "PATH="+l.path("bin")+":"+os.Getenv("PATH"), "HOME="+l.dir, "KUBECONFIG="+l.path("kubeconfig"),
-		"OIDC_PUBLISHER_TUNNEL_KEY="+l.sshd.KeyFile, fmt.Sprintf("OIDC_PUBLISHER_TUNNEL_BIND=%d", l.port), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
+		fmt.Sprintf("OIDC_PUBLISHER_TUNNEL_BIND=%d", l.port), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &l.output, &l.output, 5*time.Second
 	if err := cmd.Start(); err != nil {
 		l.Fatal(err)
@@ -263,7 +263,7 @@ func (l *laptop) verify(token string) error {
 // said on the way.
 func (l *laptop) leavesNothing() {
 	l.Helper()
-	for name, there := range map[string]bool{"deleted": true, "issuer": false, "ready": false} {
+	for name, there := range map[string]bool{"deleted": true, "issuer": false, "ready": false, "known_hosts": false} {
 		if _, err := os.Stat(l.path(name)); (err == nil) != there {
 			l.Errorf("%s: %v", name, err)
 		}
