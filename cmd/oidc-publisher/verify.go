@@ -70,7 +70,7 @@ func verifyFlags() []cli.Flag {
 			cli.String("wait-for-kid", "", "first wait until the key `ID` is safe to sign with"),
 			timeout,
 		},
-		tokenFlags("none"), sourceFlags(), []cli.Flag{cli.Output("text", "json", "junit")}, cli.LogFlags(cli.LogText))
+		tokenFlags(""), sourceFlags(), []cli.Flag{cli.Output("text", "json", "junit")}, cli.LogFlags(cli.LogText))
 }
 
 // verification is the flags of one run. The options have no snapshot and no

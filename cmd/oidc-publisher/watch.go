@@ -46,7 +46,7 @@ func watchFlags() []cli.Flag {
 	}
 	for _, flag := range publishFlags() {
 		switch flag.Names()[0] {
-		case "dry-run", "output", "log-level", "log-format":
+		case "take-over", "no-verify", "dry-run", "output", "log-level", "log-format":
 		default:
 			flags = append(flags, flag)
 		}
@@ -62,9 +62,6 @@ func watchAction(c *cli.Context) error {
 	config := watch.Config{Interval: c.Duration("interval"), VerifyInterval: c.Duration("verify-interval"), Log: log}
 	if config.Interval < time.Second || config.VerifyInterval < 0 {
 		return cli.Usagef("--interval must be at least 1s, and --verify-interval not negative")
-	}
-	if c.Bool("no-verify") {
-		config.VerifyInterval = 0
 	}
 	nudge := service.NewNudge()
 	defer nudge.OnHangup(c.Context)()

@@ -35,7 +35,7 @@ func TestWatchIsKilled(t *testing.T) {
 				_, target, public = l.gcs()
 			}
 			l.internet.Route("issuer.example.com", routed(public))
-			w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--no-verify")
+			w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--verify-interval", "0")
 			w.ready()
 			ever := api.KeyIDs()
 			for range times {
@@ -76,7 +76,7 @@ func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
 	far.Inject(1<<30, func(*http.Request) bool { return true }, fake.Delay(40*time.Millisecond))
 	target := s3Target(far.Endpoint)
 	l.internet.Route("issuer.example.com", routed(public))
-	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--no-verify")
+	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--verify-interval", "0")
 	w.ready()
 	ever, early := []string{first.ID}, 0
 	for i := range rotations {
@@ -305,7 +305,7 @@ func TestWatchFollowsTheCA(t *testing.T) {
 		old.URL(), ca, old.Token("publisher")))
 	dir, public := l.local("public")
 	l.internet.Route("issuer.example.com", routed(public))
-	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--owner", "cluster-a", "--interval", "1s", "--no-verify")
+	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--owner", "cluster-a", "--interval", "1s", "--verify-interval", "0")
 	w.ready()
 	old.Stop()
 	fresh, err := fake.NewAPIServer(fake.APIServerOptions{Issuer: labIssuer, Algorithm: "ES256", Listen: old.Address()})

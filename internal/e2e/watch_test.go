@@ -165,7 +165,7 @@ func TestWatchIsNudged(t *testing.T) {
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
 	dir, _ := l.local("public")
-	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--interval", "1h", "--no-verify")
+	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--interval", "1h", "--verify-interval", "0")
 	w.ready()
 
 	if _, err := api.Rotate("ES256"); err != nil {

@@ -53,7 +53,7 @@ func TestWatchBehindABadStore(t *testing.T) {
 			l := newLab(t)
 			api, kubeconfig := l.embedded(watched(labIssuer))
 			proxy, target := l.behindToxiproxy(kind)
-			w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--timeout", "15s", "--no-verify")
+			w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--timeout", "15s", "--verify-interval", "0")
 			w.ready()
 			b := &behind{lab: l, w: w, proxy: proxy, ever: api.KeyIDs()}
 			b.keepVerifying()
@@ -86,7 +86,7 @@ func TestWatchBehindABadNetwork(t *testing.T) {
 	must(t, config.Write(kubeconfig))
 	dir, public := l.local("public")
 	l.internet.Route("issuer.example.com", routed(public))
-	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--interval", "1s", "--timeout", "15s", "--no-verify")
+	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--interval", "1s", "--timeout", "15s", "--verify-interval", "0")
 	w.ready()
 	b := &behind{lab: l, w: w, proxy: proxy, ever: []string{first.ID}}
 	b.keepVerifying()
