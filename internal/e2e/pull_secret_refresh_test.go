@@ -81,7 +81,7 @@ func TestPullSecretInAThousandNamespaces(t *testing.T) {
 		t.Errorf("it was killed after %d secrets", n)
 	}
 
-	const life = time.Minute
+	const life = 2 * time.Minute
 	p.cloudsmith.SetLifetime(life)
 	w := p.refresh(args...)
 	w.ready()

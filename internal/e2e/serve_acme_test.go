@@ -68,7 +68,9 @@ func TestServeACMERenews(t *testing.T) {
 	s.tells("serving", 1)
 	first := firstCertificate(t, p.TLSPort, roots)
 	renewed := 0
-	for serial := first.SerialNumber; renewed < 2; {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for serial := first.SerialNumber; renewed < 2; <-tick.C {
 		now, err := visit(p.TLSPort, roots)
 		if err != nil {
 			t.Fatalf("after %d renewals: %v\n%s", renewed, err, s.Output())
@@ -92,14 +94,14 @@ func TestServeACMERenews(t *testing.T) {
 func TestServeACMEFails(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	p := testserver.Pebble(t, testserver.PebbleOptions{Validity: 30 * time.Second})
+	p := testserver.Pebble(t, testserver.PebbleOptions{Validity: time.Minute})
 	roots := p.Roots(t)
 	env, args := acmeArgs(l, p, filepath.Join(l.dir, "acme"))
 	s := l.serveAt(p.TLSPort, env, args...)
 	first := firstCertificate(t, p.TLSPort, roots)
 	p.Stop()
 	for _, says := range []string{"the certificate was not renewed in time", "the certificate has expired"} {
-		eventually(t, time.Minute, says, func() error {
+		eventually(t, 2*time.Minute, says, func() error {
 			if !strings.Contains(s.Output(), says) {
 				return errors.New(s.Output())
 			}

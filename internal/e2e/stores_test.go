@@ -327,7 +327,7 @@ func TestStoreSaysNo(t *testing.T) {
 	}
 	// The S3 client tries three times, with pauses of seconds, before it says
 	// why; the other tries until the time is over.
-	const long, short = 30 * time.Second, 3 * time.Second
+	const long, short = 30 * time.Second, 8 * time.Second
 	for name, test := range map[string]struct {
 		kind    string
 		timeout time.Duration
