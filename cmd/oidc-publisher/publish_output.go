@@ -8,9 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"oidc-publisher/publish"
-
 	"oidc-publisher/internal/cli"
+	"oidc-publisher/publish"
 )
 
 // The JSON form of a report: a contract with scripts.
@@ -28,7 +27,7 @@ type targetJSON struct {
 	Target  string   `json:"target"`
 	Written []string `json:"written"`
 	Keys    keysJSON `json:"keys"`
-	// GraceEnds says when each retired key will be dropped.
+	// GraceEnds is when each retired key will be dropped.
 	GraceEnds map[string]time.Time `json:"grace_ends,omitempty"`
 	Refused   bool                 `json:"refused,omitempty"`
 	Error     string               `json:"error,omitempty"`
@@ -65,8 +64,9 @@ func publishJSON(report publish.Report, dryRun bool) reportJSON {
 	return out
 }
 
-// tellFailure gives scripts an object for a run that could not even begin.
-func tellFailure(w io.Writer, format string, dryRun bool, err error) error {
+// printFailure prints the error of a run without a report as JSON, if that was
+// asked for.
+func printFailure(w io.Writer, format string, dryRun bool, err error) error {
 	if format != "json" {
 		return err
 	}
@@ -120,4 +120,59 @@ func printKeys(out *strings.Builder, plan publish.Plan) {
 	for _, id := range plan.Changes.Dropped {
 		fmt.Fprintf(out, "  - %s  dropped\n", cli.Printable(id))
 	}
+}
+
+// outcome makes one error of the targets' errors.
+func outcome(stderr io.Writer, report publish.Report) error {
+	var failed, refused int
+	for _, t := range report.Targets {
+		switch {
+		case errors.Is(t.Err, publish.ErrRefused):
+			refused++
+			cli.Say(stderr, "refused", prefixed(t))
+		case t.Err != nil:
+			failed++
+			cli.Say(stderr, "error", prefixed(t))
+		}
+	}
+	switch {
+	case failed+refused > 0 && failed+refused < len(report.Targets):
+		return &cli.ExitError{Code: cli.ExitPartly}
+	case failed > 0:
+		return &cli.ExitError{Code: cli.ExitFailed}
+	case refused > 0:
+		return &cli.ExitError{Code: cli.ExitRefused}
+	case report.Proof.Failed():
+		return fmt.Errorf("published, but the public issuer does not answer with it: %w", report.Proof.Err)
+	}
+	return nil
+}
+
+func prefixed(t publish.TargetReport) string { return t.Target.Name + ": " + t.Err.Error() }
+
+// warnings are printed once, however many targets share them.
+func warnings(report publish.Report) []string {
+	var all []string
+	seen := map[string]bool{}
+	add := func(warning string) {
+		if !seen[warning] {
+			seen[warning] = true
+			all = append(all, warning)
+		}
+	}
+	for _, warning := range report.Warnings {
+		add(warning)
+	}
+	for _, t := range report.Targets {
+		for _, warning := range t.Plan.Warnings {
+			add(warning)
+		}
+	}
+	switch proof := report.Proof; {
+	case proof.FreshIn > 0:
+		add(fmt.Sprintf("a cache in front of the issuer still answers with an older copy, for at most %v", proof.FreshIn.Round(time.Second)))
+	case proof.Err != nil && !proof.Expected:
+		add(fmt.Sprintf("the issuer does not answer with these documents yet: %v", proof.Err))
+	}
+	return all
 }

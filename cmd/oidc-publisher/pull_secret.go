@@ -154,7 +154,7 @@ func readPullSecretFlags(c *cli.Context, service exchangeService, target exchang
 		leaderElect:   c.Bool("leader-elect"),
 		adminListen:   c.String("admin-listen"),
 		timeout:       c.Duration("timeout"),
-		cluster:       clusterConfig(c),
+		cluster:       readCluster(c),
 	}
 	if owner := c.String("owner"); owner != "" {
 		options.job.Secret.Owner = owner

@@ -71,7 +71,7 @@ func serveFlags() []cli.Flag {
 	flags := cli.InCategory(categoryServer,
 		cli.String("dir", "", "serve what publish --to left in `DIR`"),
 		cli.String("state-dir", "", "keep documents and retired keys in `DIR` across restarts"),
-		cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`; a free local port by default with --tunnel"),
+		cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`; with --tunnel a free local port"),
 		cli.String("tls-cert", "", "certificate chain for HTTPS, a PEM `FILE`, reloaded when it changes"),
 		cli.String("tls-key", "", "private key of the certificate, a PEM `FILE`"),
 		cli.Bool("acme", "get a certificate for the issuer's host (Let's Encrypt), accepting the terms"),
@@ -89,17 +89,15 @@ func serveFlags() []cli.Flag {
 		cli.String("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`; 0 lets it choose"),
 		cli.List("tunnel-ssh-option", "option of ssh, `KEY=VALUE`, such as IdentityFile=id_ed25519; repeatable"),
 	)...)
-	omitted := []string{"to", "dry-run", "no-verify"}
-	for _, flag := range publishFlags() {
-		if !slices.Contains(omitted, flag.Names()[0]) {
-			flags = append(flags, flag)
-		}
-	}
-	return flags
+	return slices.Concat(flags, publicationFlags(), []cli.Flag{takeOverFlag(), cli.Output("text", "json")}, cli.LogFlags(cli.LogText))
 }
 
 func serveAction(c *cli.Context) error {
-	config, err := serveConfig(c)
+	publication, err := readPublication(c, c.String("tunnel") != "")
+	if err != nil {
+		return err
+	}
+	config, err := serveConfig(c, publication)
 	if err != nil {
 		return err
 	}
@@ -110,10 +108,10 @@ func serveAction(c *cli.Context) error {
 	defer stop()
 	config.Nudge = nudge
 	config.Source = func(issuer discovery.Issuer) (publish.Source, error) {
-		if fromFiles(c) {
-			return openSource(c, issuer)
+		if publication.source.isFiles() {
+			return publication.source.open(issuer)
 		}
-		cluster := clusterConfig(c)
+		cluster := publication.source.cluster
 		cluster.Disconnected = nudge.Send
 		return &serve.Reopening{Config: cluster}, nil
 	}
@@ -131,25 +129,22 @@ func untilHangup(c *cli.Context, nudge service.Nudge) (context.Context, func()) 
 	return c.Context, nudge.OnHangup(c.Context)
 }
 
-// serveConfig reads the flags.
-func serveConfig(c *cli.Context) (config serve.Config, err error) {
+// serveConfig reads the flags of serve alone.
+func serveConfig(c *cli.Context, publication publication) (config serve.Config, err error) {
 	format, err := cli.OutputFormat(c, "text", "json")
 	if err != nil {
 		return config, err
 	}
-	if err := errors.Join(cli.CheckArgs(c), checkSource(c), cli.CheckTimeout(c), checkServe(c), checkDir(c)); err != nil {
+	if err := errors.Join(checkServe(c), checkDir(c)); err != nil {
 		return config, err
 	}
 	log, err := cli.Logger(c)
 	if err != nil {
 		return config, err
 	}
-	policy, err := policy(c)
-	if err != nil {
-		return config, err
-	}
+	policy := publication.policy
 	config = serve.Config{
-		Issuer: policy.Issuer, Policy: policy, Timeout: c.Duration("timeout"),
+		Issuer: policy.Issuer, Policy: policy, Timeout: publication.timeout,
 		Interval: c.Duration("interval"), VerifyInterval: c.Duration("verify-interval"),
 		Listen: c.String("listen"), AdminListen: c.String("admin-listen"),
 		CertFile: c.String("tls-cert"), KeyFile: c.String("tls-key"), ACMEListen: c.String("acme-http-listen"),

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"strings"
-
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/files"
 	"oidc-publisher/discovery/kube"
@@ -29,58 +27,58 @@ func clusterFlags() []cli.Flag {
 	)
 }
 
-// checkSource refuses flags of two sources at once.
-func checkSource(c *cli.Context) error {
+// source is where the documents come from: files, public keys or a cluster.
+type source struct {
+	dir        string
+	publicKeys []string
+	cluster    kube.Config
+}
+
+// readSource reads sourceFlags, and refuses flags of two sources at once.
+func readSource(c *cli.Context) (source, error) {
+	s := source{dir: c.String("from"), publicKeys: cli.Values(c, "public-key"), cluster: readCluster(c)}
+	s.cluster.AllAPIServers = c.Bool("all-api-servers")
 	var kinds []string
-	for _, flag := range []string{"kubeconfig", "from"} {
-		if c.String(flag) != "" {
-			kinds = append(kinds, "--"+flag)
-		}
+	if s.cluster.Kubeconfig != "" {
+		kinds = append(kinds, "--kubeconfig")
 	}
-	if len(cli.Values(c, "public-key")) > 0 {
+	if s.dir != "" {
+		kinds = append(kinds, "--from")
+	}
+	if len(s.publicKeys) > 0 {
 		kinds = append(kinds, "--public-key")
 	}
 	if len(kinds) > 1 {
-		return cli.Usagef("%s and %s are two sources: give one", kinds[0], kinds[1])
+		return s, cli.Usagef("%s and %s are two sources: give one", kinds[0], kinds[1])
 	}
-	if fromFiles(c) && (c.Bool("all-api-servers") || c.String("context") != "") {
-		return cli.Usagef("--all-api-servers and --context are for a live cluster, not for %s", kinds[0])
+	if s.isFiles() && (s.cluster.AllAPIServers || s.cluster.Context != "") {
+		return s, cli.Usagef("--all-api-servers and --context are for a live cluster, not for %s", kinds[0])
 	}
-	canary := c.String("canary")
-	if namespace, account, _ := strings.Cut(canary, "/"); canary != "" && canary != kube.NoCanary && (namespace == "" || account == "") {
-		return cli.Usagef("--canary %q must be written as NAMESPACE/SERVICEACCOUNT, or be %s", canary, kube.NoCanary)
-	}
-	return nil
+	return s, nil
 }
 
-// fromFiles reports whether the source is not a cluster.
-func fromFiles(c *cli.Context) bool {
-	return c.String("from") != "" || len(cli.Values(c, "public-key")) > 0
+// readCluster reads clusterFlags.
+func readCluster(c *cli.Context) kube.Config {
+	return kube.Config{Kubeconfig: c.String("kubeconfig"), Context: c.String("context"), UserAgent: cli.Name + "/" + cli.Version()}
 }
 
-// openSource returns the source that the flags name.
-func openSource(c *cli.Context, issuer discovery.Issuer) (publish.Source, error) {
-	if dir := c.String("from"); dir != "" {
-		return files.Dir(dir), nil
-	}
-	if keys := cli.Values(c, "public-key"); len(keys) > 0 {
-		return files.PublicKeys(keys, issuer), nil
-	}
-	return kube.New(clusterConfig(c))
+// isFiles reports whether the source is not a cluster.
+func (s source) isFiles() bool { return s.dir != "" || len(s.publicKeys) > 0 }
+
+// isNamed reports whether a flag names the source. Otherwise it is the current
+// cluster.
+func (s source) isNamed() bool {
+	return s.isFiles() || s.cluster.Kubeconfig != "" || s.cluster.Context != "" || s.cluster.AllAPIServers
 }
 
-// clusterConfig reads clusterFlags. A dry run changes nothing, so it mints no
-// token, which the audit log would record.
-func clusterConfig(c *cli.Context) kube.Config {
-	canary := c.String("canary")
-	if c.Bool("dry-run") {
-		canary = kube.NoCanary
-	}
-	return kube.Config{
-		Canary:        canary,
-		Kubeconfig:    c.String("kubeconfig"),
-		Context:       c.String("context"),
-		AllAPIServers: c.Bool("all-api-servers"),
-		UserAgent:     cli.Name + "/" + cli.Version(),
+// open opens the source. The issuer is that of public keys, which have none.
+func (s source) open(issuer discovery.Issuer) (publish.Source, error) {
+	switch {
+	case s.dir != "":
+		return files.Dir(s.dir), nil
+	case len(s.publicKeys) > 0:
+		return files.PublicKeys(s.publicKeys, issuer), nil
+	default:
+		return kube.New(s.cluster)
 	}
 }

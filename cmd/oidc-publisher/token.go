@@ -44,14 +44,14 @@ func readTokenFlags(c *cli.Context) (file string, mint minter, err error) {
 		return "", nil, cli.Usagef("--mint and --token-file are two tokens: give one")
 	case audience == "":
 		return "", nil, cli.Usagef("--mint needs --audience: the audience that the relying party expects")
-	case fromFiles(c):
+	case c.String("from") != "" || len(cli.Values(c, "public-key")) > 0:
 		return "", nil, cli.Usagef("--mint needs a live cluster, not --from or --public-key")
 	case strings.Count(account, "/") != 1 || strings.HasPrefix(account, "/") || strings.HasSuffix(account, "/"):
 		return "", nil, cli.Usagef("--mint is %q, and must be NAMESPACE/SERVICEACCOUNT", account)
 	case duration < kube.MinExpiry:
 		return "", nil, cli.Usagef("--mint-duration must be at least %v", kube.MinExpiry)
 	}
-	config := clusterConfig(c)
+	config := readCluster(c)
 	namespace, name, _ := strings.Cut(account, "/")
 	return "", func(ctx context.Context) (discovery.Token, error) {
 		cluster, err := kube.New(config)

@@ -77,7 +77,8 @@ func verifyFlags() []cli.Flag {
 // token yet.
 type verification struct {
 	options     verify.Options
-	openSource  func() (publish.Source, error) // nil without a source
+	source      source
+	compare     bool // with the source
 	readToken   func(context.Context) (discovery.Token, error)
 	waitForKID  string
 	waitLimit   time.Duration
@@ -121,7 +122,8 @@ func verifyAction(c *cli.Context) error {
 // readVerifyFlags reads the flags and makes no request.
 func readVerifyFlags(c *cli.Context) (verification, error) {
 	format, err := cli.OutputFormat(c, "text", "json", "junit")
-	if err := errors.Join(err, cli.CheckArgs(c, "ISSUER"), checkSource(c), cli.CheckTimeout(c)); err != nil {
+	source, sourceErr := readSource(c)
+	if err := errors.Join(err, cli.CheckArgs(c, "ISSUER"), sourceErr, cli.CheckTimeout(c)); err != nil {
 		return verification{}, err
 	}
 	tokenFile, mint, err := readTokenFlags(c)
@@ -130,6 +132,8 @@ func readVerifyFlags(c *cli.Context) (verification, error) {
 	}
 	v := verification{
 		options:     verify.Options{Issuer: c.Args().First(), Audience: c.String("audience")},
+		source:      source,
+		compare:     source.isNamed() || mint != nil,
 		readToken:   mint,
 		waitForKID:  c.String("wait-for-kid"),
 		checksLimit: c.Duration("timeout"),
@@ -144,9 +148,6 @@ func readVerifyFlags(c *cli.Context) (verification, error) {
 			}
 			return token, err
 		}
-	}
-	if fromFiles(c) || mint != nil || c.String("kubeconfig") != "" || c.String("context") != "" || c.Bool("all-api-servers") {
-		v.openSource = func() (publish.Source, error) { return openSource(c, discovery.Issuer(v.options.Issuer)) }
 	}
 	if v.waitForKID != "" {
 		v.waitLimit, v.checksLimit = v.checksLimit, verifyTimeout
@@ -166,8 +167,8 @@ func readVerifyFlags(c *cli.Context) (verification, error) {
 
 // fetch adds the documents of the source and the token to the options.
 func (v *verification) fetch(ctx context.Context, log *slog.Logger) error {
-	if v.openSource != nil {
-		source, err := v.openSource()
+	if v.compare {
+		source, err := v.source.open(discovery.Issuer(v.options.Issuer))
 		if err != nil {
 			return err
 		}

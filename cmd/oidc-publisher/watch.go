@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,14 +45,7 @@ func watchFlags() []cli.Flag {
 		cli.Duration("verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 for never"),
 		cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty for nowhere"),
 	}
-	for _, flag := range publishFlags() {
-		switch flag.Names()[0] {
-		case "take-over", "no-verify", "dry-run", "output", "log-level", "log-format":
-		default:
-			flags = append(flags, flag)
-		}
-	}
-	return append(flags, cli.LogFlags(cli.LogOfService)...)
+	return slices.Concat(flags, publicationFlags(), []cli.Flag{toFlag()}, cli.LogFlags(cli.LogOfService))
 }
 
 func watchAction(c *cli.Context) error {
@@ -66,17 +60,21 @@ func watchAction(c *cli.Context) error {
 	nudge := service.NewNudge()
 	defer nudge.OnHangup(c.Context)()
 	config.Nudge = nudge
-	publisher, err := newPublisher(c, nudge.Send)
+	publication, err := readPublication(c, false)
 	if err != nil {
 		return err
 	}
-	if publisher.Policy.Grace == 0 && !fromFiles(c) && !c.Bool("all-api-servers") {
+	if publication.policy.Grace == 0 && !publication.source.isFiles() && !publication.source.cluster.AllAPIServers {
 		return cli.Usagef("--grace 0 needs --all-api-servers: replicas that ask different API servers would drop each other's keys")
+	}
+	publisher, err := publication.publisher(nudge.Send)
+	if err != nil {
+		return err
 	}
 	publisher.Log, config.Publisher = log, publisher
 	defer func() { closeTargets(publisher.Targets) }()
 	return service.Run(c.Context, c.String("admin-listen"), func(ctx context.Context, registry prometheus.Registerer) (service.Worker, error) {
-		if err := awaitTargets(ctx, c, publisher, log); err != nil || ctx.Err() != nil {
+		if err := awaitTargets(ctx, publication, publisher, log); err != nil || ctx.Err() != nil {
 			return nil, err
 		}
 		var targets []string
@@ -90,9 +88,9 @@ func watchAction(c *cli.Context) error {
 
 // awaitTargets is openTargets that retries until the API server, which knows the
 // issuer that names the bucket, answers. It returns nil if ctx ends.
-func awaitTargets(ctx context.Context, c *cli.Context, p *publish.Publisher, log *slog.Logger) error {
-	if len(cli.Values(c, "to")) > 0 {
-		return openTargets(c, p)
+func awaitTargets(ctx context.Context, publication publication, publisher *publish.Publisher, log *slog.Logger) error {
+	if len(publication.targets) > 0 {
+		return publication.openTargets(ctx, publisher)
 	}
 	failures := service.NewFailures(log)
 	permanent := func(err error) bool {
@@ -100,7 +98,7 @@ func awaitTargets(ctx context.Context, c *cli.Context, p *publish.Publisher, log
 		return errors.As(err, &usage) || errors.Is(err, publish.ErrRefused)
 	}
 	report := func(err error) { failures.Report("fetch of the issuer", err) }
-	err := retry.Do(ctx, func() error { return openTargets(c, p) }, permanent, report)
+	err := retry.Do(ctx, func() error { return publication.openTargets(ctx, publisher) }, permanent, report)
 	if err == nil && ctx.Err() == nil {
 		report(nil)
 	}
