@@ -13,7 +13,7 @@ const MaxObjectSize = 1 << 20
 
 var (
 	// ErrPrecondition is wrapped by the error of a Put whose Precondition no
-	// longer held: another writer was faster.
+	// longer held: another writer came first.
 	ErrPrecondition = errors.New("the object changed since it was read")
 
 	// ErrTooLarge is wrapped by the error of a Get or Put of an object above
@@ -34,14 +34,14 @@ var (
 type Backend interface {
 	// Get returns the object of that name with its metadata and version. The
 	// error of an absent object wraps fs.ErrNotExist; a missing bucket is a
-	// different error, which says how to mend it.
+	// different error, which names the fix.
 	Get(ctx context.Context, name string) (Object, error)
 
 	// Put writes the object whole if the precondition holds, or leaves what
 	// was there untouched. When it returns nil the object is durable and a
 	// Get returns it. A lost race wraps ErrPrecondition. The error of a write
-	// whose acknowledgement was lost is whatever the store's client saw: the
-	// caller reads back and judges.
+	// whose acknowledgement was lost is that of the store's client: the caller
+	// reads back and compares.
 	//
 	// Object.Version is ignored: Precondition alone says what is overwritten.
 	Put(ctx context.Context, object Object, precondition Precondition) error

@@ -141,6 +141,9 @@ func (p *planner) forgetRevoked() {
 			p.plan.Unknown = append(p.plan.Unknown, id)
 		}
 		if m.Revoked == nil {
+			if slices.Contains(p.policy.revokedElsewhere, id) {
+				p.warn("key %q is revoked on another target, and is now revoked on this one too", id)
+			}
 			m.Revoked = &p.latest
 		}
 		m.JWK = ""

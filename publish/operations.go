@@ -56,7 +56,7 @@ func (j *job) confirmState(ctx context.Context) error {
 	return nil
 }
 
-// probePoll is how often another replica's open probe is looked at.
+// probePoll is the time between two reads of another replica's open probe.
 const probePoll = time.Second
 
 // waitsForProbe reports whether another replica probes the store and may still

@@ -377,6 +377,26 @@ func TestAnOldFirstSnapshot(t *testing.T) {
 	})
 }
 
+// TestAGapByTheWallClock, as of a suspended machine whose monotonic clock stood
+// still, makes it fetch again.
+func TestAGapByTheWallClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store, fetches := keyring{}, new(backendtest.Memory), 0
+		var suspended time.Duration
+		p := publisher(source(func() (discovery.Snapshot, error) { fetches++; return r.snapshot("a"), nil }), store)
+		p.Now = func() time.Time { return time.Now().Add(suspended) }
+		mustPublish(t, p)
+		for _, gap := range []time.Duration{0, time.Hour} {
+			fetches = 0
+			store.BeforeGet = func(string) error { suspended += gap; store.BeforeGet = nil; return nil }
+			mustPublish(t, p)
+			if want := 1 + int(gap/time.Hour); fetches != want {
+				t.Errorf("after a gap of %v, %d fetches, want %d", gap, fetches, want)
+			}
+		}
+	})
+}
+
 // TestAFreshFirstSnapshot saves a fetch.
 func TestAFreshFirstSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -71,7 +71,7 @@ func watchAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	publisher.Log, config.Publisher = log, publisher
+	publisher.Log, publisher.Replicated, config.Publisher = log, true, publisher
 	defer func() { closeTargets(publisher.Targets) }()
 	return service.Run(c.Context, c.String("admin-listen"), func(ctx context.Context, registry prometheus.Registerer) (service.Worker, error) {
 		if err := awaitTargets(ctx, publication, publisher, log); err != nil || ctx.Err() != nil {

@@ -1,5 +1,4 @@
-// Package watch keeps an issuer published: it runs a publish.Publisher for as
-// long as it lives, one replica at a time where leaders are elected, looks at
-// the public side as a relying party does, and says in logs, metrics and health
-// endpoints how it fares.
+// Package watch keeps an issuer published: it runs a publish.Publisher until it
+// is stopped, verifies the public side as a relying party does, and reports in
+// logs, metrics and health endpoints. Any number of replicas may run at once.
 package watch

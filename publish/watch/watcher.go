@@ -15,14 +15,14 @@ import (
 	"oidc-publisher/publish"
 )
 
-// Config says what to watch, and how. Nudge, Transport and Follower are optional.
+// Config is what to watch, and how. Nudge, Transport and Follower are optional.
 type Config struct {
 	// Publisher's proof is left to the watcher, which sets NoVerify.
 	Publisher *publish.Publisher
-	// Interval lies between two looks at the cluster, VerifyInterval between
-	// two looks at the public issuer; 0 leaves the public side unread.
+	// Interval is the time between two passes, VerifyInterval between two checks
+	// of the public issuer; 0 for none.
 	Interval, VerifyInterval time.Duration
-	// Nudge makes it look at once.
+	// Nudge starts a pass at once.
 	Nudge <-chan struct{}
 	// Transport reads the public issuer; nil is an anonymous one.
 	Transport http.RoundTripper
@@ -61,7 +61,7 @@ const slack = 3 * time.Minute
 
 // New makes a watcher whose metrics are in the registry.
 func New(c Config, registry prometheus.Registerer) *Watcher {
-	c.Publisher.NoVerify, c.Publisher.Replicated = true, true
+	c.Publisher.NoVerify = true
 	return &Watcher{
 		Config:   c,
 		metrics:  newMetrics(registry, c.Publisher),
