@@ -44,8 +44,8 @@ type publication struct {
 	timeout time.Duration
 }
 
-// readPublication reads the flags. tunnelled is for a serve whose public URL
-// becomes the issuer if no flag names one.
+// readPublication reads the flags. If tunnelled, the public URL of the tunnel may
+// become the issuer.
 func readPublication(c *cli.Context, tunnelled bool) (publication, error) {
 	p := publication{timeout: c.Duration("timeout")}
 	var err error

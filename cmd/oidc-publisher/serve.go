@@ -54,8 +54,8 @@ second.
 With --tunnel, ssh -R makes it public through an SSH server, with your ssh
 configuration: one of your own, whose public URL --issuer names, or a public
 tunnel service, which announces the URL that becomes the issuer. The operator of
-that server can issue identities for your cluster, unless TLS ends here
-(--tls-cert): use it for clusters that guard nothing.
+that server can impersonate your issuer, unless TLS ends here (--tls-cert): test
+clusters only.
 
 Standard output is the public URL as soon as it is known or, with --output json,
 one JSON object per event.

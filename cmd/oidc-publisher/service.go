@@ -29,7 +29,7 @@ type exchangeService struct {
 	exchangeExamples, pullSecretExamples string
 }
 
-// exchangeTarget is where, and as whom, one run exchanges tokens.
+// exchangeTarget is the service and the account of one run.
 type exchangeTarget struct {
 	exchanger exchange.Exchanger
 	// tokenFile has the token if no flag names one.

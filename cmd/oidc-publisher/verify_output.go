@@ -15,9 +15,8 @@ import (
 )
 
 // renderVerify writes a report as text, json or junit. Remote servers wrote
-// parts of it, so control characters come out escaped in every format. Text is
-// coloured only where the caller says so. Text and JSON end with what to enter
-// at services so that they trust the token.
+// parts of it, so control characters come out escaped in every format. Text and
+// JSON end with what to configure at services so that they trust the token.
 func renderVerify(w io.Writer, report verify.Report, format string, colour bool, trust ...explain.Trust) error {
 	switch format {
 	case "text":
@@ -152,8 +151,8 @@ func trustText(trust []explain.Trust) string {
 	return out.String()
 }
 
-// The JUnit form: one suite, one case per check. A warning is a passed case
-// that says it on its standard output, for JUnit knows no warnings.
+// The JUnit form: one suite, one case per check. JUnit has no
+// warnings, so a warning is a passed case with output.
 type junitSuites struct {
 	XMLName xml.Name   `xml:"testsuites"`
 	Suite   junitSuite `xml:"testsuite"`

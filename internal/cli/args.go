@@ -27,8 +27,11 @@ func CheckArgs(c *Context, names ...string) error {
 }
 
 // flagsFirst moves a command's flags before its arguments, because urfave takes
-// every flag after the first argument for an argument.
+// every flag after the first argument for an argument. Help needs no arguments.
 func flagsFirst(app *App, args []string) []string {
+	if len(args) > 2 && args[1] == "help" {
+		args = slices.Concat(args[:1], args[2:], []string{"--help"})
+	}
 	if len(args) < 3 || args[len(args)-1] == "--generate-bash-completion" {
 		return args
 	}
@@ -36,7 +39,7 @@ func flagsFirst(app *App, args []string) []string {
 	if command == nil {
 		return args
 	}
-	names, flags, arguments := args[:2:2], []string{}, []string{}
+	names, flags, arguments, help := args[:2:2], []string{}, []string{}, false
 	for rest := args[2:]; len(rest) > 0; rest = rest[1:] {
 		arg := rest[0]
 		subcommand := command.Command(arg)
@@ -46,15 +49,25 @@ func flagsFirst(app *App, args []string) []string {
 			rest = rest[:1]
 		case subcommand != nil && len(arguments) == 0:
 			command, names = subcommand, append(names, arg)
+		case isHelp(command, arg):
+			help = true
 		case len(arg) < 2 || arg[0] != '-':
 			arguments = append(arguments, arg)
 		default:
 			flags = append(flags, arg)
-			if takesValue(command, arg) && len(rest) > 1 {
-				flags = append(flags, rest[1])
-				rest = rest[1:]
+			if !takesValue(command, arg) || len(rest) < 2 {
+				continue
 			}
+			if strings.HasPrefix(rest[1], "--") && flagOf(command, rest[1]) != nil {
+				return append(names, arg) // without its value: --to --dry-run
+			}
+			flags = append(flags, rest[1])
+			rest = rest[1:]
 		}
+	}
+	unknownSubcommand := len(command.Subcommands) > 0 && len(arguments) > 0
+	if help && !unknownSubcommand {
+		return append(names, "--help")
 	}
 	sorted := slices.Concat(names, flags)
 	if len(arguments) > 0 {
@@ -63,14 +76,24 @@ func flagsFirst(app *App, args []string) []string {
 	return sorted
 }
 
+func isHelp(command *Command, arg string) bool {
+	return slices.Contains([]string{"--help", "-help", "-h"}, arg) || arg == "help" && len(command.Subcommands) > 0
+}
+
 // takesValue reports whether the next argument is the value of this flag.
 func takesValue(command *Command, arg string) bool {
-	given := strings.TrimLeft(arg, "-")
+	flag := flagOf(command, arg)
+	_, isBool := flag.(*urfave.BoolFlag)
+	return flag != nil && !isBool && !strings.Contains(arg, "=")
+}
+
+// flagOf returns the flag of an argument such as --to or --to=x, or nil.
+func flagOf(command *Command, arg string) Flag {
+	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 	for _, flag := range command.Flags {
-		if slices.Contains(flag.Names(), given) {
-			_, isBool := flag.(*urfave.BoolFlag)
-			return !isBool
+		if slices.Contains(flag.Names(), name) {
+			return flag
 		}
 	}
-	return false
+	return nil
 }

@@ -68,6 +68,7 @@ func TestArguments(t *testing.T) {
 		{"publish --to a,b --to c", `oidc-publisher publish to=["a,b" "c"] grace=24h0m0s dry=false args=[]`},
 		{"verify https://a --grace 1h --dry-run", `oidc-publisher verify to=[] grace=1h0m0s dry=true args=["https://a"]`},
 		{"verify --dry-run https://a --grace=1h", `oidc-publisher verify to=[] grace=1h0m0s dry=true args=["https://a"]`},
+		{"publish --to -x --to --y", `oidc-publisher publish to=["-x" "--y"] grace=24h0m0s dry=false args=[]`},
 		{"verify -- --grace", "oidc-publisher verify " + none + ` args=["--grace"]`},
 		{"verify -", "oidc-publisher verify " + none + ` args=["-"]`},
 		{"exchange cloudsmith --grace 0", "oidc-publisher exchange cloudsmith to=[] grace=0s dry=false args=[]"},
@@ -90,6 +91,9 @@ func TestUsageErrors(t *testing.T) {
 		want []string
 	}{
 		{"pubish", []string{`error: there is no command "pubish"`, `hint: Did you mean "publish"? Otherwise see oidc-publisher --help`}},
+		{"help pubish", []string{`error: there is no command "pubish"`}},
+		{"help exchange clodsmith", []string{`error: there is no command "exchange clodsmith"`}},
+		{"exchange clodsmith --help", []string{`error: there is no command "exchange clodsmith"`, `Did you mean "cloudsmith"?`}},
 		{"publish --dry-rn", []string{"error: there is no flag --dry-rn", `hint: Did you mean "--dry-run"? Otherwise see oidc-publisher publish --help`}},
 		{"--dry-run publish", []string{"error: there is no flag --dry-run"}},
 		{"publish extra", []string{`error: unexpected argument "extra"`}},
@@ -100,6 +104,8 @@ func TestUsageErrors(t *testing.T) {
 		{"exchange cloudsmith chek image", []string{`error: there is no command "exchange cloudsmith chek"`, `Did you mean "check"?`}},
 		{"exchange gcp extra", []string{`error: unexpected argument "extra"`}},
 		{"publish --grace", []string{"error: --grace needs a value", "hint: see oidc-publisher publish --help"}},
+		{"publish --to --dry-run", []string{"error: --to needs a value"}},
+		{"publish --to --grace=1h", []string{"error: --to needs a value"}},
 		{"publish --grace 24", []string{"error: --grace 24: use a unit, such as 24h", "hint: see oidc-publisher publish --help"}},
 		{"publish --timeout 5", []string{"error: --timeout 5: use a unit, such as 5s"}},
 		{"publish --min 45", []string{"error: --min 45: use a unit, such as 45s"}},
@@ -172,7 +178,8 @@ func TestExitCodes(t *testing.T) {
 
 // TestHelp: on stdout, with exit code 0, and without defaults that say nothing.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "--help", "help", "publish --help", "help publish", "exchange cloudsmith --help", "--version"} {
+	for _, args := range []string{"", "--help", "help", "publish --help", "help publish", "exchange cloudsmith --help", "--version",
+		"verify https://a --help", "verify --help https://a", "publish --to a -h", "help exchange", "help exchange cloudsmith check", "exchange help", "help --help"} {
 		code, _, stdout, stderr := program(t, strings.Fields(args)...)
 		if code != cli.ExitDone || stdout == "" || stderr != "" {
 			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, code, stdout, stderr)
@@ -180,6 +187,9 @@ func TestHelp(t *testing.T) {
 		if strings.Contains(stdout, "(default: false)") || strings.Contains(stdout, "24h0m0s") {
 			t.Errorf("%q: %s", args, stdout)
 		}
+	}
+	if _, _, stdout, _ := program(t, "help", "exchange", "cloudsmith"); !strings.Contains(stdout, "oidc-publisher exchange cloudsmith [") {
+		t.Error(stdout)
 	}
 	_, _, stdout, _ := program(t, "publish", "--help")
 	if !strings.Contains(stdout, "(default: 24h)") {

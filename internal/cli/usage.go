@@ -31,9 +31,6 @@ func noCommand(c *Context) error {
 	}
 	given := c.Args().First()
 	if given == "help" {
-		if c.NArg() > 1 {
-			return urfave.ShowCommandHelp(c, c.Args().Get(1))
-		}
 		return urfave.ShowAppHelp(c)
 	}
 	return unknownCommand(c.App.Commands, given, given, "see "+Name+" --help")

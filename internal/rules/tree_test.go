@@ -43,6 +43,11 @@ var forbidden = []struct {
 		except:  regexp.MustCompile(`_test\.go$|^internal/(fake|testserver)/|^backends/backendtest/`),
 	},
 	{
+		reason:  "a flag is read once, and never written",
+		pattern: regexp.MustCompile(`\bc\.Set\(`),
+		files:   regexp.MustCompile(`^cmd/.*\.go$`),
+	},
+	{
 		reason:  "the address of somebody's package mirror",
 		pattern: regexp.MustCompile(`"resolved"\s*:`),
 		files:   regexp.MustCompile(`package-lock\.json$`),
@@ -108,6 +113,8 @@ func TestFaultsOf(t *testing.T) {
 		{"a.go", "io.ReadAll(in)", true},
 		{"a.go", "io.ReadAll(io.LimitReader(in, 1))", false},
 		{"a_test.go", "io.ReadAll(in)", false},
+		{"cmd/a/a.go", `c.Set("issuer", url)`, true},
+		{"cmd/a/a.go", `f.Set(value)`, false},
 		{"testdata/servers/package-lock.json", `"resolved": "x"`, true},
 	} {
 		if faults := faultsOf(c.name, c.content); (len(faults) > 0) != c.fault {
