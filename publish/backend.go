@@ -12,16 +12,16 @@ import (
 const MaxObjectSize = 1 << 20
 
 var (
-	// ErrPrecondition is wrapped by the error of a Put whose Precondition no
-	// longer held: another writer came first.
+	// ErrPrecondition is wrapped by the error of a Put whose Precondition did not
+	// hold: another writer came first.
 	ErrPrecondition = errors.New("the object changed since it was read")
 
 	// ErrTooLarge is wrapped by the error of a Get or Put of an object above
 	// MaxObjectSize.
 	ErrTooLarge = errors.New("object is larger than 1 MiB")
 
-	// ErrInvalidName is wrapped by the error of a Get or Put whose object name
-	// is not a slash-separated relative path in the sense of fs.ValidPath.
+	// ErrInvalidName is wrapped by the error of a Get or Put of an object whose
+	// name is not a slash-separated relative path in the sense of fs.ValidPath.
 	ErrInvalidName = errors.New("invalid object name")
 
 	// ErrClosed is wrapped by the error of any call after Close.
@@ -40,10 +40,10 @@ type Backend interface {
 	// Put writes the object whole if the precondition holds, or leaves what
 	// was there untouched. When it returns nil the object is durable and a
 	// Get returns it. A lost race wraps ErrPrecondition. The error of a write
-	// whose acknowledgement was lost is that of the store's client: the caller
+	// that lost its acknowledgement is that of the store's client: the caller
 	// reads back and compares.
 	//
-	// Object.Version is ignored: Precondition alone says what is overwritten.
+	// Object.Version is ignored: only Precondition decides what is overwritten.
 	Put(ctx context.Context, object Object, precondition Precondition) error
 
 	// Close frees what the backend holds. Calls after it fail with ErrClosed.
@@ -59,7 +59,7 @@ type Object struct {
 	// ContentType and CacheControl are HTTP header values.
 	ContentType  string
 	CacheControl string
-	// BytesOnly is set by a backend whose store keeps no metadata (a
+	// BytesOnly is set by a backend without metadata in its store (a
 	// directory): ContentType and CacheControl are then unknown, not empty.
 	BytesOnly bool
 	// Version identifies this very state of the object to the backend that
@@ -75,7 +75,7 @@ func (o Object) Same(other Object) bool {
 			o.ContentType == other.ContentType && o.CacheControl == other.CacheControl)
 }
 
-// Precondition says what must be in the store for a Put to take place. The
+// Precondition is what must be in the store for a Put to take place. The
 // zero value demands that nothing is there.
 type Precondition struct{ version string }
 

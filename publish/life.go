@@ -19,7 +19,7 @@ func (p *planner) checkMaterial() {
 		case p.policy.TakeOver:
 			p.memory[key.ID] = remember(key, p.latest)
 		default:
-			p.refuse("key %q: was seen with other key material on %s. The key was replaced under its ID: find out by whom. "+
+			p.refuse("key %q: was seen with other key material on %s. Another writer or the signer replaced the key under its ID: find out which. "+
 				"To drop it whatever its material, use --revoke; to accept the new one, --take-over", key.ID, seen.FirstSeen.Format(time.DateOnly))
 		}
 	}
@@ -177,7 +177,7 @@ func (p *planner) checkCanary(live []discovery.Key) {
 			"Finish the rotation on every API server", canary.KeyID)
 	}
 	if discovery.Issuer(canary.Issuer) != p.plan.Issuer && !p.policy.AheadOfIssuerChange {
-		p.refuse("a new token says its issuer is %q, and the discovery document says %q: give --service-account-issuer=%s first on every API server",
+		p.refuse("a new token has the issuer %q, and the discovery document %q: give --service-account-issuer=%s first on every API server",
 			canary.Issuer, p.plan.Issuer, p.plan.Issuer)
 	}
 }

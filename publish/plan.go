@@ -136,7 +136,7 @@ func (p Plan) Refused() error {
 // ErrRefused is wrapped by the error of a publication that a rule forbids.
 var ErrRefused = errors.New("refused")
 
-// RefusedError says which rules forbid a publication. It wraps ErrRefused.
+// RefusedError lists the rules that forbid a publication. It wraps ErrRefused.
 type RefusedError struct{ Reasons []error }
 
 func (e *RefusedError) Error() string { return errors.Join(e.Reasons...).Error() }
@@ -333,7 +333,7 @@ func (p *planner) seedMemory(salvaged []keyMemory) {
 		}
 		m.Revoked, m.JWK = k.Revoked, ""
 		p.memory[k.KeyID] = m
-		p.warn("key %q was revoked, and %s no longer says so: it is revoked again. Another writer replaced that object", k.KeyID, StateName)
+		p.warn("key %q was revoked, and %s does not record it: it is revoked again. Another writer replaced that object", k.KeyID, StateName)
 	}
 }
 
@@ -395,7 +395,7 @@ func (p *planner) write(live []discovery.Key) {
 }
 
 // algorithms are those that the document must list for the keys: relying
-// parties refuse a token whose algorithm is not listed, and a retired key may
+// parties refuse tokens of an algorithm that is not listed, and a retired key may
 // have another than the cluster's present ones.
 func algorithms(keys []discovery.Key) []string {
 	var algorithms []string

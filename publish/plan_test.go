@@ -299,9 +299,9 @@ func TestLifeOfKeys(t *testing.T) {
 	}
 }
 
-// TestAClockThatIsAhead of the cluster's drops no key whose grace is not over by
-// both, as a machine does that starts with a clock a day ahead. The tokens are
-// stamped by the cluster's.
+// TestAClockThatIsAhead of the API server's, as of a machine that starts with a
+// wrong one, drops no key before its grace period is over by both: the API server
+// stamps the tokens.
 func TestAClockThatIsAhead(t *testing.T) {
 	const warning = "clock is ahead"
 	for name, tc := range map[string]struct {
@@ -341,9 +341,8 @@ func TestAClockThatIsAhead(t *testing.T) {
 	}
 }
 
-// TestAClockThatIsBehind the cluster's, as a machine's that has none while it is
-// off, takes nothing from a grace: whoever comes next with the right one would
-// else find it over.
+// TestAClockThatIsBehind the API server's shortens no grace period: a publisher
+// with the right clock would find it over.
 func TestAClockThatIsBehind(t *testing.T) {
 	for name, tc := range map[string]struct {
 		behind time.Duration
@@ -506,7 +505,7 @@ func TestRefusals(t *testing.T) {
 
 		{"the signing key is listed", nil, signing("a", issuer), day, ""},
 		{"the signing key is not listed", nil, signing("z", issuer), day, `signs tokens with key "z"`},
-		{"tokens name another issuer", nil, signing("a", "https://other.example.com"), day, "a new token says its issuer"},
+		{"tokens name another issuer", nil, signing("a", "https://other.example.com"), day, "a new token has the issuer"},
 		{"tokens name another issuer, ahead of the change", nil, signing("a", issuer), publish.Policy{Issuer: "https://new.example.com", AheadOfIssuerChange: true}, ""},
 		{"the signing key is retired", func(s *store) { published(r, "z")(s) }, signing("z", issuer), day, ""},
 	} {
@@ -736,7 +735,7 @@ func TestDocumentAheadOfAnIssuerChange(t *testing.T) {
 	}
 }
 
-func TestSigningWithARetiredKeyIsSaid(t *testing.T) {
+func TestSigningWithARetiredKeyIsReported(t *testing.T) {
 	r, s := keyring{}, newStore(t)
 	published(r, "z")(s)
 	snapshot := r.snapshot("a")
@@ -766,8 +765,8 @@ func TestTakeOverOfAnotherIssuer(t *testing.T) {
 	}
 }
 
-// TestDriftIsSaid: a repair wipes out the traces of whoever made it needed.
-func TestDriftIsSaid(t *testing.T) {
+// TestDriftIsReported: a repair removes the traces of the other writer.
+func TestDriftIsReported(t *testing.T) {
 	other := keyring{}
 	for name, tc := range map[string]struct {
 		public func(keyring) string

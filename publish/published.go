@@ -17,7 +17,7 @@ type Published struct {
 	Target   string
 	Document discovery.Document
 	Keys     discovery.KeySet
-	// GraceEnds says when each retired key will be dropped.
+	// GraceEnds is when each retired key will be dropped.
 	GraceEnds map[string]time.Time
 	// Since is when the documents were last written, or first found.
 	Since time.Time

@@ -37,7 +37,7 @@ type Target struct {
 }
 
 // ErrUnconditional is wrapped by the error of a target whose store accepts
-// writes whose precondition does not hold.
+// writes although their precondition does not hold.
 var ErrUnconditional = errors.New("the store ignores the conditions of a write")
 
 const (
@@ -64,8 +64,8 @@ type Publisher struct {
 	DryRun bool
 	// NoVerify leaves the public issuer unread after a pass.
 	NoVerify bool
-	// Replicated says that other replicas may be at work: a probe of the store
-	// that another one has begun is waited for.
+	// Replicated is set if other replicas may run: a probe of the store that
+	// another one has begun is waited for.
 	Replicated bool
 	// Client reads the public issuer back; nil is an anonymous one.
 	Client *http.Client
@@ -196,7 +196,7 @@ func (p *Publisher) fetchAgain(ctx context.Context, last fetched) (fetched, erro
 		return last, err
 	}
 	if next.Document.Issuer() != last.Document.Issuer() {
-		return last, fmt.Errorf("the cluster's issuer changed from %q to %q meanwhile: try again", last.Document.Issuer(), next.Document.Issuer())
+		return last, fmt.Errorf("the cluster's issuer changed from %q to %q during the pass: try again", last.Document.Issuer(), next.Document.Issuer())
 	}
 	return next, nil
 }

@@ -219,7 +219,7 @@ func TestClustersRace(t *testing.T) {
 	}
 }
 
-func TestStoreThatIgnoresConditionsIsFoundOut(t *testing.T) {
+func TestStoreThatIgnoresConditionsIsRefused(t *testing.T) {
 	for _, store := range []*backendtest.Memory{{IgnoreAbsent: true, IgnoreVersion: true}, {IgnoreAbsent: true}, {IgnoreVersion: true}} {
 		findOut(t, store)
 	}
@@ -493,8 +493,8 @@ func TestCopiesOfTheIssuer(t *testing.T) {
 	wantIDs(t, "copy", publicIn(t, replica), "a")
 }
 
-// TestAnotherPublisherComesBetweenTwoReads: whatever it did whole between any
-// two of our reads, we don't undo.
+// TestAnotherPublisherComesBetweenTwoReads: a pass that it completes between any
+// two of our reads is not undone.
 func TestAnotherPublisherComesBetweenTwoReads(t *testing.T) {
 	for _, between := range []string{publish.StateName, discovery.JWKSPath, discovery.ConfigurationPath} {
 		for what, other := range map[string]struct {
@@ -524,8 +524,8 @@ func TestAnotherPublisherComesBetweenTwoReads(t *testing.T) {
 	}
 }
 
-// TestRevokingWhatNobodyKnows is a slip of the pen, and changes nothing.
-func TestRevokingWhatNobodyKnows(t *testing.T) {
+// TestRevokingAnUnknownKey is a slip of the pen, and changes nothing.
+func TestRevokingAnUnknownKey(t *testing.T) {
 	r, knows, fresh := keyring{}, new(backendtest.Memory), new(backendtest.Memory)
 	mustPublish(t, publisher(fixed(r.snapshot("a", "b")), knows))
 	p := publisher(fixed(r.snapshot("b")), knows, fresh)
@@ -571,9 +571,9 @@ func TestSilentWriteIsGivenUp(t *testing.T) {
 	})
 }
 
-// TestAStoreThatWasEmptied, as by deleting a bucket and making it anew, gets
-// back what this process knows: retired keys until their grace ends, and that
-// revoked ones are revoked.
+// TestAStoreThatWasEmptied, as by deleting and recreating a bucket, gets back what
+// this process remembers: retired keys until their grace period ends, and
+// revocations.
 func TestAStoreThatWasEmptied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
@@ -606,8 +606,8 @@ func TestAStoreThatWasEmptied(t *testing.T) {
 	})
 }
 
-// TestAStoreThatIsSomebodyElsesNow, under the same name, is not overwritten.
-func TestAStoreThatIsSomebodyElsesNow(t *testing.T) {
+// TestAStoreThatBelongsToAnotherClusterNow, under the same name, is not overwritten.
+func TestAStoreThatBelongsToAnotherClusterNow(t *testing.T) {
 	r, store, theirs := keyring{}, new(backendtest.Memory), new(backendtest.Memory)
 	p := publisher(fixed(r.snapshot("a")), store)
 	mustPublish(t, p)
@@ -627,9 +627,9 @@ func TestAStoreThatIsSomebodyElsesNow(t *testing.T) {
 	wantIDs(t, "public", publicIn(t, store), "z")
 }
 
-// TestAnOldLookIsNotPlannedWith: while this publisher reads a slow store,
+// TestAnOldSnapshotIsFetchedAgain: while this publisher reads a slow store,
 // another adds a key that the cluster lists by then.
-func TestAnOldLookIsNotPlannedWith(t *testing.T) {
+func TestAnOldSnapshotIsFetchedAgain(t *testing.T) {
 	for _, slow := range []time.Duration{0, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			r, store := keyring{}, new(backendtest.Memory)

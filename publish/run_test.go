@@ -71,7 +71,7 @@ func TestRunFollowsANudge(t *testing.T) {
 	})
 }
 
-func TestRunRestsThoughNudgedAllTheTime(t *testing.T) {
+func TestRunRestsBetweenNudges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nudge := make(chan struct{})
 		close(nudge)
@@ -89,7 +89,7 @@ func TestRunOutlivesAnOutage(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
 		before, after := r.snapshot("a"), r.snapshot("b")
 		began := time.Now()
-		short, long := 9*time.Second, time.Hour // from between two looks to after the next one
+		short, long := 9*time.Second, time.Hour // from between two passes to after the next one
 		var down time.Duration
 		from := source(func() (discovery.Snapshot, error) {
 			switch since := time.Since(began); {
@@ -127,8 +127,8 @@ func TestRunOutlivesAnOutage(t *testing.T) {
 	})
 }
 
-// TestRunOutlivesAnOutageAtALongInterval: it looks soon after the end of an
-// outage, though it looks once an hour when all is well.
+// TestRunOutlivesAnOutageAtALongInterval: it publishes soon after the
+// end of an outage, although its interval is an hour.
 func TestRunOutlivesAnOutageAtALongInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, snapshot := time.Now(), keyring{}.snapshot("a")
@@ -152,9 +152,9 @@ func TestRunOutlivesAnOutageAtALongInterval(t *testing.T) {
 	})
 }
 
-// TestRunIsPatientAgainAfterEachOutage: the second one is retried as soon as the
+// TestRunRetriesSoonAfterEachOutage: the second one is retried as soon as the
 // first.
-func TestRunIsPatientAgainAfterEachOutage(t *testing.T) {
+func TestRunRetriesSoonAfterEachOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		looks, snapshot := 0, keyring{}.snapshot("a")
 		passes, _ := runFor(t, publisher(source(func() (discovery.Snapshot, error) {
@@ -179,7 +179,7 @@ type busy struct{ after time.Duration }
 func (b busy) Error() string             { return "busy" }
 func (b busy) RetryAfter() time.Duration { return b.after }
 
-func TestRunHeedsRetryAfter(t *testing.T) {
+func TestRunHonoursRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		passes, _ := runFor(t, publisher(source(func() (discovery.Snapshot, error) {
 			return discovery.Snapshot{}, fmt.Errorf("server: %w", busy{20 * time.Second})
@@ -190,8 +190,8 @@ func TestRunHeedsRetryAfter(t *testing.T) {
 	})
 }
 
-// TestRunHeedsNoMistake: a server can't send it away for a day.
-func TestRunHeedsNoMistake(t *testing.T) {
+// TestRunBoundsRetryAfter: a server can't send it away for a day.
+func TestRunBoundsRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		passes, _ := runFor(t, publisher(source(func() (discovery.Snapshot, error) {
 			return discovery.Snapshot{}, busy{24 * time.Hour}
@@ -215,7 +215,7 @@ func TestRunFollowsAnExternalSigner(t *testing.T) {
 	})
 }
 
-func TestRunEndsWhereTheTargetIsSomebodyElses(t *testing.T) {
+func TestRunEndsIfTheTargetBelongsToAnotherCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
 		p := publisher(fixed(r.snapshot("a")), store)
@@ -227,8 +227,8 @@ func TestRunEndsWhereTheTargetIsSomebodyElses(t *testing.T) {
 	})
 }
 
-// TestRunEndsWhereTheFirstWholeLookFindsSomebodyElse, though looks failed before.
-func TestRunEndsWhereTheFirstWholeLookFindsSomebodyElse(t *testing.T) {
+// TestRunEndsAtTheFirstCompletePass, although passes failed before.
+func TestRunEndsAtTheFirstCompletePass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
 		p := publisher(fixed(r.snapshot("a")), store)
@@ -246,9 +246,9 @@ func TestRunEndsWhereTheFirstWholeLookFindsSomebodyElse(t *testing.T) {
 	})
 }
 
-// TestRunStaysWhenTheTargetIsTakenOver: what was ours at the start may be
+// TestRunGoesOnWhenTheTargetIsTakenOver: what was ours at the start may be
 // handed back, so the loop only complains.
-func TestRunStaysWhenTheTargetIsTakenOver(t *testing.T) {
+func TestRunGoesOnWhenTheTargetIsTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
 		p := publisher(fixed(r.snapshot("a")), store)
@@ -265,8 +265,8 @@ func TestRunStaysWhenTheTargetIsTakenOver(t *testing.T) {
 	})
 }
 
-// TestRunFinishesTheWriteInHand: the end comes while keys are written.
-func TestRunFinishesTheWriteInHand(t *testing.T) {
+// TestRunFinishesTheWriteInProgress: the end comes while keys are written.
+func TestRunFinishesTheWriteInProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -289,8 +289,8 @@ func TestRunFinishesTheWriteInHand(t *testing.T) {
 	})
 }
 
-// TestRunDoesNotWaitForEver for a write in hand that hangs.
-func TestRunDoesNotWaitForEver(t *testing.T) {
+// TestRunGivesUpAWriteThatHangs for a write in hand that hangs.
+func TestRunGivesUpAWriteThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory))
 		ctx, cancel := context.WithCancel(t.Context())

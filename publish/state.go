@@ -55,8 +55,8 @@ type keyMemory struct {
 	Relisted bool       `json:"relisted,omitempty"`
 	Revoked  *time.Time `json:"revoked,omitempty"`
 	Dropped  *time.Time `json:"dropped,omitempty"`
-	// JWK is the key itself, byte for byte, for as long as it is public, so
-	// that a public set that was damaged can be restored whole.
+	// JWK is the key itself, byte for byte, while it is public, so that a
+	// damaged public set can be restored.
 	JWK string `json:"jwk,omitempty"`
 
 	// key is JWK parsed.

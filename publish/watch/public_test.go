@@ -99,7 +99,7 @@ func (s *site) status(code int) func(*http.Request) (*http.Response, error) {
 	return func(r *http.Request) (*http.Response, error) { return answered(r, code, nil, s.until), nil }
 }
 
-func TestPublicSideIsLookedAt(t *testing.T) {
+func TestPublicSideIsChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
 		defer s.begin()()
@@ -115,8 +115,8 @@ func TestPublicSideIsLookedAt(t *testing.T) {
 	})
 }
 
-// TestPublicSideFaults: each is one line when it comes, one when it goes, and counted.
-func TestPublicSideFaults(t *testing.T) {
+// TestPublicSideFailures: each is one line when it comes, one when it goes, and counted.
+func TestPublicSideFailures(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 	for _, tc := range []struct {
 		name, says, verdict string
@@ -207,8 +207,8 @@ func TestACacheInFront(t *testing.T) {
 	}
 }
 
-// TestTheEndDuringALook is no fault of the public side.
-func TestTheEndDuringALook(t *testing.T) {
+// TestTheEndDuringACheck is no fault of the public side.
+func TestTheEndDuringACheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
 		end := s.begin()
@@ -221,7 +221,7 @@ func TestTheEndDuringALook(t *testing.T) {
 				return nil, r.Context().Err()
 			}
 		})
-		after(17 * time.Second) // 65 s after the start it looks again, until 80 s at least
+		after(17 * time.Second) // 65 s after the start it checks again, until 80 s at least
 		end()
 		if !looking {
 			t.Error("it did not look")
@@ -247,7 +247,7 @@ func TestCertificateNearItsEnd(t *testing.T) {
 	})
 }
 
-// TestPublishedAheadOfTheIssuersChange is right though the cluster says
+// TestPublishedAheadOfTheIssuersChange passes although the cluster has
 // something else.
 func TestPublishedAheadOfTheIssuersChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -289,7 +289,7 @@ func (s *settings) Set(v float64) {
 	s.all = append(s.all, v)
 }
 
-// TestCertificateGaugeIsSetOnce a look: a scrape must not find it at 0, which
+// TestCertificateGaugeIsSetOnce a check: a scrape must not find it at 0, which
 // means that there is none.
 func TestCertificateGaugeIsSetOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -216,8 +216,8 @@ func (w *world) wantHealth(live, ready int) {
 	}
 }
 
-// TestOneLineWhenTheWorldChanges and none otherwise.
-func TestOneLineWhenTheWorldChanges(t *testing.T) {
+// TestOneLineForEachChange and none otherwise.
+func TestOneLineForEachChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		defer w.begin()()
@@ -388,8 +388,8 @@ func TestHealth(t *testing.T) {
 	})
 }
 
-// TestRepairs: what somebody else changed is set right within an interval, and
-// told from what the cluster changed.
+// TestRepairs: what another writer changed is repaired within an interval, and
+// is not taken for a change of the cluster.
 func TestRepairs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -411,8 +411,8 @@ func TestRepairs(t *testing.T) {
 	})
 }
 
-// TestWarningsAreToldOnce, also if looks fail in between.
-func TestWarningsAreToldOnce(t *testing.T) {
+// TestWarningsAreLoggedOnce, also if fetches fail in between.
+func TestWarningsAreLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.snapshot.Warnings = []string{"the signing key could not be checked"}
@@ -433,7 +433,7 @@ func TestWarningsAreToldOnce(t *testing.T) {
 	})
 }
 
-// TestTakeOverHoldsOnce: two who may take over do not do so for ever.
+// TestTakeOverHoldsOnce: two publishers with --take-over do not take over from each other without end.
 func TestTakeOverHoldsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(c *Config) { c.Publisher.Policy.TakeOver = true })

@@ -59,7 +59,7 @@ type Watcher struct {
 // server's Retry-After), and then some.
 const slack = 3 * time.Minute
 
-// New makes a watcher whose metrics are in the registry.
+// New makes a watcher and registers its metrics.
 func New(c Config, registry prometheus.Registerer) *Watcher {
 	c.Publisher.NoVerify = true
 	return &Watcher{
