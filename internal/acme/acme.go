@@ -1,14 +1,13 @@
-// Package acme gets the certificate of a serve.Server from an ACME authority
+// Package acme obtains the certificate of a server from an ACME authority
 // (RFC 8555) and renews it.
 //
-// It is golang.org/x/crypto/acme/autocert with two things added: the
-// certificate is asked for at the start rather than by the first visitor, and
-// what goes wrong is said. autocert rather than certmagic, which is Caddy's and
-// has more to offer (other challenges, renewal information of RFC 9773, locks
-// between replicas): it is kept by the Go team with the cryptography that this
-// program links anyway, so it adds no module where certmagic adds ten, and what
-// serve needs of it has long been in use (HTTP-01, TLS-ALPN-01, a folder,
-// renewal at two thirds of any lifetime).
+// It adds two things to golang.org/x/crypto/acme/autocert: it orders the
+// certificate at the start and not at the first connection, and it logs
+// failures. certmagic, which is Caddy's, has more features (other challenges,
+// renewal information of RFC 9773, locks between replicas) but adds ten modules.
+// autocert comes with the cryptography that this program links anyway, and has
+// what serve needs: HTTP-01, TLS-ALPN-01, storage in a directory, and renewal
+// after two thirds of any lifetime.
 package acme
 
 import (
@@ -28,37 +27,39 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 
 	"oidc-publisher/internal/httpx"
+	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/service/retry"
 )
 
 const (
-	// LetsEncrypt is the directory that is used where none is named.
+	// LetsEncrypt is the default directory.
 	LetsEncrypt = autocert.DefaultACMEDirectory
 
-	// look lies between two looks at the certificate; autocert forgets a failed
-	// order after a minute, and this tries again then.
-	look = 5 * time.Second
+	// checkInterval lies between two checks of the certificate; autocert forgets
+	// a failed order after a minute, and the next check orders again.
+	checkInterval = 5 * time.Second
 	// requestTimeout bounds one request to the authority, which may be slow to
 	// answer when an order is finalised.
 	requestTimeout = time.Minute
 )
 
-// Config says which certificate to get, and where.
+// Config is the configuration of a Certificate.
 type Config struct {
-	// Host is the only DNS name that a certificate is asked for.
+	// Host is the only DNS name of the certificate.
 	Host string
-	// Email is where the authority may write to; optional.
+	// Email is a contact address for the authority; optional.
 	Email string
 	// Directory is the authority's directory URL; LetsEncrypt if empty.
 	Directory string
-	// Storage is a folder for the account's and the certificate's private keys. It is created
-	// for its owner alone.
+	// Storage is a directory for the private keys of the account and the
+	// certificate. It is created for its owner alone.
 	Storage string
-	// Expiry is told when the certificate that is served expires.
+	// Expiry is called with the time at which the certificate expires.
 	Expiry func(time.Time)
 	Log    *slog.Logger
 }
 
-// Certificate is one that renews itself.
+// Certificate is a certificate that renews itself.
 type Certificate struct {
 	Config
 	manager *autocert.Manager
@@ -79,7 +80,7 @@ func New(c Config) (*Certificate, error) {
 		return nil, err
 	}
 	if c.Storage == "" {
-		return nil, errors.New("ACME: no folder to keep the keys in")
+		return nil, errors.New("ACME: no directory for the private keys")
 	}
 	if c.Directory == "" {
 		c.Directory = LetsEncrypt
@@ -98,8 +99,8 @@ func New(c Config) (*Certificate, error) {
 	}}, nil
 }
 
-// backoff is that of x/crypto/acme, but soon after a nonce was refused, which
-// says nothing of the authority's load (RFC 8555 section 6.5).
+// backoff is that of x/crypto/acme, but shorter after a refused nonce, which is
+// no sign of load (RFC 8555 section 6.5).
 func backoff(n int, _ *http.Request, resp *http.Response) time.Duration {
 	wait := time.Second
 	if resp.StatusCode == http.StatusBadRequest {
@@ -118,15 +119,15 @@ func (c *Certificate) TLSConfig() *tls.Config {
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1", acme.ALPNProto},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return c.manager.GetCertificate(c.visitor(hello.ServerName, hello.SupportedProtos))
+			return c.manager.GetCertificate(c.hello(hello.ServerName, hello.SupportedProtos))
 		},
 	}
 }
 
-// visitor asks for the one certificate that there is. Without it, a client that
-// says it knows no ECDSA would have a second one ordered, and a client that
-// names no host would get none.
-func (c *Certificate) visitor(name string, protocols []string) *tls.ClientHelloInfo {
+// hello asks for the one certificate. Without it, a client that knows no ECDSA
+// would make autocert order a second certificate, and a client that names no
+// host would get none.
+func (c *Certificate) hello(name string, protocols []string) *tls.ClientHelloInfo {
 	if name == "" {
 		name = c.Host
 	}
@@ -140,13 +141,13 @@ func (c *Certificate) visitor(name string, protocols []string) *tls.ClientHelloI
 	}
 }
 
-// HTTPHandler answers HTTP-01 (RFC 8555 section 8.3), which is only tried once
-// this was called; everybody else is sent to https.
+// HTTPHandler answers HTTP-01 (RFC 8555 section 8.3) and redirects everything
+// else to https. HTTP-01 is only attempted once this was called.
 func (c *Certificate) HTTPHandler() http.Handler {
 	handler := c.manager.HTTPHandler(nil)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// autocert knows the host by its name alone, and a port may be there
-		// where another one than 80 leads here.
+		// autocert compares the host without a port, which is there where another
+		// port than 80 is forwarded to this server.
 		if host, _, err := net.SplitHostPort(r.Host); err == nil {
 			r.Host = host
 		}
@@ -154,32 +155,27 @@ func (c *Certificate) HTTPHandler() http.Handler {
 	})
 }
 
-// Keep gets the certificate and says when it is another one, or why there is
-// none, until ctx ends. It returns nil.
+// Keep obtains and renews the certificate until ctx ends, and then returns nil.
 func (c *Certificate) Keep(ctx context.Context) error {
-	tick := time.NewTicker(look)
-	defer tick.Stop()
-	news := news{Config: c.Config}
+	log := newCertificateLog(c.Config)
 	for {
 		certificate, err := c.obtain(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			news.none(err)
+			log.failed(err)
 		default:
-			news.served(certificate.Leaf, time.Now())
+			log.served(certificate.Leaf, time.Now())
 		}
-		select {
-		case <-ctx.Done():
+		if !retry.Sleep(ctx, checkInterval) {
 			return nil
-		case <-tick.C:
 		}
 	}
 }
 
-// obtain waits for the certificate no longer than ctx allows: autocert itself
-// would go on for minutes with an authority that does not answer.
+// obtain waits for the certificate until ctx ends: autocert itself would wait for
+// minutes for an authority that does not answer.
 func (c *Certificate) obtain(ctx context.Context) (*tls.Certificate, error) {
 	type outcome struct {
 		certificate *tls.Certificate
@@ -187,7 +183,7 @@ func (c *Certificate) obtain(ctx context.Context) (*tls.Certificate, error) {
 	}
 	done := make(chan outcome, 1)
 	go func() { // outlives ctx by five minutes at most, which autocert gives an order
-		certificate, err := c.manager.GetCertificate(c.visitor("", nil))
+		certificate, err := c.manager.GetCertificate(c.hello("", nil))
 		done <- outcome{certificate, err}
 	}()
 	select {
@@ -198,46 +194,54 @@ func (c *Certificate) obtain(ctx context.Context) (*tls.Certificate, error) {
 	}
 }
 
-// news says what each look at the certificate finds, once.
-type news struct {
+// certificateLog logs each change of the certificate once.
+type certificateLog struct {
 	Config
-	failed  string
-	expires time.Time
-	// late is set once a renewal is overdue, ended once there was none.
+	failures *service.Failures
+	failing  bool
+	expires  time.Time
+	// late is set once a renewal is overdue, ended once the certificate expired.
 	late, ended bool
 }
 
-func (n *news) none(err error) {
-	text := err.Error()
-	if text == n.failed || n.failed != "" && strings.Contains(text, pausing) {
+func newCertificateLog(c Config) *certificateLog {
+	return &certificateLog{Config: c, failures: service.NewFailures(c.Log)}
+}
+
+const order = "certificate order"
+
+// paused is autocert's error for a minute after an order failed.
+const paused = "missing certificate"
+
+func (l *certificateLog) failed(err error) {
+	if l.failing && strings.Contains(err.Error(), paused) {
 		return
 	}
-	n.failed = text
-	n.Log.Error("there is no certificate from the ACME authority yet, and it is asked again", "host", n.Host, "directory", n.Directory, "error", text+httpx.FailureOf(err).Cure())
+	l.failing = true
+	err = errors.New(err.Error() + httpx.FailureOf(err).Cure())
+	l.failures.Report(order, err, "host", l.Host, "directory", l.Directory)
 }
 
-// pausing is what autocert says for a minute after an order failed.
-const pausing = "missing certificate"
-
-func (n *news) served(leaf *x509.Certificate, now time.Time) {
-	n.failed = ""
-	if !leaf.NotAfter.Equal(n.expires) {
-		n.expires, n.late, n.ended = leaf.NotAfter, false, false
-		n.Expiry(n.expires)
-		n.Log.Info("a certificate of the ACME authority is served", "host", n.Host, "expires", n.expires.Format(time.RFC3339))
+func (l *certificateLog) served(leaf *x509.Certificate, now time.Time) {
+	l.failing = false
+	l.failures.Forget(order, "host", l.Host, "directory", l.Directory)
+	if !leaf.NotAfter.Equal(l.expires) {
+		l.expires, l.late, l.ended = leaf.NotAfter, false, false
+		l.Expiry(l.expires)
+		l.Log.Info("new certificate served", "host", l.Host, "expires", l.expires.Format(time.RFC3339))
 	}
 	switch left := leaf.NotAfter.Sub(now); {
-	case left <= 0 && !n.ended:
-		n.late, n.ended = true, true
-		n.Log.Error("the certificate has expired and relying parties refuse it: the ACME authority gave no other one, and is asked again within the hour", "host", n.Host, "directory", n.Directory, "expires", n.expires.Format(time.RFC3339))
-	case left < margin(leaf) && !n.late:
-		n.late = true
-		n.Log.Error("the certificate was not renewed in time: the ACME authority may not be reached or not reach this server, and is asked again within the hour", "host", n.Host, "directory", n.Directory, "expires", n.expires.Format(time.RFC3339))
+	case left <= 0 && !l.ended:
+		l.late, l.ended = true, true
+		l.Log.Error("certificate has expired and relying parties refuse it; the next order is within the hour", "host", l.Host, "directory", l.Directory, "expires", l.expires.Format(time.RFC3339))
+	case left < margin(leaf) && !l.late:
+		l.late = true
+		l.Log.Error("certificate was not renewed in time: this server and the ACME authority may not reach each other; the next order is within the hour", "host", l.Host, "directory", l.Directory, "expires", l.expires.Format(time.RFC3339))
 	}
 }
 
-// margin is half of the time that autocert gives itself for a renewal, whose
-// failures it tells nobody.
+// margin is half of the time that autocert gives itself for a renewal. autocert
+// does not report a renewal that fails.
 func margin(leaf *x509.Certificate) time.Duration {
 	return min(leaf.NotAfter.Sub(leaf.NotBefore)/3, 30*24*time.Hour) / 2
 }

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// TestNews: what lasts is said once, and a certificate that gets too old is
-// news, as autocert does not tell that it could not renew it.
-func TestNews(t *testing.T) {
+// TestCertificateLog: what lasts is logged once, and a certificate that gets too
+// old is logged, as autocert does not report a renewal that fails.
+func TestCertificateLog(t *testing.T) {
 	const day = 24 * time.Hour
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	leaf := func(from, lasts time.Duration) *x509.Certificate {
@@ -25,41 +25,41 @@ func TestNews(t *testing.T) {
 	}
 	first, second := leaf(0, 90*day), leaf(80*day, 90*day)
 	refused, pausing := errors.New("refused"), errors.New("acme/autocert: missing certificate")
-	var said strings.Builder
+	var logged strings.Builder
 	var expiry time.Time
-	n := news{Config: Config{Host: "issuer.example.com", Log: slog.New(slog.NewTextHandler(&said, nil)), Expiry: func(at time.Time) { expiry = at }}}
+	n := newCertificateLog(Config{Host: "issuer.example.com", Log: slog.New(slog.NewTextHandler(&logged, nil)), Expiry: func(at time.Time) { expiry = at }})
 	for i, step := range []struct {
 		leaf *x509.Certificate
 		err  error
 		now  time.Duration
-		says string
+		logs string
 	}{
-		{nil, refused, 0, "no certificate"},
+		{nil, refused, 0, "certificate order failed"},
 		{nil, pausing, 0, ""},
 		{nil, refused, 0, ""},
 		{nil, errors.New("other"), 0, "error=other"},
-		{first, nil, 0, "is served"},
+		{first, nil, 0, "new certificate served"},
 		{first, nil, 74 * day, ""},
 		{first, nil, 76 * day, "not renewed"},
 		{first, nil, 77 * day, ""},
-		{second, nil, 80 * day, "is served"},
+		{second, nil, 80 * day, "new certificate served"},
 		{second, nil, 160 * day, "not renewed"},
 		{second, nil, 170 * day, "has expired"},
 		{second, nil, 171 * day, ""},
-		{leaf(0, 365*day), nil, 340 * day, "is served"},
-		{nil, pausing, 0, "no certificate"},
+		{leaf(0, 365*day), nil, 340 * day, "new certificate served"},
+		{nil, pausing, 0, "certificate order failed"},
 	} {
-		said.Reset()
+		logged.Reset()
 		if step.err != nil {
-			n.none(step.err)
+			n.failed(step.err)
 		} else {
 			n.served(step.leaf, began.Add(step.now))
 		}
-		if got := said.String(); (got == "") != (step.says == "") || !strings.Contains(got, step.says) || strings.Count(got, "\n") > 1 {
-			t.Errorf("step %d says %q, want %q", i, got, step.says)
+		if got := logged.String(); (got == "") != (step.logs == "") || !strings.Contains(got, step.logs) || strings.Count(got, "\n") > 1 {
+			t.Errorf("step %d logs %q, want %q", i, got, step.logs)
 		}
 		if step.leaf != nil && !expiry.Equal(step.leaf.NotAfter) {
-			t.Errorf("step %d: the expiry is told as %v", i, expiry)
+			t.Errorf("step %d: the expiry is reported as %v", i, expiry)
 		}
 	}
 }
@@ -95,14 +95,14 @@ func TestKeepEnds(t *testing.T) {
 	}
 }
 
-// TestUntrusted: an authority behind a certificate that nobody vouches for.
+// TestUntrusted: an authority whose own certificate is not trusted.
 func TestUntrusted(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	defer server.Close()
-	var said strings.Builder
-	c, err := New(Config{Host: "issuer.example.com", Directory: server.URL, Storage: t.TempDir(), Log: slog.New(slog.NewTextHandler(&said, nil))})
+	var logged strings.Builder
+	c, err := New(Config{Host: "issuer.example.com", Directory: server.URL, Storage: t.TempDir(), Log: slog.New(slog.NewTextHandler(&logged, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,8 +110,8 @@ func TestUntrusted(t *testing.T) {
 	if err == nil {
 		t.Fatal("it gave a certificate")
 	}
-	n := news{Config: c.Config}
-	if n.none(err); !strings.Contains(said.String(), "SSL_CERT_FILE") || !strings.Contains(said.String(), "SSL_CERT_DIR") {
-		t.Errorf("it says %q", &said)
+	n := newCertificateLog(c.Config)
+	if n.failed(err); !strings.Contains(logged.String(), "SSL_CERT_FILE") || !strings.Contains(logged.String(), "SSL_CERT_DIR") {
+		t.Errorf("it logs %q", &logged)
 	}
 }

@@ -10,39 +10,43 @@ import (
 	"time"
 
 	"oidc-publisher/internal/httpx"
+	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/service/retry"
 )
 
 // maxPEM bounds a certificate file in bytes; a chain is a few kilobytes.
 const maxPEM = 1 << 20
 
-// certificateLook lies between two looks at the files. Reading two small files
-// each second costs nothing, and works where file events don't: network file
+// reloadInterval lies between two polls of the files. Reading two small files
+// each second costs little, and works where file events don't: network file
 // systems, bind mounts, the links of Kubernetes secrets.
-const certificateLook = time.Second
+const reloadInterval = time.Second
 
 // Certificate is a pair of files that may be replaced at any time.
 type Certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
+	failures          *service.Failures
 	metrics           *Metrics
 	current           atomic.Pointer[tls.Certificate]
-	// tried is what was last read, fit or not.
-	tried pair
+	// last is the pair that was read last, and err whether it can be served.
+	last pair
+	err  error
 }
 
 type pair struct{ cert, key []byte }
 
 // OpenCertificate reads a certificate chain and its private key, both PEM.
 func OpenCertificate(certFile, keyFile string, log *slog.Logger, m *Metrics) (*Certificate, error) {
-	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log, metrics: m}
+	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log, failures: service.NewFailures(log), metrics: m}
 	read, err := c.read()
 	if err != nil {
 		return nil, err
 	}
-	return c, c.take(read)
+	return c, c.use(read)
 }
 
-// TLSConfig serves the certificate as it is at each handshake.
+// TLSConfig uses the present certificate at each handshake.
 func (c *Certificate) TLSConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -50,54 +54,46 @@ func (c *Certificate) TLSConfig() *tls.Config {
 	}
 }
 
-// Follow takes over a new pair of files as soon as they fit together, until ctx
-// ends. Connections that are open keep theirs. It returns nil.
+// Follow loads a changed pair of files once they match, until ctx ends. Open
+// connections keep the former certificate. It returns nil.
 func (c *Certificate) Follow(ctx context.Context) error {
-	tick := time.NewTicker(certificateLook)
-	defer tick.Stop()
-	said := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		changed, err := c.look()
-		switch {
-		case err != nil && err.Error() != said:
-			said = err.Error()
+	const act = "certificate reload"
+	for retry.Sleep(ctx, reloadInterval) {
+		switch changed, err := c.reload(); {
+		case err != nil && c.failures.IsNew(act, err):
 			c.metrics.reloads.WithLabelValues("failed").Inc()
-			c.log.Error("the certificate was not taken over, the one before is still served", "error", err)
-		case err == nil:
-			said = "" // the next fault is news, if it is the same again
-			if !changed {
-				continue
-			}
+			c.log.Error(act+" failed, the previous certificate is still served", "error", err)
+		case err == nil && changed:
 			c.metrics.reloads.WithLabelValues("ok").Inc()
-			c.log.Info("a new certificate is served", "expires", c.current.Load().Leaf.NotAfter.Format(time.RFC3339))
+			c.log.Info("new certificate served", "expires", c.current.Load().Leaf.NotAfter.Format(time.RFC3339))
+			fallthrough
+		case err == nil:
+			c.failures.Forget(act)
 		}
 	}
+	return nil
 }
 
-// look returns the error of files that can't be read for as long as it lasts,
-// and that of a pair that is unfit once.
-func (c *Certificate) look() (changed bool, err error) {
+// reload returns the same error for as long as it lasts.
+func (c *Certificate) reload() (changed bool, err error) {
 	read, err := c.read()
 	if err != nil {
 		return false, err
 	}
-	if bytes.Equal(read.cert, c.tried.cert) && bytes.Equal(read.key, c.tried.key) {
-		return false, nil
+	if bytes.Equal(read.cert, c.last.cert) && bytes.Equal(read.key, c.last.key) {
+		return false, c.err
 	}
-	return true, c.take(read)
+	return true, c.use(read)
 }
 
-func (c *Certificate) take(read pair) error {
-	c.tried = read
+func (c *Certificate) use(read pair) error {
+	c.last = read
 	certificate, err := tls.X509KeyPair(read.cert, read.key)
 	if err != nil {
-		return fmt.Errorf("certificate %s with key %s: %w", c.certFile, c.keyFile, err)
+		c.err = fmt.Errorf("certificate %s with key %s: %w", c.certFile, c.keyFile, err)
+		return c.err
 	}
+	c.err = nil
 	c.current.Store(&certificate)
 	c.metrics.Expiry(certificate.Leaf.NotAfter)
 	return nil

@@ -104,7 +104,7 @@ func (f *cluster) Published(now publish.Published) {
 // kubeconfig is read again: tools that make clusters write it late, and write
 // another address, CA and user into it for a new cluster.
 type Reopening struct {
-	// Config says which cluster.
+	// Config names the cluster.
 	Config kube.Config
 	source *kube.Source
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/logtest"
 	"oidc-publisher/publish"
 )
 
@@ -38,7 +39,7 @@ func TestStateDir(t *testing.T) {
 				if broken {
 					store.broken.Store(&failure)
 				}
-				var stdout strings.Builder
+				var stdout logtest.Log
 				log := slog.New(slog.DiscardHandler)
 				events, err := NewEvents(&stdout, true, "", log)
 				if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/logtest"
 	"oidc-publisher/publish"
 )
 
@@ -83,7 +84,7 @@ func TestDirectoryRecovers(t *testing.T) {
 		store, memory := newShelf()
 		broken := errors.New("input/output error")
 		store.broken.Store(&broken)
-		var stdout, stderr strings.Builder
+		var stdout, stderr logtest.Log
 		d := newTestDirectory(t, store, &stdout, &stderr)
 		during(t, d.run, func() {
 			time.Sleep(3 * dirInterval)

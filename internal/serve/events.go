@@ -31,7 +31,7 @@ type Event struct {
 	Keys    []string `json:"keys,omitempty"`
 	Added   []string `json:"added,omitempty"`
 	Dropped []string `json:"dropped,omitempty"`
-	// GraceEnds says when each retired key will be dropped.
+	// GraceEnds has the time at which each retired key will be dropped.
 	GraceEnds map[string]time.Time `json:"grace_ends,omitempty"`
 }
 

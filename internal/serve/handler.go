@@ -22,7 +22,7 @@ const (
 	retryAfter = "5"
 )
 
-// page is one document as it is served.
+// page is one document, ready to be served.
 type page struct {
 	path   *url.URL
 	body   []byte

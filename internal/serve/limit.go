@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	// slow is how long a client may take to say what it wants before it is the
-	// first to go when room is needed.
+	// slow is how long a client may take to send a request before it is the first
+	// to be evicted.
 	slow = time.Second
-	// stuck is how long an answer may take before its connection may go too: the
-	// answers fit into the kernel's buffers, so it is the client that is slow.
+	// stuck is how long a response may take before its connection may be evicted
+	// too: responses fit into the kernel's buffers, so it is the client that is slow.
 	stuck = 2 * time.Second
 )
 
-// limiter is a listener with room for so many connections. It never stops
-// accepting, as a listener that blocks when it is full would let whoever fills
-// it stop the server: for a new connection, the one goes that has been without a
-// complete request for longest.
+// limiter is a listener that limits the number of connections. It never stops
+// accepting, because then slow clients could stop the server by filling it. For
+// a new connection it evicts the one that has been without a complete request
+// for longest.
 type limiter struct {
 	net.Listener
 	room    int
@@ -40,12 +40,12 @@ func newLimiter(l net.Listener, room int, m *Metrics) *limiter {
 type connState int32
 
 const (
-	waiting connState = iota // for its first request
-	idle                     // for another one
-	busy
+	waiting connState = iota // for the first request
+	idle                     // between requests
+	busy                     // with a response
 )
 
-// limited is a connection that knows what it is doing, and since when.
+// limited is a connection with its state, and since when it has that.
 type limited struct {
 	net.Conn
 	limiter *limiter
@@ -63,20 +63,20 @@ func (c *limited) Close() error {
 	return c.Conn.Close()
 }
 
-// Accept makes room where there is none.
+// Accept evicts a connection if there is no room.
 func (l *limiter) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		switch {
-		case noFiles(err) && l.shed():
+		case noFiles(err) && l.evict():
 		case err != nil:
 			return nil, err
 		default:
 			if admitted := l.admit(conn); admitted != nil {
 				return admitted, nil
 			}
-			_ = conn.Close() // every place is taken by a client that is being served
-			l.metrics.shed.Inc()
+			_ = conn.Close() // all others are being served
+			l.metrics.evicted.Inc()
 		}
 	}
 }
@@ -86,7 +86,7 @@ func noFiles(err error) bool {
 }
 
 func (l *limiter) admit(conn net.Conn) net.Conn {
-	if l.count() >= l.room && !l.shed() {
+	if l.count() >= l.room && !l.evict() {
 		return nil
 	}
 	c := &limited{Conn: conn, limiter: l}
@@ -113,20 +113,21 @@ func (l *limiter) forget(c *limited) {
 	}
 }
 
-// shed closes the connection that will be missed least, if there is one.
-func (l *limiter) shed() bool {
-	c := l.leastMissed(time.Now().UnixNano())
+// evict closes a connection that is not being served, if there is one.
+func (l *limiter) evict() bool {
+	c := l.candidate(time.Now().UnixNano())
 	if c == nil {
 		return false
 	}
-	l.metrics.shed.Inc()
-	_ = c.Close() // its reader will find out
+	l.metrics.evicted.Inc()
+	_ = c.Close() // the server's read of it fails
 	return true
 }
 
-// leastMissed prefers those that said nothing complete for a while, then
-// whoever rests longest, then an answer that is not taken.
-func (l *limiter) leastMissed(now int64) *limited {
+// candidate returns the connection to evict: one without a complete request for
+// a while, or else the one that has been idle for longest, or else one whose
+// client does not read the response.
+func (l *limiter) candidate(now int64) *limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var oldest [3]*limited // by state
@@ -149,7 +150,8 @@ func (l *limiter) leastMissed(now int64) *limited {
 	return nil
 }
 
-// observe is the http.Server's ConnState: active is when a whole header was read.
+// observe is the http.Server's ConnState: active means that a whole header was
+// read.
 func (l *limiter) observe(conn net.Conn, state http.ConnState) {
 	if wrapped, ok := conn.(*tls.Conn); ok {
 		conn = wrapped.NetConn()

@@ -10,27 +10,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestLeastMissed: who goes when there is no room, by how long each connection
-// has been what it is.
-func TestLeastMissed(t *testing.T) {
+// TestCandidate: which connection is evicted, by the state of each and for how
+// long it has had it.
+func TestCandidate(t *testing.T) {
 	now := time.Now()
 	type conn struct {
 		state connState
 		age   time.Duration
 	}
 	for _, c := range []struct {
-		name  string
-		conns []conn
-		goes  int // -1 for nobody
+		name   string
+		conns  []conn
+		evicts int // -1 for none
 	}{
-		{"nobody there", nil, -1},
-		{"the oldest that waits", []conn{{waiting, 2}, {waiting, 3}, {busy, 9}}, 1},
-		{"the oldest that rests", []conn{{idle, 3}, {idle, 4}, {busy, 9}}, 1},
-		{"who rests longer than a newcomer waits", []conn{{waiting, slow / 2}, {idle, slow}}, 1},
-		{"who waits longer than others rest", []conn{{waiting, slow / 2}, {idle, slow / 4}}, 0},
-		{"who is slow, although others rest longer", []conn{{waiting, slow + 1}, {idle, time.Minute}}, 0},
-		{"nobody who is being served", []conn{{busy, stuck}, {busy, stuck - 1}}, -1},
-		{"who does not take the answer", []conn{{busy, stuck}, {busy, stuck + 1}}, 1},
+		{"none", nil, -1},
+		{"the oldest without a request", []conn{{waiting, 2}, {waiting, 3}, {busy, 9}}, 1},
+		{"the oldest idle one", []conn{{idle, 3}, {idle, 4}, {busy, 9}}, 1},
+		{"idle for longer than another waits", []conn{{waiting, slow / 2}, {idle, slow}}, 1},
+		{"waiting for longer than others are idle", []conn{{waiting, slow / 2}, {idle, slow / 4}}, 0},
+		{"slow, although another is idle for longer", []conn{{waiting, slow + 1}, {idle, time.Minute}}, 0},
+		{"none that is being served", []conn{{busy, stuck}, {busy, stuck - 1}}, -1},
+		{"one that does not read the response", []conn{{busy, stuck}, {busy, stuck + 1}}, 1},
 	} {
 		l := newLimiter(nil, 1, NewMetrics(prometheus.NewRegistry()))
 		var all []*limited
@@ -42,16 +42,16 @@ func TestLeastMissed(t *testing.T) {
 			all = append(all, one)
 		}
 		var want *limited
-		if c.goes >= 0 {
-			want = all[c.goes]
+		if c.evicts >= 0 {
+			want = all[c.evicts]
 		}
-		if got := l.leastMissed(now.UnixNano()); got != want {
-			t.Errorf("%s: not that one", c.name)
+		if got := l.candidate(now.UnixNano()); got != want {
+			t.Errorf("%s: another one", c.name)
 		}
 	}
 }
 
-// TestObserve: what a connection does is known under TLS too.
+// TestObserve: the state of a connection is known under TLS too.
 func TestObserve(t *testing.T) {
 	l := newLimiter(nil, 1, NewMetrics(prometheus.NewRegistry()))
 	one := &limited{limiter: l}

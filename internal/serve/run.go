@@ -26,7 +26,7 @@ import (
 	"oidc-publisher/publish"
 )
 
-// Config says what to serve, and where. Events and Log, and either Dir or Source,
+// Config is the configuration of Run. Events and Log, and either Dir or Source,
 // are needed.
 type Config struct {
 	// Issuer is the public issuer; "" is the document's own or, with a tunnel and

@@ -10,21 +10,21 @@ import (
 	"time"
 )
 
-// Limits of the public side. A request is a few hundred bytes and an answer a
+// Limits of the public side. A request is a few hundred bytes and a response a
 // few kilobytes, so all are generous.
 const (
 	readTimeout  = 5 * time.Second // of the header: a body is never read
 	writeTimeout = 10 * time.Second
 	idleTimeout  = time.Minute
-	maxHeader    = 8 << 10 // bytes; net/http adds 4 KiB to it
-	maxStreams   = 100     // of one HTTP/2 connection
-	drainTime    = 10 * time.Second
+	maxHeader    = 8 << 10          // bytes; net/http adds 4 KiB to it
+	maxStreams   = 100              // of one HTTP/2 connection
+	drainTime    = 10 * time.Second // of the requests in progress at the end
 
-	// DefaultRoom is how many connections may be open at a time.
+	// DefaultRoom is the default of Server.Room.
 	DefaultRoom = 1024
 )
 
-// Server serves a handler to the world.
+// Server serves a handler to untrusted clients.
 type Server struct {
 	Handler http.Handler
 	Log     *slog.Logger
@@ -33,9 +33,9 @@ type Server struct {
 	Room int
 }
 
-// Serve answers on the listener until ctx ends and then lets the requests in
-// hand finish, for ten seconds at most. It closes the listener. config is nil for
-// plain HTTP.
+// Serve serves on the listener until ctx ends, and then waits at most ten seconds
+// for requests in progress. It closes the listener. config is nil for plain
+// HTTP.
 func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.Config) error {
 	room := s.Room
 	if room == 0 {
@@ -43,7 +43,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.C
 	}
 	limited := newLimiter(listener, room, s.Metrics)
 	server := &http.Server{
-		Handler:        readNoFurther(s.Handler),
+		Handler:        skipBody(s.Handler),
 		TLSConfig:      config,
 		ReadTimeout:    readTimeout,
 		WriteTimeout:   writeTimeout,
@@ -51,7 +51,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.C
 		MaxHeaderBytes: maxHeader,
 		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ConnState:      limited.observe,
-		// What strangers do wrong is no news: broken handshakes, mostly.
+		// Clients cause these errors: broken handshakes, mostly.
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan error, 1)
@@ -70,11 +70,10 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.C
 	}
 }
 
-// readNoFurther keeps net/http from waiting for the rest of a body that nobody
-// wants before it answers: a client that never sends it would count as one that
-// is being served. What came with the header is passed over, and anything
-// missing ends the connection after the answer.
-func readNoFurther(next http.Handler) http.Handler {
+// skipBody keeps net/http from waiting for a request's body before it responds: a
+// client that never sends it would count as being served. What came with the
+// header is skipped, and a missing rest closes the connection after the response.
+func skipBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // both versions of HTTP can
@@ -88,7 +87,7 @@ func drain(ctx context.Context, server *http.Server) error {
 	defer cancel()
 	err := server.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return server.Close() // they had their time
+		return server.Close() // the time is up
 	}
 	return err
 }

@@ -170,7 +170,7 @@ func TestRoom(t *testing.T) {
 	oldest, kept := dial(), dial()
 	awaitMetric(t, registry, "oidc_publisher_http_connections 2")
 	dial()
-	awaitMetric(t, registry, "oidc_publisher_http_connections_shed_total 1")
+	awaitMetric(t, registry, "oidc_publisher_http_connections_evicted_total 1")
 	_ = oldest.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := oldest.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the oldest connection is still there: %v", err)
@@ -241,7 +241,7 @@ func TestFilesRunOut(t *testing.T) {
 	if err := fetch(broken.Addr().String()); err != nil {
 		t.Error(err)
 	}
-	awaitMetric(t, registry, "oidc_publisher_http_connections_shed_total 1")
+	awaitMetric(t, registry, "oidc_publisher_http_connections_evicted_total 1")
 }
 
 // scarce fails once, and has the connection that it could not accept next time.
@@ -553,7 +553,7 @@ func TestCertificateChanges(t *testing.T) {
 	want("no certificate", 1)
 	write(certFile, second)
 	await(t, func() error {
-		if strings.Count(said.String(), "a new certificate") != 1 {
+		if strings.Count(said.String(), "new certificate served") != 1 {
 			return errors.New("no new certificate")
 		}
 		return nil

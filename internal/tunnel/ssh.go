@@ -17,8 +17,10 @@ var fixed = []string{
 	"ExitOnForwardFailure=yes", "ClearAllForwardings=no",
 }
 
-// defaults come after the user's options, which win.
+// defaults come after the user's options, which win. They replace what ssh's
+// configuration says.
 var defaults = []string{
+	"StrictHostKeyChecking=ask", // with BatchMode an unknown host key is refused
 	"ServerAliveInterval=5", "ServerAliveCountMax=2", "ConnectTimeout=20",
 	"LogLevel=INFO", // at which ssh says why it failed
 }
@@ -98,8 +100,8 @@ func quoted(arg string) string {
 	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 }
 
-// explain turns the end of ssh into an error that says what to do. lasting is set
-// where another attempt would fail in the same way.
+// explain makes an error of how ssh ended, with the command that fixes it. lasting
+// is set where another attempt would fail in the same way.
 func (c Config) explain(ended error, stderr []string) (lasting bool, err error) {
 	line := func(words string) string {
 		for _, text := range stderr {

@@ -16,7 +16,7 @@ func TestArguments(t *testing.T) {
 	}
 	args := strings.Join(c.arguments(false), " ")
 	const options = "-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ForkAfterAuthentication=no -o StdinNull=no -o ExitOnForwardFailure=yes -o ClearAllForwardings=no"
-	const rest = " -o ServerAliveInterval=60 -o ServerAliveInterval=5 -o ServerAliveCountMax=2 -o ConnectTimeout=20 -o LogLevel=INFO -R *:80:127.0.0.1:8080 -p 2222 -- ada@tunnel.example.com"
+	const rest = " -o ServerAliveInterval=60 -o StrictHostKeyChecking=ask -o ServerAliveInterval=5 -o ServerAliveCountMax=2 -o ConnectTimeout=20 -o LogLevel=INFO -R *:80:127.0.0.1:8080 -p 2222 -- ada@tunnel.example.com"
 	if want := "-T -N " + options + " -o BatchMode=yes" + rest; args != want {
 		t.Errorf("arguments are\n%s\nwant\n%s", args, want)
 	}

@@ -15,7 +15,7 @@ import (
 	"oidc-publisher/internal/service/retry"
 )
 
-// Config says which tunnel to make. Options may be empty.
+// Config is the configuration of a Tunnel. Options may be empty.
 type Config struct {
 	Server Server
 	Bind   Bind
@@ -104,8 +104,8 @@ func (t *Tunnel) Run(ctx context.Context) error {
 	}
 }
 
-// connect runs ssh until it ends, and reports whether the public documents were
-// read meanwhile. lasting is as in explain.
+// connect runs ssh until it ends. It reports whether the public documents were
+// read meanwhile, and whether another attempt would fail in the same way.
 func (t *Tunnel) connect(ctx context.Context, first bool) (wasUp, lasting bool, err error) {
 	level := slog.LevelDebug
 	if first {

@@ -215,6 +215,7 @@ func TestReconnect(t *testing.T) {
 	t.Run("more URLs", func(t *testing.T) {
 		b.sshd.Say(t, "tunneled with tls termination, https://three.example.com\ntunneled with tls termination, https://one.example.com\n")
 		b.sshd.EndSessions()
+		b.down()
 		b.logs("ssh: tunneled with tls termination, https://three.example.com")
 		b.isUp() // and see below
 	})
