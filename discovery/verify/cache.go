@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// maxLifetime bounds what a header can claim.
+// maxLifetime bounds the lifetime in a header.
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
-// freshness is what an answer says of its own cache life.
+// freshness is the cache lifetime of an answer.
 type freshness struct {
-	// known is false where the answer says nothing and every cache decides
+	// known is false where the answer has no such header and every cache decides
 	// for itself (RFC 9111 section 4.2.2).
 	known bool
 	// lifetime is the longest that a cache may keep the answer.
@@ -22,9 +22,9 @@ type freshness struct {
 	age time.Duration
 }
 
-// freshnessOf reads Cache-Control, Expires and Age (RFC 9111). Of max-age and
-// s-maxage the longer counts: relying parties and caches between are not told
-// apart.
+// freshnessOf reads Cache-Control, Expires and Age (RFC 9111). It takes
+// the longer of max-age and s-maxage, since it treats relying parties and shared
+// caches alike.
 func freshnessOf(h http.Header) freshness {
 	f := freshness{age: seconds(h.Get("Age"))}
 	for _, directive := range strings.Split(strings.Join(h.Values("Cache-Control"), ","), ",") {
@@ -54,8 +54,8 @@ func untilExpires(h http.Header) time.Duration {
 	return min(max(0, expires.Sub(date)), maxLifetime)
 }
 
-// seconds reads a header's number; one too large for any clock counts as the
-// largest (RFC 9111 section 1.2.2).
+// seconds reads a number of seconds; one that is too large counts as the largest
+// (RFC 9111 section 1.2.2).
 func seconds(s string) time.Duration {
 	n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 63)
 	switch {

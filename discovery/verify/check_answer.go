@@ -24,17 +24,17 @@ const (
 	lifetimeLimit = time.Hour
 	renewalTime   = 14 * 24 * time.Hour
 
-	notAsked   = "not fetched: an earlier check says why"
+	notAsked   = "not fetched, because an earlier check failed"
 	unanswered = "no answer came"
 	badAnswer  = "there was no usable answer"
 )
 
-// checks judges how one of the two documents is served; id is the prefix of
-// the check IDs and what the thing's name for people.
+// checks checks how one of the two documents is served. id is the prefix of the
+// check IDs, and what the name of the document.
 func (f fetched) checks(id, what string, types ...string) []Check {
 	table := []struct {
 		id, title string
-		answer    func() finding
+		run       func() finding
 	}{
 		{"-reachable", "can be reached", f.reachable},
 		{"-tls", "has a valid TLS certificate", f.certificate},
@@ -48,23 +48,22 @@ func (f fetched) checks(id, what string, types ...string) []Check {
 	}
 	checks := make([]Check, len(table))
 	for i, q := range table {
-		checks[i] = q.answer().check(id+q.id, what+" "+q.title)
+		checks[i] = q.run().check(id+q.id, what+" "+q.title)
 	}
 	return checks
 }
 
-// answered reports whether HTTP came back at all.
+// answered reports whether there was an HTTP answer.
 func (f fetched) answered() bool {
 	return f.asked && (f.err == nil || errors.Is(f.err, httpx.ErrTooLarge))
 }
 
-// ok reports whether a whole document came back.
+// ok reports whether the answer is a whole document.
 func (f fetched) ok() bool {
 	return f.asked && f.err == nil && f.plain.status == http.StatusOK
 }
 
-// html reports whether the body is a web page, of which nothing but its type
-// is worth judging.
+// html reports whether the body is a web page. Then only its type is checked.
 func (f fetched) html() bool {
 	start := bytes.TrimLeft(f.plain.body, " \t\r\n")
 	return len(start) > 0 && start[0] == '<'
@@ -76,8 +75,8 @@ func (f fetched) unreachable() *UnreachableError {
 	return u
 }
 
-// reachable is an error where only this machine's network may be at fault. A
-// jwks_uri that leads nowhere is a failure: it was read over that network.
+// reachable is an error where this machine's network may be the cause. A jwks_uri
+// that leads nowhere is a failure, since the document came over that network.
 func (f fetched) reachable() finding {
 	u := f.unreachable()
 	switch {
@@ -116,14 +115,13 @@ func (f fetched) certificate() finding {
 		return fail(describe(first), "a certificate of the chain has expired", "renew it")
 	case left < renewalTime:
 		return warn(evidence, fmt.Sprintf("a certificate of the chain expires on %s", first.NotAfter.UTC().Format(time.DateOnly)),
-			"renew it now, and find out why it was not renewed by itself")
+			"renew it now, and find out why automatic renewal failed")
 	default:
 		return pass("%s", evidence)
 	}
 }
 
-// firstToExpire looks at the shortest-lived certificate below the root: a
-// chain is as old as its oldest link.
+// firstToExpire returns the certificate below the root that expires first.
 func firstToExpire(a answer) *x509.Certificate {
 	chain := a.tls.PeerCertificates
 	if len(a.tls.VerifiedChains) > 0 {
@@ -193,7 +191,7 @@ func (f fetched) size() finding {
 	case !f.answered():
 		return f.noAnswer()
 	case f.err != nil:
-		return fail(fmt.Sprintf("more than %d bytes", discovery.MaxSize), "the answer is not one of the two documents, which are a few kilobytes", "publish again, and look at what else answers at this address")
+		return fail(fmt.Sprintf("more than %d bytes", discovery.MaxSize), "the answer is too large for one of the two documents", "publish again, and find out what else answers at this address")
 	case !f.ok():
 		return blocked(badAnswer)
 	default:
@@ -211,12 +209,12 @@ func (f fetched) contentType(want []string) finding {
 	cure := fmt.Sprintf("serve it as %s: set it on the object, or in the web server for files without an extension", want[0])
 	switch {
 	case f.html():
-		return fail(evidence, "the body is a web page: a login page, or a website's fallback for paths it does not know",
+		return fail(evidence, "the body is a web page: a login page, or a website's fallback for unknown paths",
 			"let the two documents through without login, and before the fallback rule")
 	case header == "":
-		return fail("no Content-Type", "relying parties that look at the type refuse the answer", cure)
+		return fail("no Content-Type", "relying parties that check the type refuse the answer", cure)
 	case err != nil || !slices.Contains(want, got):
-		return fail(evidence, "relying parties that look at the type refuse the answer (OpenID Connect Discovery 1.0 section 4.2)", cure)
+		return fail(evidence, "relying parties that check the type refuse the answer (OpenID Connect Discovery 1.0 section 4.2)", cure)
 	default:
 		return pass("%s", evidence)
 	}
@@ -254,7 +252,7 @@ func (f fetched) cacheLifetime() finding {
 	case life.lifetime > lifetimeLimit:
 		return warn(evidence, fmt.Sprintf("a new key may stay hidden for %v, and no token may be signed with it until then", life.lifetime), cure)
 	case life.age > life.lifetime:
-		return warn(evidence, "a cache hands out a copy that is older than its lifetime", "find the cache on the way and make it obey Cache-Control")
+		return warn(evidence, "a cache serves a copy that is older than its lifetime", "find the cache on the way and make it obey Cache-Control")
 	default:
 		return pass("%s", evidence)
 	}
@@ -287,13 +285,13 @@ func (f fetched) cachedCopy() finding {
 		return fail(fmt.Sprintf("200 from a cache, %d past it", f.fresh.status), "only a cached copy is still public: "+cause, cure)
 	case f.freshErr != nil || !bytes.Equal(f.plain.body, f.fresh.body):
 		return warn(fmt.Sprintf("two different copies, the cached one is %v old", life.age),
-			fmt.Sprintf("a cache still hands out an older copy, for up to %v", life.remaining()), "wait for that long before anything depends on the new copy, then verify again")
+			fmt.Sprintf("a cache still serves an older copy, for up to %v", life.remaining()), "wait for that long before anything depends on the new copy, then verify again")
 	default:
 		return pass("the same %d bytes", len(f.plain.body))
 	}
 }
 
-// noAnswer is what a check says that needs an answer and has none.
+// noAnswer is the finding of a check that needs an answer and has none.
 func (f fetched) noAnswer() finding {
 	switch {
 	case !f.asked:

@@ -9,8 +9,8 @@ import (
 	"oidc-publisher/discovery"
 )
 
-func documentChecks() []question {
-	return []question{
+func documentChecks() []checkFunc {
+	return []checkFunc{
 		{"document-syntax", "discovery document is strict JSON with issuer and jwks_uri", view.documentSyntax},
 		{"document-issuer", "discovery document names exactly this issuer", view.documentIssuer},
 		{"document-members", "discovery document has what OpenID Connect requires", view.documentMembers},
@@ -26,7 +26,7 @@ func (v view) documentSyntax() finding {
 	case v.parseErr != nil:
 		return fail("the body was read and refused", faults(v.parseErr), "publish the document again; a private key that was public is lost: replace it at once")
 	default:
-		return pass("issuer and jwks_uri are there")
+		return pass("has issuer and jwks_uri")
 	}
 }
 
@@ -38,11 +38,11 @@ func (v view) documentIssuer() finding {
 	if got == want {
 		return pass("%q", clip(got))
 	}
-	return fail(fmt.Sprintf("asked for %q, the document says %q", clip(want), clip(got)), differenceOf(got, want),
-		fmt.Sprintf("tokens of this cluster are accepted only by relying parties that are told %q, byte for byte: verify and register that, or change kube-apiserver --service-account-issuer and publish again", clip(got)))
+	return fail(fmt.Sprintf("issuer %q, in the document %q", clip(want), clip(got)), differenceOf(got, want),
+		fmt.Sprintf("relying parties accept this cluster's tokens only with the issuer %q, byte for byte: verify and register that, or change kube-apiserver --service-account-issuer and publish again", clip(got)))
 }
 
-// differenceOf names the three differences that people overlook.
+// differenceOf names the differences that are easy to overlook.
 func differenceOf(got, want string) string {
 	a, aErr := url.Parse(got)
 	b, bErr := url.Parse(want)
@@ -58,7 +58,7 @@ func differenceOf(got, want string) string {
 	}
 }
 
-// documentMembers wants those members that OpenID Connect Discovery 1.0
+// documentMembers requires those members that OpenID Connect Discovery 1.0
 // section 3 requires of everyone and kube-apiserver writes.
 func (v view) documentMembers() finding {
 	if !v.haveDocument() {
@@ -77,7 +77,7 @@ func (v view) documentMembers() finding {
 		return warn("missing, empty or not a list: "+quoted(missing), "strict relying parties refuse a document without them",
 			"publish the document as kube-apiserver writes it; only jwks_uri has to be changed")
 	}
-	return pass("all required lists are there")
+	return pass("has all required lists")
 }
 
 func (v view) jwksURIPublic() finding {
@@ -99,7 +99,7 @@ func (v view) jwksURIOrigin() finding {
 		return pass("%q", clip(to))
 	}
 	return warn(fmt.Sprintf("issuer at %q, keys at %q", clip(from), clip(to)),
-		"whoever controls the other host decides which tokens are valid, and strict relying parties refuse it",
+		"the operator of the other host decides which tokens are valid, and strict relying parties refuse it",
 		"publish both documents below the issuer")
 }
 

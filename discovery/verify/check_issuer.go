@@ -15,8 +15,8 @@ const (
 	noKeys     = "the key set could not be read"
 )
 
-func issuerChecks() []question {
-	return []question{
+func issuerChecks() []checkFunc {
+	return []checkFunc{
 		{"issuer-url", "issuer is a well-formed https URL", view.issuerURL},
 		{"issuer-host", "issuer has a public host", view.issuerHost},
 	}
@@ -28,8 +28,8 @@ func (v view) issuerURL() finding {
 		return fail(fmt.Sprintf("%q", clip(v.opts.Issuer)), clip(v.issuerErr.Error()),
 			"set kube-apiserver --service-account-issuer to an https URL without query and fragment, and verify that")
 	case v.issuer.Insecure():
-		return warn(fmt.Sprintf("%q", v.opts.Issuer), "plain http is good for tests on this machine only: relying parties demand https",
-			"publish under an https URL before any relying party is told of it")
+		return warn(fmt.Sprintf("%q", v.opts.Issuer), "plain http is for tests on this machine only: relying parties require https",
+			"publish under an https URL before you register it at a relying party")
 	default:
 		return pass("%q", clip(v.opts.Issuer))
 	}
@@ -65,8 +65,8 @@ const (
 	internal  reach = "an internal name"
 )
 
-// Reaches reports whether somebody at one host can be thought to reach the
-// other, by their names alone.
+// Reaches reports whether clients at one host can probably reach the other,
+// by the names alone.
 func Reaches(from, to string) bool {
 	switch reachOf(to) {
 	case public:
@@ -78,7 +78,7 @@ func Reaches(from, to string) bool {
 	}
 }
 
-// reachOf judges a host by its name alone.
+// reachOf classifies a host by its name alone.
 func reachOf(host string) reach {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if addr, err := netip.ParseAddr(host); err == nil {
@@ -112,10 +112,10 @@ func reachOfAddress(addr netip.Addr) reach {
 	}
 }
 
-// judgeJWKSURI tells whether strangers can go where the document sends them.
-// kube-apiserver names its own address there unless told otherwise
+// checkJWKSURI checks that anyone can fetch the keys at the jwks_uri.
+// kube-apiserver names its own address there by default
 // (openidmetadata.go: https://<external address>/openid/v1/jwks).
-func judgeJWKSURI(issuer discovery.Issuer, uri string) finding {
+func checkJWKSURI(issuer discovery.Issuer, uri string) finding {
 	u, err := url.Parse(uri)
 	evidence := fmt.Sprintf("%q", clip(uri))
 	if err != nil || u.Hostname() == "" {
@@ -123,9 +123,9 @@ func judgeJWKSURI(issuer discovery.Issuer, uri string) finding {
 	}
 	switch {
 	case u.User != nil:
-		return fail("jwks_uri with a user name", "jwks_uri holds credentials, for everybody to read", "change them, and "+republish)
+		return fail("jwks_uri with a user name", "jwks_uri contains credentials, which are public", "change them, and "+republish)
 	case u.Scheme != "https" && !(u.Scheme == "http" && issuer.Insecure() && reachOf(u.Hostname()) == loopback):
-		return fail(evidence, "jwks_uri is not https: keys could be exchanged on the way", republish)
+		return fail(evidence, "jwks_uri is not https: keys could be replaced on the way", republish)
 	case u.Fragment != "":
 		return fail(evidence, "jwks_uri has a fragment", republish)
 	}
@@ -133,7 +133,7 @@ func judgeJWKSURI(issuer discovery.Issuer, uri string) finding {
 	if to == public || to == loopback && from == loopback || strings.EqualFold(u.Hostname(), hostOf(string(issuer))) {
 		return pass("%s", evidence)
 	}
-	return fail(evidence, fmt.Sprintf("jwks_uri leads to %s: the API server's own document was published as it is, and no relying party can fetch the keys", to), republish)
+	return fail(evidence, fmt.Sprintf("jwks_uri leads to %s: the API server's document was published unchanged, and no relying party can fetch the keys", to), republish)
 }
 
 const republish = "publish with oidc-publisher publish, which rewrites jwks_uri to the public address"

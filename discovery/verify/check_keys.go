@@ -11,8 +11,8 @@ import (
 	"oidc-publisher/discovery"
 )
 
-func keyChecks() []question {
-	return []question{
+func keyChecks() []checkFunc {
+	return []checkFunc{
 		{"jwks-keys", "keys are public, well-formed and unique", view.keysValid},
 		{"jwks-algorithms", "discovery document lists the keys' algorithms", view.keysListed},
 		{"clock-skew", "clocks of this machine and the server agree", view.clockSkew},
@@ -58,11 +58,11 @@ func (v view) keysListed() finding {
 		return pass("%s", quoted(listed))
 	}
 	return fail(fmt.Sprintf("listed %s; not covered: keys %s", quoted(listed), quoted(uncovered)),
-		"tokens signed with these keys are refused by relying parties that keep to the list",
+		"relying parties that enforce the list refuse tokens signed with these keys",
 		"add their algorithms to id_token_signing_alg_values_supported, as the API server that publishes the key does: publish its present document")
 }
 
-// without lists the IDs of the keys that can sign with none of the algorithms.
+// without returns the IDs of the keys that fit none of the algorithms.
 func without(keys []discovery.Key, allowed []string) []string {
 	var ids []string
 	for _, k := range keys {
@@ -73,8 +73,8 @@ func without(keys []discovery.Key, allowed []string) []string {
 	return ids
 }
 
-// algorithmsOf lists what a key may sign: its own alg, else all that its type
-// allows (RFC 7518 section 3.1, RFC 8037 section 3.1).
+// algorithmsOf returns what a key may be used for: its own alg, else all that its
+// type allows (RFC 7518 section 3.1, RFC 8037 section 3.1).
 func algorithmsOf(k discovery.Key) []string {
 	if k.Algorithm != "" {
 		return []string{k.Algorithm}
@@ -93,7 +93,7 @@ func algorithmsOf(k discovery.Key) []string {
 
 const (
 	skewLimit = 30 * time.Second
-	// leeway is what the token's times are forgiven before they are wrong.
+	// leeway is how far a token's times may be off.
 	leeway = 60 * time.Second
 )
 
@@ -106,15 +106,15 @@ func (v view) clockSkew() finding {
 		return skip("the server sends no Date")
 	case ahead.Abs() > skewLimit:
 		return warn(fmt.Sprintf("the server's clock is %v ahead of this machine's", ahead.Round(time.Second)),
-			"one of the two clocks is wrong, and the times of tokens are judged by it", "run NTP on both machines")
+			"one of the two clocks is wrong, and tokens are checked against it", "run NTP on both machines")
 	default:
 		return pass("within %v", skewLimit)
 	}
 }
 
-// skew is by how much the server's clock is ahead of the local one. A cache
+// skew returns how far the server's clock is ahead of the local one. A cache
 // keeps the origin's Date and adds Age, but some send the present Date with an
-// Age: of the two readings the smaller skew is believed.
+// Age: the smaller skew of the two readings is used.
 func (v view) skew() (time.Duration, bool) {
 	a, at := v.document.plain, v.document.plainAt
 	if v.document.fresh.header != nil {
@@ -133,8 +133,8 @@ func (v view) skew() (time.Duration, bool) {
 	return plain, true
 }
 
-// clocks are the two opinions of what time it is, the server's the same as the
-// local one where it has none.
+// clocks returns the local time and the server's, which is the local one if the
+// server sends none.
 func (v view) clocks() (local, server time.Time) {
 	ahead, _ := v.skew()
 	return v.now, v.now.Add(ahead)

@@ -6,8 +6,8 @@ import (
 	"oidc-publisher/discovery"
 )
 
-func sourceChecks() []question {
-	return []question{
+func sourceChecks() []checkFunc {
+	return []checkFunc{
 		{"source-issuer", "cluster has this issuer", view.sourceIssuer},
 		{"source-keys", "public keys are the cluster's", view.sourceKeys},
 		{"source-signing-key", "key that the cluster signs with is public", view.sourceSigningKey},
@@ -19,7 +19,7 @@ func (v view) sourceIssuer() finding {
 	if got == want {
 		return pass("%q", clip(got))
 	}
-	return fail(fmt.Sprintf("verifying %q, the cluster says %q", clip(want), clip(got)),
+	return fail(fmt.Sprintf("issuer %q, in the cluster %q", clip(want), clip(got)),
 		differenceOf(got, want)+": every relying party refuses this cluster's tokens",
 		fmt.Sprintf("start kube-apiserver with --service-account-issuer=%s as its first, or publish under the cluster's issuer", clip(want)))
 }
@@ -31,14 +31,14 @@ func (v view) sourceKeys() finding {
 	missing, different, extra := compare(v.opts.Source.Keys, v.set)
 	switch {
 	case len(different) > 0:
-		return fail("same ID, other key: "+quoted(different), "somebody replaced a key under its ID, and may sign in the cluster's name",
-			"find out who writes to the public place, publish again, and treat what was signed meanwhile as forged")
+		return fail("same ID, other key: "+quoted(different), "a key was replaced under its ID: the holder of the other key can sign in the cluster's name",
+			"find out who else writes there, publish again, and treat tokens signed since then as forged")
 	case len(missing) > 0:
 		return fail("not public: "+quoted(missing), "the cluster has keys that relying parties can't see, so tokens signed with them are refused",
 			"run oidc-publisher publish, and keep oidc-publisher watch running")
 	case len(extra) > 0:
-		return warn("public, but not the cluster's: "+quoted(extra), "these are retired keys in their grace time, or somebody added a key and can sign in the cluster's name",
-			"nothing, if a rotation was less than the grace time ago; else drop them with oidc-publisher publish --revoke KID")
+		return warn("public, but not the cluster's: "+quoted(extra), "these are retired keys in their grace period, or a foreign key whose holder can sign in the cluster's name",
+			"nothing, if a rotation was less than the grace period ago; else remove them with oidc-publisher publish --revoke KID")
 	default:
 		return pass("%s", keysEvidence(v.set))
 	}
@@ -70,7 +70,7 @@ func (v view) sourceSigningKey() finding {
 	canary := v.opts.Source.Canary
 	switch {
 	case canary == nil:
-		return skip("no token could be minted to see it")
+		return skip("no token could be minted to learn it")
 	case !v.haveKeys():
 		return blocked(noKeys)
 	}

@@ -10,17 +10,17 @@ import (
 
 const noToken = "the token could not be read"
 
-func tokenChecks() []question {
-	return []question{
+func tokenChecks() []checkFunc {
+	return []checkFunc{
 		{"token-format", "token is a compact JWS", view.tokenFormat},
 		{"token-algorithm", "token is signed with a public key algorithm", view.tokenAlgorithm},
 		{"token-key-id", "token names its key", view.tokenKeyID},
 		{"token-key", "token's key is public", view.tokenKey},
 		{"token-signature", "token's signature verifies", view.tokenSignature},
-		{"token-issuer", "token is this issuer's", view.tokenIssuer},
+		{"token-issuer", "token is from this issuer", view.tokenIssuer},
 		{"token-audience", "token is for the audience", view.tokenAudience},
 		{"token-expiry", "token has not expired", view.tokenExpiry},
-		{"token-not-before", "token is valid already", view.tokenNotBefore},
+		{"token-not-before", "token is already valid", view.tokenNotBefore},
 		{"token-issued-at", "token was issued in the past", view.tokenIssuedAt},
 	}
 }
@@ -53,7 +53,7 @@ func (v view) tokenKeyID() finding {
 	case v.claimsErr != nil:
 		return blocked(noToken)
 	case v.claims.KeyID == "":
-		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not a legacy secret or a home-made one")
+		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not one from a legacy secret or of your own making")
 	default:
 		return pass("kid %q", clip(v.claims.KeyID))
 	}
@@ -92,7 +92,7 @@ func (v view) tokenSignature() finding {
 	}
 	if err := v.opts.Token.Verify(key, v.claims.Algorithm); err != nil {
 		return fail(fmt.Sprintf("kid %q", clip(key.ID)), "the signature does not match the public key of that ID",
-			"look for two clusters with one key ID, a token that was cut or changed, and keys that were replaced under the same ID")
+			"check for two clusters with one key ID, a truncated or changed token, and keys that were replaced under the same ID")
 	}
 	return pass("verifies with %q", clip(key.ID))
 }
@@ -131,7 +131,7 @@ func (v view) tokenAudience() finding {
 	case v.claimsErr != nil:
 		return blocked(noToken)
 	case len(v.claims.Audience) == 0:
-		return fail("no aud", "relying parties refuse a token that is for nobody", "mint it with the relying party's audience (kubectl create token --audience)")
+		return fail("no aud", "relying parties refuse a token without an audience", "mint it with the relying party's audience (kubectl create token --audience)")
 	case v.opts.Audience == "":
 		return warn(evidence, "no audience was given to compare with", "give the one that the relying party expects with --audience")
 	case !slices.Contains(v.claims.Audience, v.opts.Audience):
@@ -147,7 +147,7 @@ func (v view) tokenExpiry() finding {
 	case v.claimsErr != nil:
 		return blocked(noToken)
 	case v.claims.Expiry.IsZero():
-		return fail("no exp", "a token without an end is refused", "use a token of TokenRequest (kubectl create token)")
+		return fail("no exp", "a token without an expiry is refused", "use a token of TokenRequest (kubectl create token)")
 	}
 	local, server := v.clocks()
 	return inTime("exp", v.claims.Expiry, 0, local.Sub(v.claims.Expiry), server.Sub(v.claims.Expiry),
@@ -172,21 +172,21 @@ func (v view) tokenIssuedAt() finding {
 	case v.claimsErr != nil:
 		return blocked(noToken)
 	case v.claims.IssuedAt.IsZero():
-		return warn("no iat", "OpenID Connect requires it, and Google looks at it", "use a token of TokenRequest (kubectl create token)")
+		return warn("no iat", "OpenID Connect requires it, and Google checks it", "use a token of TokenRequest (kubectl create token)")
 	}
 	local, server := v.clocks()
 	return inTime("iat", v.claims.IssuedAt, tick, v.claims.IssuedAt.Sub(local), v.claims.IssuedAt.Sub(server),
 		"the token was issued in the future", "run NTP on the control plane, and mint a new token")
 }
 
-// tick is what a token minted this moment is ahead by: times are whole seconds,
-// and a cache's Date and Age are two of them.
+// tick is how far ahead the times of a newly minted token may be: they are whole
+// seconds, and so are Date and Age of a cache.
 const tick = 5 * time.Second
 
-// inTime judges a moment by two clocks: wrong by both beyond the leeway fails,
-// wrong by either at all is worth a warning, for the relying party's clock is
-// a third one. lateLocal and lateServer are by how much the moment is wrong,
-// negative where it is right; less than grace is not worth a word.
+// inTime checks a time against two clocks. It fails if the time is wrong by both
+// beyond the leeway, and warns if it is wrong by either, since the relying
+// party's clock is a third one. lateLocal and lateServer are how far the time is
+// off, negative where it is right; less than grace is ignored.
 func inTime(name string, at time.Time, grace, lateLocal, lateServer time.Duration, cause, cure string) finding {
 	evidence := name + " " + at.Format(time.RFC3339)
 	switch {

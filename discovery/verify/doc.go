@@ -1,7 +1,7 @@
-// Package verify looks at a public issuer as a relying party does: anonymously,
-// over the network, trusting nothing. It gives a verdict per check with
-// evidence, cause and cure (Run), proves that a publication is visible
-// (Published) and waits until a new key may be signed with (WaitForKey).
+// Package verify checks a public issuer as a relying party does: anonymously and
+// over the network. Run gives a verdict per check with evidence, cause and cure,
+// Published proves that a publication is visible, and WaitForKey waits until a
+// new key may be used for signing.
 //
-// It shows what it compared, never a remote body and never a token.
+// Reports show what was compared, never a remote body and never a token.
 package verify

@@ -29,7 +29,7 @@ func unreachable(f httpx.Failure, err error, host string) (cause, cure string) {
 	case httpx.Canceled:
 		return "the request was canceled", "run it again"
 	case httpx.NotConnected, httpx.Broken:
-		return "the connection broke, or the answer was not HTTP", "check the server's log and what stands in front of it"
+		return "the connection broke, or the answer was not HTTP", "check the log of the server and of proxies in front of it"
 	default:
 		return badTLS(f, err)
 	}
@@ -50,14 +50,14 @@ func badTLS(f httpx.Failure, err error) (cause, cure string) {
 	}
 }
 
-// unknownAuthority tells a self-signed certificate, a chain that lacks its
-// middle and a private authority apart.
+// unknownAuthority distinguishes a self-signed certificate, a chain without its
+// intermediates and a private authority.
 func unknownAuthority(err error) (cause, cure string) {
 	chain := sentChain(err)
 	switch {
 	case len(chain) == 1 && chain[0].Subject.String() == chain[0].Issuer.String():
 		return "the certificate is self-signed",
-			"get one from a public certificate authority: relying parties in the cloud can't be told to trust it; for a test " + httpx.TrustCure
+			"get one from a public certificate authority: relying parties in the cloud can't be configured to trust it; for a test " + httpx.TrustCure
 	case len(chain) == 1:
 		return "the server sends no intermediate certificate, or its authority is a private one",
 			"serve the full chain (fullchain.pem, not cert.pem); if the authority is private, get a public certificate, or " + httpx.TrustCure + ", here and at every relying party"
@@ -81,9 +81,9 @@ func badStatus(code int, host string) (cause, cure string) {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return "the object is not public", notPublicCure(host)
 	case code == http.StatusNotFound, code == http.StatusGone:
-		return "nothing is published at this address", "publish to the place that the issuer leads to: bucket, prefix and path must agree with it"
+		return "nothing is published at this address", "publish to the address of the issuer: bucket, prefix and path must match it"
 	case code == http.StatusTooManyRequests:
-		return "the server throttles", "lift the limit for these two documents: relying parties fetch them whenever they please"
+		return "the server limits the request rate", "lift the limit for these two documents: relying parties fetch them at any time"
 	case code >= 500:
 		return "the server or the store behind it failed", "check its log and its origin, then try again"
 	default:

@@ -15,7 +15,7 @@ import (
 )
 
 // defaultTimeout bounds one request. It is above the 5 s that AWS STS waits,
-// so that a slow server can be told from a silent one.
+// to distinguish a slow server from a silent one.
 const defaultTimeout = 10 * time.Second
 
 // answer is one HTTP answer, read whole.
@@ -63,7 +63,7 @@ func get(ctx context.Context, client *http.Client, target string, noCache bool) 
 	return a, nil
 }
 
-// strict returns the client with what makes it anonymous restored.
+// strict returns an anonymous client with the same transport and timeout.
 func strict(client *http.Client) *http.Client {
 	if client == nil {
 		return httpx.Anonymous(nil, defaultTimeout)
@@ -79,7 +79,7 @@ func (a answer) redirect() bool {
 	return a.status >= 300 && a.status < 400 && a.status != http.StatusNotModified
 }
 
-// redirectHost names where a redirect leads.
+// redirectHost returns scheme and host of a redirect's target.
 func (a answer) redirectHost() string {
 	to, err := url.Parse(a.header.Get("Location"))
 	if err != nil || a.header.Get("Location") == "" {
@@ -91,8 +91,8 @@ func (a answer) redirectHost() string {
 	return clip(to.Scheme + "://" + to.Host)
 }
 
-// clip keeps what strangers wrote short. It is always printed quoted or passes
-// a renderer that escapes control characters.
+// clip bounds foreign text. The result is always printed quoted or through a
+// renderer that escapes control characters.
 func clip(s string) string {
 	const most = 200
 	if len(s) <= most {

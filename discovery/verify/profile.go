@@ -11,7 +11,7 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// RelyingParty is a service whose limits are known.
+// RelyingParty is a service with a profile.
 type RelyingParty string
 
 // The relying parties with a profile.
@@ -23,12 +23,12 @@ const (
 	Cloudsmith RelyingParty = "cloudsmith"
 )
 
-// RelyingParties lists all of them.
+// RelyingParties returns all of them.
 func RelyingParties() []RelyingParty {
 	return []RelyingParty{GCP, AWS, Azure, Vault, Cloudsmith}
 }
 
-// ParseRelyingParty reads one name; the error lists those that there are.
+// ParseRelyingParty reads one name; the error lists the valid ones.
 func ParseRelyingParty(name string) (RelyingParty, error) {
 	if party := RelyingParty(name); slices.Contains(RelyingParties(), party) {
 		return party, nil
@@ -40,7 +40,7 @@ func ParseRelyingParty(name string) (RelyingParty, error) {
 	return "", fmt.Errorf("unknown relying party %q: use %s", clip(name), strings.Join(known, ", "))
 }
 
-// profile is what one relying party demands beyond the standards. Limits that
+// profile is what one relying party requires beyond the standards. Limits that
 // its operator does not publish (how many keys Google takes, how long each
 // caches them, Cloudsmith's algorithms) are not guessed.
 type profile struct {
@@ -48,21 +48,21 @@ type profile struct {
 	limits []limit
 }
 
-// limit is one demand.
+// limit is one requirement.
 type limit struct {
 	id, title string
-	// source says who says so.
+	// source is where the limit is documented.
 	source string
 	// soft limits only warn: a third party measured them, or they hold for
 	// one way of setting the relying party up.
 	soft  bool
-	judge func(view) finding
+	check func(view) finding
 }
 
 func (p profile) checks(v view) []Check {
 	checks := make([]Check, len(p.limits))
 	for i, l := range p.limits {
-		f := l.judge(v)
+		f := l.check(v)
 		if l.soft {
 			f = f.softened()
 		}
@@ -154,7 +154,7 @@ func keysAtMost(most map[string]int) func(view) finding {
 	}
 }
 
-const dropKeys = "drop retired keys: shorten --grace, or publish --revoke KID"
+const dropKeys = "remove retired keys: shorten --grace, or publish --revoke KID"
 
 func keysInAllAtMost(most int) func(view) finding {
 	return func(v view) finding {
@@ -191,7 +191,7 @@ func useIsSignature(v view) finding {
 		"a key with a use other than sig is not used", "publish the keys as kube-apiserver writes them")(v)
 }
 
-// eachKey names the keys that do not pass.
+// eachKey lists the keys that do not pass.
 func eachKey(good func(discovery.Key) bool, cause, cure string) func(view) finding {
 	return func(v view) finding {
 		if !v.haveKeys() {
@@ -210,8 +210,7 @@ func eachKey(good func(discovery.Key) bool, cause, cure string) func(view) findi
 	}
 }
 
-// onlyAlgorithms fails where nothing can be used, and warns where something
-// can't: the usable keys still do their work.
+// onlyAlgorithms fails if no key can be used, and warns if some can't.
 func onlyAlgorithms(allowed ...string) func(view) finding {
 	names := strings.Join(allowed, ", ")
 	cure := "sign with a key for one of them (kube-apiserver --service-account-signing-key-file), or allow the algorithm where the relying party lets you"
@@ -263,7 +262,7 @@ func publicHost(v view) finding {
 	return f
 }
 
-// audiences are those of the token, else the one that is asked for.
+// audiences returns those of the token, else the one in the options.
 func (v view) audiences() []string {
 	switch {
 	case v.opts.Token.Given() && v.claimsErr == nil:
@@ -309,7 +308,7 @@ func usualAudience(want string) func(view) finding {
 func oneAudience(v view) finding {
 	switch {
 	case !v.opts.Token.Given() || v.claimsErr != nil:
-		return skip("no token to look at")
+		return skip("no token was given")
 	case len(v.claims.Audience) != 1:
 		return fail(fmt.Sprintf("%d: %s", len(v.claims.Audience), quoted(v.claims.Audience)), "it takes exactly one audience", "mint the token with one audience")
 	default:
@@ -332,7 +331,7 @@ func tokenAtMost(most int) func(view) finding {
 	return func(v view) finding {
 		switch {
 		case !v.opts.Token.Given():
-			return skip("no token to look at")
+			return skip("no token was given")
 		case len(v.opts.Token.Reveal()) > most:
 			return fail(fmt.Sprintf("%d characters", len(v.opts.Token.Reveal())), fmt.Sprintf("it takes at most %d", most), "mint it with fewer or shorter audiences")
 		default:
@@ -344,7 +343,7 @@ func tokenAtMost(most int) func(view) finding {
 func lifetimeBelow(most time.Duration) func(view) finding {
 	return func(v view) finding {
 		if !v.opts.Token.Given() || v.claimsErr != nil || v.claims.Expiry.IsZero() || v.claims.IssuedAt.IsZero() {
-			return skip("no token with exp and iat to look at")
+			return skip("no token with exp and iat was given")
 		}
 		if life := v.claims.Expiry.Sub(v.claims.IssuedAt); life >= most {
 			return fail(life.String(), fmt.Sprintf("it takes only tokens that live for less than %v", most), "mint it with a shorter lifetime (kubectl create token --duration, expirationSeconds)")

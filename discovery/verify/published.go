@@ -15,16 +15,16 @@ import (
 )
 
 // Published proves that exactly these two documents are public: it reads the
-// issuer's document, and the keys where wantDocument says they are, anonymously
-// and without following redirects, and compares bytes. The keys are looked at
-// first, as they are published first.
+// issuer's document, and the keys at the jwks_uri of wantDocument, anonymously
+// and without following redirects, and compares bytes. It reads the keys first,
+// as they are published first.
 //
 // A nil client is an anonymous one with a timeout of 10 s per request; of any
 // other only its transport and timeout are used. At most four requests are sent.
 //
 // The error is *UnreachableError, *StatusError, *RedirectError, *StaleError or
-// *DifferentError; Temporary tells whether to ask again. A wantDocument that
-// discovery.ParseDocument refuses is any other error.
+// *DifferentError; Temporary reports whether to try again. Any other error is an
+// invalid wantDocument.
 func Published(ctx context.Context, client *http.Client, issuer discovery.Issuer, wantDocument, wantKeys []byte) error {
 	document, err := discovery.ParseDocument(wantDocument)
 	if err != nil {
@@ -75,19 +75,19 @@ func getOK(ctx context.Context, client *http.Client, target string, noCache bool
 	return a, nil
 }
 
-// fresherExists asks past the caches, those that let themselves be asked: GCS
-// ignores the request header.
+// fresherExists fetches past the caches. Not every cache allows that: GCS ignores
+// the request header.
 func fresherExists(ctx context.Context, client *http.Client, target string, want []byte) bool {
 	a, err := getOK(ctx, client, target, true)
 	return err == nil && bytes.Equal(a.body, want)
 }
 
-// UnreachableError says that no answer came.
+// UnreachableError means that there was no answer.
 type UnreachableError struct {
 	URL     string
 	Failure httpx.Failure
-	// Err is what the HTTP client said. Its text may quote the remote side,
-	// so Error leaves it out.
+	// Err is the HTTP client's error. Its text may quote the remote side, so
+	// Error leaves it out.
 	Err error
 }
 
@@ -104,7 +104,7 @@ func (e *UnreachableError) Temporary() bool {
 	return !e.Failure.TLS() && e.Failure != httpx.Canceled
 }
 
-// StatusError says that the answer was neither 200 nor a redirect.
+// StatusError means that the answer was neither 200 nor a redirect.
 type StatusError struct {
 	URL string
 	// Code is the HTTP status.
@@ -116,7 +116,7 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s answers %d: %s: %s", clip(e.URL), e.Code, cause, cure)
 }
 
-// NotPublic reports whether the server refuses strangers.
+// NotPublic reports whether the server refuses anonymous requests.
 func (e *StatusError) NotPublic() bool {
 	return e.Code == http.StatusUnauthorized || e.Code == http.StatusForbidden
 }
@@ -126,14 +126,14 @@ func (e *StatusError) NotThere() bool {
 	return e.Code == http.StatusNotFound || e.Code == http.StatusGone
 }
 
-// Temporary is true where the status is known to change by itself: public
-// access and new objects appear with a delay, and overload passes.
+// Temporary is true for a status that may change by itself: public access and new
+// objects appear with a delay, and overload passes.
 func (e *StatusError) Temporary() bool {
 	return e.NotPublic() || e.NotThere() || e.Code == http.StatusTooManyRequests || e.Code >= 500
 }
 
-// RedirectError says that the address redirects, which relying parties do not
-// follow, AWS STS among them.
+// RedirectError means that the address redirects. Relying parties such as AWS STS
+// do not follow.
 type RedirectError struct {
 	URL string
 	// Host is the scheme and host that the redirect leads to.
@@ -141,35 +141,35 @@ type RedirectError struct {
 }
 
 func (e *RedirectError) Error() string {
-	return fmt.Sprintf("%s redirects to %q and relying parties do not follow: publish under the address that answers itself, and make it the issuer", clip(e.URL), e.Host)
+	return fmt.Sprintf("%s redirects to %q and relying parties do not follow: make the address without a redirect the issuer, and publish under it", clip(e.URL), e.Host)
 }
 
-// StaleError says that a cache still hands out an older copy.
+// StaleError means that a cache still serves an older copy.
 type StaleError struct {
 	URL string
-	// FreshIn is how long that copy may still be handed out, 0 where the
-	// cache does not keep to its own lifetime.
+	// FreshIn is how long that copy may still be served, 0 for a cache that
+	// exceeds its own lifetime.
 	FreshIn time.Duration
 }
 
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("%s: a cache still answers with an older copy, which stays fresh for another %v: wait, and set a short Cache-Control for the next time", clip(e.URL), e.FreshIn)
+	return fmt.Sprintf("%s: a cache still serves an older copy, for up to %v: wait, and use a short Cache-Control next time", clip(e.URL), e.FreshIn)
 }
 
-// Temporary is always true: the copy grows old by itself.
+// Temporary is always true: the copy expires by itself.
 func (e *StaleError) Temporary() bool { return true }
 
-// DifferentError says that other content is public, without a sign that a
-// cache is the reason.
+// DifferentError means that other content is public, without a sign that a cache
+// is the reason.
 type DifferentError struct {
 	URL string
-	// FreshIn is the lifetime that the answer announces: a cache that hides
-	// itself may be the reason for that long. 0 if it announces none.
+	// FreshIn is the lifetime that the answer announces, for which a hidden
+	// cache may be the reason. 0 if it announces none.
 	FreshIn time.Duration
 }
 
 func (e *DifferentError) Error() string {
-	return fmt.Sprintf("%s answers with other content than what was published: does the issuer lead to this target, and does nobody else write there?", clip(e.URL))
+	return fmt.Sprintf("%s answers with other content than was published: check that the issuer leads to this target, and that only this program writes there", clip(e.URL))
 }
 
 // Temporary is true while a cache can be the reason.

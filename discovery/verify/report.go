@@ -12,22 +12,22 @@ type Status string
 const (
 	// Pass: as it should be.
 	Pass Status = "pass"
-	// Warn: works, but some relying party or some moment will not forgive it.
+	// Warn: works, but not always or not with every relying party.
 	Warn Status = "warn"
-	// Fail: checked, and the answer is no.
+	// Fail: checked, and wrong.
 	Fail Status = "fail"
 	// Error: could not be checked.
 	Error Status = "error"
-	// Skip: not looked at, because an earlier check says why it can't be or
-	// because what it needs was not given.
+	// Skip: not checked, because an earlier check failed or because the input
+	// for it was not given.
 	Skip Status = "skip"
 )
 
-// Check is one question and its answer.
+// Check is one check and its result.
 type Check struct {
 	// ID is stable kebab-case for machines: scripts may depend on it.
 	ID string
-	// Title is the question for people.
+	// Title is the check in words.
 	Title  string
 	Status Status
 	// Evidence is what was seen. It never holds a token or a remote body.
@@ -68,8 +68,7 @@ func newReport(issuer string, checks []Check) Report {
 	return r
 }
 
-// finding is what a check function returns; the table that lists the function
-// adds ID and title.
+// finding is the result of a check function; its table adds ID and title.
 type finding struct {
 	status                Status
 	evidence, cause, cure string
@@ -111,7 +110,7 @@ func (f finding) softened() finding {
 	return f
 }
 
-// quoted lists strangers' strings: quoted, clipped, and not more than a few.
+// quoted lists foreign strings: quoted, clipped, and at most ten.
 func quoted(list []string) string {
 	const most = 10
 	var out []string

@@ -11,7 +11,7 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// Options say what to verify. Only Issuer is needed.
+// Options select what to verify. Only Issuer is required.
 type Options struct {
 	// Issuer is the public issuer, exactly as tokens carry it in iss.
 	Issuer string
@@ -28,7 +28,7 @@ type Options struct {
 	// http.DefaultTransport: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and
 	// SSL_CERT_DIR are honoured.
 	Transport http.RoundTripper
-	// Now is the wall clock by which tokens and certificates are judged,
+	// Now is the wall clock for the times of tokens and certificates,
 	// nil for time.Now.
 	Now func() time.Time
 	// Timeout bounds each request, 0 for 10 s.
@@ -49,26 +49,26 @@ func (o Options) now() time.Time {
 	return o.Now()
 }
 
-// Run makes every check that the options allow and reports them all. Whatever
-// is wrong with the issuer, the network, the token or the cluster's documents
-// stands in the report; the error is for options that make no sense (a relying
-// party without a profile) and for a context that ended.
+// Run makes every check that the options allow and reports them all. Problems
+// with the issuer, the network, the token or the cluster's documents are in the
+// report; the error is for invalid options (a relying party without a profile)
+// and for a canceled context.
 func Run(ctx context.Context, opts Options) (Report, error) {
 	profiles, err := profilesOf(opts.For)
 	if err != nil {
 		return Report{}, err
 	}
-	v := look(ctx, opts)
-	// Where time ran out the report says at what.
+	v := collect(ctx, opts)
+	// After a timeout the report shows at which check.
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {
 		return Report{}, err
 	}
-	report := newReport(opts.Issuer, v.judge(profiles))
+	report := newReport(opts.Issuer, v.checks(profiles))
 	report.CertificateExpiry = v.certificateExpiry()
 	return report, nil
 }
 
-// view is everything that was seen; the checks only read it.
+// view is everything that was fetched; the checks only read it.
 type view struct {
 	opts   Options
 	issuer discovery.Issuer
@@ -79,7 +79,7 @@ type view struct {
 	parsed   discovery.Document
 	parseErr error
 
-	// jwksURI is the judgement of the document's jwks_uri; the keys are
+	// jwksURI is the finding about the document's jwks_uri; the keys are
 	// fetched only where it passes.
 	jwksURI finding
 	keys    fetched
@@ -106,18 +106,19 @@ func (v view) certificateExpiry() time.Time {
 	return earliest
 }
 
-// fetched is one of the two documents as a cache may hand it out and as it is
-// with caches asked to revalidate.
+// fetched is one of the two documents, fetched through caches and again with
+// caches asked to revalidate.
 type fetched struct {
 	asked bool
-	// led is set where the other document led here: the network works.
+	// led is set where the other document gave the address: the network works.
 	led              bool
 	plain, fresh     answer
 	err, freshErr    error
 	plainAt, freshAt time.Time
 }
 
-func look(ctx context.Context, opts Options) view {
+// collect fetches what the checks need.
+func collect(ctx context.Context, opts Options) view {
 	v := view{opts: opts}
 	client := opts.client()
 	if opts.Token.Given() {
@@ -129,7 +130,7 @@ func look(ctx context.Context, opts Options) view {
 	if v.document.ok() && !v.document.html() {
 		v.parsed, v.parseErr = discovery.ParseDocument(v.document.plain.body)
 		if v.parseErr == nil {
-			v.jwksURI = judgeJWKSURI(v.issuer, v.parsed.JWKSURI())
+			v.jwksURI = checkJWKSURI(v.issuer, v.parsed.JWKSURI())
 		}
 	}
 	if v.jwksURI.status == Pass {
@@ -154,8 +155,8 @@ func fetch(ctx context.Context, client *http.Client, opts Options, target string
 	return f
 }
 
-// judge lists all checks in order.
-func (v view) judge(profiles []profile) []Check {
+// checks makes all checks in order.
+func (v view) checks(profiles []profile) []Check {
 	checks := run(v, issuerChecks())
 	checks = append(checks, v.document.checks("document", "discovery document", "application/json")...)
 	checks = append(checks, run(v, documentChecks())...)
@@ -173,21 +174,21 @@ func (v view) judge(profiles []profile) []Check {
 	return checks
 }
 
-// question is one line of a table of checks.
-type question struct {
+// checkFunc is one line of a table of checks.
+type checkFunc struct {
 	id, title string
-	answer    func(view) finding
+	run       func(view) finding
 }
 
-func run(v view, questions []question) []Check {
-	checks := make([]Check, len(questions))
-	for i, q := range questions {
-		checks[i] = q.answer(v).check(q.id, q.title)
+func run(v view, table []checkFunc) []Check {
+	checks := make([]Check, len(table))
+	for i, q := range table {
+		checks[i] = q.run(v).check(q.id, q.title)
 	}
 	return checks
 }
 
-// haveDocument and haveKeys tell whether later checks have something to judge.
+// haveDocument and haveKeys report whether later checks have their input.
 func (v view) haveDocument() bool { return v.parsed.Issuer() != "" }
 
 func (v view) haveKeys() bool { return v.set.Len() > 0 }

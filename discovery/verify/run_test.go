@@ -113,7 +113,7 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 		{"server broken", func(s *site) { s.document.status = 502 }, "document-status", verify.Fail, "store behind it failed"},
 		{"keys forbidden", func(s *site) { s.keys.status = 401 }, "jwks-status", verify.Fail, "not public"},
 		{"keys absent", func(s *site) { s.keys.status = 404 }, "jwks-status", verify.Fail, "nothing is published"},
-		{"throttled", func(s *site) { s.keys.status = 429 }, "jwks-status", verify.Fail, "throttles"},
+		{"throttled", func(s *site) { s.keys.status = 429 }, "jwks-status", verify.Fail, "limits the request rate"},
 		{"no content", func(s *site) { s.keys.status = 204; s.keys.body = nil }, "jwks-status", verify.Fail, "204"},
 		{"redirected document", func(s *site) {
 			s.document.status = 302
@@ -155,8 +155,8 @@ func TestRunFindsWhatIsWrong(t *testing.T) {
 		{"second request breaks", func(s *site) {
 			s.keys.fresh = &page{serve: hijack(secretBody)}
 		}, "jwks-cached-copy", verify.Error, "between two requests"},
-		{"huge document", func(s *site) { s.document.body = make([]byte, discovery.MaxSize+1) }, "document-size", verify.Fail, "not one of the two documents"},
-		{"huge keys", func(s *site) { s.keys.body = make([]byte, discovery.MaxSize+1) }, "jwks-size", verify.Fail, "not one of the two documents"},
+		{"huge document", func(s *site) { s.document.body = make([]byte, discovery.MaxSize+1) }, "document-size", verify.Fail, "too large for one of the two documents"},
+		{"huge keys", func(s *site) { s.keys.body = make([]byte, discovery.MaxSize+1) }, "jwks-size", verify.Fail, "too large for one of the two documents"},
 		{"compressed bomb", func(s *site) { s.keys.serve = gzipped(make([]byte, 8<<20)) }, "jwks-size", verify.Fail, "1048576"},
 		{"document is not JSON", func(s *site) { s.document.body = []byte(secretBody) }, "document-syntax", verify.Fail, "not a JSON object"},
 		{"document is cut", func(s *site) { s.document.body = s.document.body[:40] }, "document-syntax", verify.Fail, "not valid JSON"},

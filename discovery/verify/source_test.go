@@ -37,7 +37,7 @@ func TestSource(t *testing.T) {
 		{"as published", snapshot(t, publicHost, one), []*signer{one}, "", "", ""},
 		{"in another order", snapshot(t, publicHost, one, two), []*signer{two, one}, "", "", ""},
 		{"a key is not public", snapshot(t, publicHost, one, two), []*signer{one}, "source-keys", verify.Fail, `"key-2"`},
-		{"a key was replaced", snapshot(t, publicHost, one), []*signer{impostor}, "source-keys", verify.Fail, "replaced a key"},
+		{"a key was replaced", snapshot(t, publicHost, one), []*signer{impostor}, "source-keys", verify.Fail, "a key was replaced"},
 		{"a key is public only", snapshot(t, publicHost, one), []*signer{one, two}, "source-keys", verify.Warn, "grace"},
 		{"other issuer", snapshot(t, publicHost+"/", one), []*signer{one}, "source-issuer", verify.Fail, "trailing slash"},
 		{"internal issuer", snapshot(t, "https://kubernetes.default.svc", one), []*signer{one}, "source-issuer", verify.Fail, "another issuer"},

@@ -69,7 +69,7 @@ func unsigned(header, payload any, signature string) string {
 
 func minutes(n int) int64 { return time.Now().Add(time.Duration(n) * time.Minute).Unix() }
 
-// TestTokenAndIndependentVerifier holds our judgement of tokens against that of
+// TestTokenAndIndependentVerifier compares our verdict on tokens with that of
 // go-oidc, which reads the same public documents.
 func TestTokenAndIndependentVerifier(t *testing.T) {
 	rsaKey, ecKey, edKey, stranger := newRSA(t, "key-1"), newEC(t, "key-ec"), newEd25519(t, "key-ed"), newRSA(t, "stranger")
@@ -101,10 +101,10 @@ func TestTokenAndIndependentVerifier(t *testing.T) {
 		{name: "issuer with a slash", token: rsaKey.sign(t, claims(map[string]any{"iss": publicHost + "/"})), id: "token-issuer", status: verify.Fail, cause: "trailing slash"},
 		{name: "no issuer", token: rsaKey.sign(t, claims(map[string]any{"iss": nil})), id: "token-issuer", status: verify.Fail, cause: "another issuer"},
 		{name: "other audience", token: rsaKey.sign(t, claims(map[string]any{"aud": []string{audience + "/"}})), id: "token-audience", status: verify.Fail, cause: "another audience"},
-		{name: "no audience", token: rsaKey.sign(t, claims(map[string]any{"aud": nil})), id: "token-audience", status: verify.Fail, cause: "nobody"},
+		{name: "no audience", token: rsaKey.sign(t, claims(map[string]any{"aud": nil})), id: "token-audience", status: verify.Fail, cause: "without an audience"},
 		{name: "expired", token: rsaKey.sign(t, claims(map[string]any{"exp": minutes(-10)})), id: "token-expiry", status: verify.Fail, cause: "expired, by 10m"},
 		{name: "just expired", token: rsaKey.sign(t, claims(map[string]any{"exp": time.Now().Add(-20 * time.Second).Unix()})), id: "token-expiry", status: verify.Warn, cause: "within the 1m0s"},
-		{name: "no expiry", token: rsaKey.sign(t, claims(map[string]any{"exp": nil})), id: "token-expiry", status: verify.Fail, cause: "without an end"},
+		{name: "no expiry", token: rsaKey.sign(t, claims(map[string]any{"exp": nil})), id: "token-expiry", status: verify.Fail, cause: "without an expiry"},
 		{name: "not valid yet", token: rsaKey.sign(t, claims(map[string]any{"nbf": minutes(20)})), id: "token-not-before", status: verify.Fail, cause: "not valid yet"},
 		{name: "almost valid", token: rsaKey.sign(t, claims(map[string]any{"nbf": minutes(2)})), id: "token-not-before", status: verify.Fail, cause: "not valid yet", stricter: true},
 		{name: "issued in the future", token: rsaKey.sign(t, claims(map[string]any{"iat": minutes(20)})), id: "token-issued-at", status: verify.Fail, cause: "in the future", stricter: true},

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// assumedLifetime is what an answer without any cache header is taken to
-	// live for: what GCS does where nothing is set.
+	// assumedLifetime is the lifetime of an answer without any cache header,
+	// which GCS uses where nothing is set.
 	assumedLifetime = time.Hour
 	shortestPoll    = time.Second
 	longestPoll     = 15 * time.Second
 	searchPoll      = 5 * time.Second
 )
 
-// Progress is what WaitForKey knows after one look.
+// Progress is the state of WaitForKey after one poll.
 type Progress struct {
 	KeyID string
 	// Public is whether the last usable answer had the key, with and without
@@ -30,13 +30,13 @@ type Progress struct {
 	// Lifetime is the longest cache lifetime that any answer announced, and
 	// Remaining how much of it is still to be waited for while Public.
 	Lifetime, Remaining time.Duration
-	// Answered is whether the issuer answered at all, now or before.
+	// Answered is whether the issuer has ever answered.
 	Answered bool
-	// Seen says in a few words what the last look saw.
+	// Seen is the result of the last poll in a few words.
 	Seen string
 }
 
-// WaitError says that waiting ended before the key was safe to sign with. It
+// WaitError means that the wait ended before the key was safe to sign with. It
 // wraps the context's error.
 type WaitError struct {
 	// Last is the state in which the wait ended.
@@ -48,7 +48,7 @@ func (e *WaitError) Error() string {
 	state, cure := "it was not public when waiting ended", "publish it, and check the issuer with verify"
 	if e.Last.Public {
 		state = fmt.Sprintf("it had not been public for %v when waiting ended", e.Last.Lifetime.Round(time.Second))
-		cure = "give a longer --timeout, or a shorter Cache-Control to the keys; each wait counts anew"
+		cure = "give a longer --timeout, or a shorter Cache-Control to the keys; each wait starts from zero"
 	}
 	return fmt.Sprintf("key %q: do not sign with it yet: %s (last seen: %s): %s", clip(e.Last.KeyID), state, e.Last.Seen, cure)
 }
@@ -62,14 +62,14 @@ func (e *WaitError) Unwrap() error { return e.Err }
 //
 // The lifetime of an answer is its max-age (or s-maxage, or Expires), not
 // shortened by its Age, since many relying parties do not subtract it; its Age
-// where that is longer, for a cache that ignores max-age; and one hour where it
-// says nothing, except on loopback, where no cache stands between. The clock
-// starts anew when an answer lacks the key or jwks_uri changes. An answer that
-// does not come, or a 5xx, changes nothing, but the last one must have the key.
+// where that is longer, for a cache that ignores max-age; and one hour without
+// such headers, except on loopback, which has no caches. The clock restarts when
+// an answer lacks the key or jwks_uri changes. A missing answer or a 5xx changes
+// nothing, but the last answer must have the key.
 //
 // It polls every 1 to 15 s, jittered, by the monotonic clock, and calls
-// progress, if not nil, after each look. Without a deadline in ctx it may wait
-// for ever; when ctx ends the error is *WaitError. Of the options it takes
+// progress, if not nil, after each poll. Without a deadline in ctx it may wait
+// without end; when ctx ends the error is *WaitError. Of the options it uses
 // Issuer, Transport and Timeout.
 func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Progress)) error {
 	issuer, err := discovery.ParseIssuer(opts.Issuer)
@@ -81,7 +81,7 @@ func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Pro
 	}
 	w := waiter{issuer: issuer, client: opts.client(), state: Progress{KeyID: kid, Seen: "nothing yet"}}
 	for {
-		w.look(ctx)
+		w.poll(ctx)
 		if progress != nil && ctx.Err() == nil {
 			progress(w.state)
 		}
@@ -103,9 +103,9 @@ type waiter struct {
 	safe   bool
 }
 
-// look asks once and moves the clock. It leaves the state alone when ctx ended
-// meanwhile, so that the last thing seen is still told.
-func (w *waiter) look(ctx context.Context) {
+// poll fetches once and moves the clock. It keeps the state if ctx ended in the
+// meantime, so that the last result is still reported.
+func (w *waiter) poll(ctx context.Context) {
 	err := w.findKey(ctx)
 	now := time.Now()
 	if ctx.Err() == nil && (err == nil || !unseen(err)) {
@@ -154,7 +154,7 @@ func (w *waiter) findKey(ctx context.Context) error {
 	if document.Issuer() != w.issuer {
 		return fmt.Errorf("the discovery document names another issuer: %s", differenceOf(string(document.Issuer()), string(w.issuer)))
 	}
-	if f := judgeJWKSURI(w.issuer, document.JWKSURI()); f.status != Pass {
+	if f := checkJWKSURI(w.issuer, document.JWKSURI()); f.status != Pass {
 		return errors.New(f.cause)
 	}
 	if err := w.follow(document.JWKSURI(), a); err != nil {
@@ -167,7 +167,7 @@ func (w *waiter) findKey(ctx context.Context) error {
 	return plain
 }
 
-// unseen tells an answer that did not come from one that lacks the key.
+// unseen reports whether there was no answer, rather than one without the key.
 func unseen(err error) bool {
 	var unreachable *UnreachableError
 	var status *StatusError
@@ -175,8 +175,8 @@ func unseen(err error) bool {
 		errors.As(err, &status) && status.Temporary() && !status.NotThere() && !status.NotPublic()
 }
 
-// follow restarts the clock when the keys move: relying parties that hold the
-// old document look at the old place for as long as it lives.
+// follow restarts the clock when jwks_uri changes: relying parties use the old
+// document's address for the lifetime of that document.
 func (w *waiter) follow(uri string, document answer) error {
 	moved := w.keysAt != "" && w.keysAt != uri
 	w.keysAt = uri
@@ -213,8 +213,8 @@ func (w *waiter) remember(a answer) {
 	w.state.Lifetime = max(w.state.Lifetime, life)
 }
 
-// interval is the time to the next look, up to a fifth shorter or longer so
-// that many waiters do not ask at once.
+// interval is the time to the next poll, up to a fifth shorter or longer so that
+// many waiters do not poll at once.
 func (w *waiter) interval() time.Duration {
 	base := searchPoll
 	if w.state.Public {
