@@ -88,6 +88,9 @@ func (q *pod) once() (output string, err error) {
 	cmd := exec.CommandContext(q.t.Context(), program(q.t), q.args...)
 	cmd.Env = q.env
 	out, err := cmd.CombinedOutput()
+	if len(q.volumes) == 0 {
+		q.t.Error("there is no volume with the token")
+	}
 	for _, volume := range q.volumes {
 		token, read := os.ReadFile(filepath.Join(volume, "oidc-token"))
 		if read != nil || strings.Contains(string(out), string(token)) {

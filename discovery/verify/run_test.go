@@ -264,6 +264,9 @@ func TestRunSendsNothingToPrivatePlaces(t *testing.T) {
 	s.at(publicHost)
 	s.document.body = documentFor(publicHost, map[string]any{"jwks_uri": "https://10.0.0.1/openid/v1/jwks"})
 	s.run(t, nil)
+	if len(s.requests) == 0 {
+		t.Error("no request was sent at all")
+	}
 	for _, r := range s.requests {
 		if r.Host != "issuer.example.com" {
 			t.Errorf("%s was asked", r.Host)

@@ -227,6 +227,9 @@ func TestTokenClocks(t *testing.T) {
 				o.Token, o.Audience = discovery.NewToken(s.signer.sign(t, claims(map[string]any{"exp": minutes(tc.expiry)}))), audience
 				o.Now = func() time.Time { return time.Now().Add(tc.local) }
 			})
+			for id := range tc.want {
+				find(t, r, id)
+			}
 			for _, c := range r.Checks {
 				want := verify.Pass
 				if tc.want[c.ID] != "" {

@@ -88,11 +88,11 @@ func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
 			w.Kill()
 		}
 		cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: fresh})
-		for range kills {
+		for kill := range kills {
 			if down {
 				must(t, w.Restart(t.Context()))
 			}
-			l.killed(w, 400*time.Millisecond, before, ever)
+			l.killed(w, 50*time.Millisecond<<kill, before, ever) // the first ones come before all is written
 			down = true
 			if l.shows(labIssuer, before...)() == nil {
 				early++
@@ -106,6 +106,9 @@ func TestWatchIsKilledBesideAnAPIServer(t *testing.T) {
 		l.accepts(labIssuer, l.mint(cluster))
 	}
 	t.Logf("%d of %d kills came before the new key was public", early, rotations*kills)
+	if early == 0 {
+		t.Error("no kill came before the new key was public")
+	}
 	w.Stop()
 	if result := l.publish("--kubeconfig", kubeconfig, "--to", target); result.Changed {
 		t.Errorf("something was left to do: %+v", result)

@@ -95,17 +95,26 @@ func (w *watcher) alive() {
 }
 
 // metric is the sum over a metric's series that have these labels, given as
-// name=value.
+// name=value. There must be one: a misspelled name would otherwise be 0.
 func (w *watcher) metric(name string, labels ...string) float64 {
+	w.t.Helper()
+	sum, series := w.metricSoFar(name, labels...)
+	if series == 0 {
+		w.t.Fatalf("there is no metric %s with %q", name, labels)
+	}
+	return sum
+}
+
+// metricSoFar is metric for one that may have no series yet.
+func (w *watcher) metricSoFar(name string, labels ...string) (sum float64, series int) {
 	w.t.Helper()
 	_, body, err := w.get("/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	sum := 0.0
 	for text := range strings.Lines(body) {
-		series, value, _ := strings.Cut(strings.TrimSpace(text), " ")
-		found, values, _ := strings.Cut(strings.TrimSuffix(series, "}"), "{")
+		left, value, _ := strings.Cut(strings.TrimSpace(text), " ")
+		found, values, _ := strings.Cut(strings.TrimSuffix(left, "}"), "{")
 		has := strings.Split(strings.ReplaceAll(values, `"`, ""), ",")
 		if found != name || slices.ContainsFunc(labels, func(l string) bool { return !slices.Contains(has, l) }) {
 			continue
@@ -115,8 +124,9 @@ func (w *watcher) metric(name string, labels ...string) float64 {
 			w.t.Fatal(err)
 		}
 		sum += number
+		series++
 	}
-	return sum
+	return sum, series
 }
 
 // looks waits for so many more looks at the cluster, whatever their result.
