@@ -158,20 +158,17 @@ func (c *Certificate) HTTPHandler() http.Handler {
 // Keep obtains and renews the certificate until ctx ends, and then returns nil.
 func (c *Certificate) Keep(ctx context.Context) error {
 	log := newCertificateLog(c.Config)
-	for {
+	for ctx.Err() == nil {
 		certificate, err := c.obtain(ctx)
 		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			log.failed(err)
-		default:
+		case err == nil:
 			log.served(certificate.Leaf, time.Now())
+		case ctx.Err() == nil:
+			log.failed(err)
 		}
-		if !retry.Sleep(ctx, checkInterval) {
-			return nil
-		}
+		retry.Sleep(ctx, checkInterval)
 	}
+	return nil
 }
 
 // obtain waits for the certificate until ctx ends: autocert itself would wait for

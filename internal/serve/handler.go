@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -77,7 +78,7 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	what, page := s.current.Load().find(r.URL)
 	answer(recorder, r, what, page)
 	s.metrics.count(what, recorder.status)
-	if s.debug {
+	if s.log.Enabled(r.Context(), slog.LevelDebug) {
 		s.log.DebugContext(r.Context(), "access", "method", r.Method, "path", r.URL.Path, "status", recorder.status, "from", r.RemoteAddr)
 	}
 }

@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"context"
 	"log/slog"
 	"net/url"
 	"sync/atomic"
@@ -13,7 +12,6 @@ import (
 // Site serves the two documents of an issuer. It is safe for concurrent use.
 type Site struct {
 	log     *slog.Logger
-	debug   bool
 	metrics *Metrics
 	// current is what clients see: both documents, replaced together.
 	current atomic.Pointer[pages]
@@ -28,7 +26,7 @@ type pages struct {
 // NewSite returns a site without documents. It logs accesses if the logger
 // wants debug records.
 func NewSite(log *slog.Logger, metrics *Metrics) *Site {
-	s := &Site{log: log, debug: log.Enabled(context.Background(), slog.LevelDebug), metrics: metrics}
+	s := &Site{log: log, metrics: metrics}
 	s.current.Store(new(pages))
 	return s
 }

@@ -112,7 +112,7 @@ func (t *Tunnel) connect(ctx context.Context, first bool) (wasUp, lasting bool, 
 		level = slog.LevelInfo
 	}
 	out := t.output(ctx, level)
-	cmd := exec.CommandContext(ctx, t.ssh, t.config.arguments(inForeground())...)
+	cmd := exec.CommandContext(ctx, t.ssh, t.config.arguments(inForeground())...) //nolint:gosec // what could be an option of ssh was refused
 	cmd.Stdout, cmd.Stderr = out.stream(false), out.stream(true)
 	cmd.Cancel, cmd.WaitDelay = func() error { return end(cmd) }, stopTime
 	endWithParent(cmd)
