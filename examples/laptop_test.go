@@ -105,7 +105,7 @@ func newLaptop(t *testing.T, g laptopGuide) *laptop {
 	l := &laptop{T: t, guide: g, dir: t.TempDir(), internet: fake.NewInternet(t), port: testserver.FreePort(t)}
 	host := strings.TrimPrefix(laptopIssuer, "https://")
 	l.sshd = testserver.StartSSHD(t, testserver.SSHDOptions{
-		Says: "Welcome! Documentation: https://localhost.run/docs/\r\n" + host + " tunneled with tls termination, " + laptopIssuer + "\r\n",
+		Prints: "Welcome! Documentation: https://localhost.run/docs/\r\n" + host + " tunneled with tls termination, " + laptopIssuer + "\r\n",
 	})
 	l.internet.Route(host, fake.Upstream(fmt.Sprintf("http://127.0.0.1:%d", l.port)))
 	if err := os.CopyFS(l.dir, os.DirFS(g.dir)); err != nil {

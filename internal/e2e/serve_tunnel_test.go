@@ -138,7 +138,7 @@ func (l *lab) status(issuer string) (status int, err error) {
 func TestServeTunnel(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: "Welcome. Read https://docs.example.com/\n" + laptopSays})
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Prints: "Welcome. Read https://docs.example.com/\n" + laptopSays})
 	kubeconfig, ready := filepath.Join(l.dir, "later"), filepath.Join(l.dir, "ready")
 	f := l.serveFar(sshd, append(flags, "--kubeconfig", kubeconfig, "--interval", "1s", "--ready-file", ready)...)
 	f.prints(laptop + "\n")
@@ -179,7 +179,7 @@ func TestServeTunnel(t *testing.T) {
 	f.says("tunnel recovered")
 	l.accepts(issuer, before, l.mint(cluster))
 
-	sshd.Say(t, "Forwarding HTTP traffic from https://other.example.com\n")
+	sshd.Print(t, "Forwarding HTTP traffic from https://other.example.com\n")
 	sshd.EndSessions()
 	f.says("error: THE TUNNEL'S PUBLIC URL HAS CHANGED", laptop, "https://other.example.com", "--service-account-issuer=https://other.example.com")
 	l.accepts(issuer, before)
@@ -219,7 +219,7 @@ func TestServeTunnelOfOnesOwn(t *testing.T) {
 func TestServeTunnelReadiness(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: laptopSays})
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Prints: laptopSays})
 	s := l.serve(append(flags, "--public-key", l.publicKey(), "--interval", "1s")...)
 	s.tells("serving", 1)
 	readiness := func(want int, text string) {
@@ -247,10 +247,10 @@ func TestServeTunnelReadiness(t *testing.T) {
 	}
 	readiness(http.StatusOK, "")
 
-	sshd.Say(t, "Forwarding HTTP traffic from https://other.example.com\n")
+	sshd.Print(t, "Forwarding HTTP traffic from https://other.example.com\n")
 	sshd.EndSessions()
 	readiness(http.StatusServiceUnavailable, "the tunnel's public URL is not the issuer's any more")
-	sshd.Say(t, laptopSays)
+	sshd.Print(t, laptopSays)
 	sshd.EndSessions()
 	readiness(http.StatusOK, "")
 }
@@ -269,7 +269,7 @@ func (l *lab) publicKey() string {
 func TestServeTunnelJSON(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: laptopSays})
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Prints: laptopSays})
 	f := l.serveFar(sshd, append(flags, "--output", "json", "--public-key", l.publicKey())...)
 	eventually(t, 30*time.Second, "serving", func() error {
 		var names []string
@@ -298,7 +298,7 @@ func TestServeTunnelJSON(t *testing.T) {
 func TestServeTunnelFails(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: "Hello.\n"})
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Prints: "Hello.\n"})
 	empty, encrypted := filepath.Join(l.dir, "empty"), filepath.Join(l.dir, "encrypted")
 	testserver.MakeSSHKey(t, encrypted, "ed25519", "passphrase")
 	// ssh takes the first value of an option.
@@ -374,7 +374,7 @@ func TestServeTunnelEndsWithServe(t *testing.T) {
 func TestServeTunnelAsks(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	sshd, flags := l.sshServer(testserver.SSHDOptions{Says: laptopSays})
+	sshd, flags := l.sshServer(testserver.SSHDOptions{Prints: laptopSays})
 	known := filepath.Join(l.dir, "hosts")
 	args := append(append([]string{built, "serve", "--public-key", l.publicKey(), "--tunnel-ssh-option", "UserKnownHostsFile=" + known}, flags...), "--interval", "1s")
 	for _, c := range []struct {

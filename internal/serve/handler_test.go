@@ -47,9 +47,9 @@ func TestEntityTags(t *testing.T) {
 // TestAccesses are counted, and logged at debug level alone.
 func TestAccesses(t *testing.T) {
 	for level, want := range map[slog.Level]int{slog.LevelInfo: 0, slog.LevelDebug: 4} {
-		var said strings.Builder
+		var logged strings.Builder
 		registry := prometheus.NewRegistry()
-		site := serve.NewSite(slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: level})), serve.NewMetrics(registry))
+		site := serve.NewSite(slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: level})), serve.NewMetrics(registry))
 		place(t, site, pair(t, pathIssuer, keyA))
 		for _, request := range [][2]string{{"GET", "/a/openid/v1/jwks?secret"}, {"HEAD", "/a/openid/v1/jwks"}, {"POST", "/a/.well-known/openid-configuration"}, {"GET", "/x\n"}} {
 			r := httptest.NewRequest(request[0], "/", nil)
@@ -57,11 +57,11 @@ func TestAccesses(t *testing.T) {
 			r.URL.Path, r.URL.RawQuery = path, query
 			site.ServeHTTP(httptest.NewRecorder(), r)
 		}
-		if got := strings.Count(said.String(), "\n"); got != want || strings.Contains(said.String(), "secret") {
-			t.Errorf("at level %v %d lines:\n%s", level, got, &said)
+		if got := strings.Count(logged.String(), "\n"); got != want || strings.Contains(logged.String(), "secret") {
+			t.Errorf("at level %v %d lines:\n%s", level, got, &logged)
 		}
-		if want > 0 && !strings.Contains(said.String(), "msg=access method=POST path=/a/.well-known/openid-configuration status=405 from=192.0.2.1:1234") {
-			t.Errorf("it says:\n%s", &said)
+		if want > 0 && !strings.Contains(logged.String(), "msg=access method=POST path=/a/.well-known/openid-configuration status=405 from=192.0.2.1:1234") {
+			t.Errorf("the log is:\n%s", &logged)
 		}
 		text, err := testutil.CollectAndFormat(registry, expfmt.TypeTextPlain, "oidc_publisher_http_requests_total")
 		if err != nil {

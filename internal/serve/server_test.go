@@ -39,7 +39,7 @@ func fullSite(t testing.TB) *serve.Site {
 	return site
 }
 
-// fetch asks once, with a connection of its own.
+// fetch makes one request, with a connection of its own.
 func fetch(address string) error {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	resp, err := client.Get("http://" + address + "/a/openid/v1/jwks")
@@ -61,11 +61,11 @@ const (
 	body  = "POST /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow"
 )
 
-// never is what a client says that never says what it wants.
-var never = []string{"", "GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nX-Slow: ", "P", body}
+// incomplete are beginnings of requests that never end.
+var incomplete = []string{"", "GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\nX-Slow: ", "P", body}
 
-// TestSlowloris: 5,000 connections that never say what they want, and 1,000 that
-// rest after an answer, stop nobody from being answered.
+// TestSlowloris: 5,000 connections that never complete a request, and 1,000 that
+// are idle after a response, do not stop the server.
 func TestSlowloris(t *testing.T) {
 	needFiles(t, 8000)
 	address := run(t, fullSite(t), nil)
@@ -85,14 +85,14 @@ func TestSlowloris(t *testing.T) {
 	}, func() error { return fetch(address) })
 }
 
-// crowd brings all of them, and asks in between.
-func crowd(t *testing.T, dial func(says string), ask func() error) {
+// crowd opens all of them, with requests in between.
+func crowd(t *testing.T, dial func(text string), ask func() error) {
 	t.Helper()
 	for i := range 6000 {
 		if i < 1000 {
 			dial(whole)
 		} else {
-			dial(never[i%len(never)])
+			dial(incomplete[i%len(incomplete)])
 		}
 		if i%100 != 99 {
 			continue
@@ -108,20 +108,20 @@ func crowd(t *testing.T, dial func(says string), ask func() error) {
 	}
 }
 
-// TestSlowlorisTakesNoTime: nobody waits until the slow ones are let go.
+// TestSlowlorisTakesNoTime: no client waits until the slow ones are closed.
 func TestSlowlorisTakesNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		listener := make(pipes)
 		serveOn(t, listener, &serve.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: newMetrics()}, nil)
-		connect := func(says string) net.Conn {
+		connect := func(text string) net.Conn {
 			near, far := net.Pipe()
 			t.Cleanup(func() { near.Close() })
 			listener <- far
-			_, _ = io.WriteString(near, says) // it may have been closed to make room
+			_, _ = io.WriteString(near, text) // it may have been closed to make room
 			return near
 		}
-		crowd(t, func(says string) {
-			conn := connect(says)
+		crowd(t, func(text string) {
+			conn := connect(text)
 			go func() { _, _ = io.Copy(io.Discard, conn) }() // as a kernel takes in an answer
 			time.Sleep(time.Millisecond)
 		}, func() error {
@@ -140,7 +140,7 @@ func TestSlowlorisTakesNoTime(t *testing.T) {
 	})
 }
 
-// needFiles demands that the process may open so many.
+// needFiles fails the test unless the process may open n files.
 func needFiles(t *testing.T, n uint64) {
 	t.Helper()
 	var limit syscall.Rlimit
@@ -149,8 +149,8 @@ func needFiles(t *testing.T, n uint64) {
 	}
 }
 
-// TestRoom: who is in the middle of being answered keeps its place, and the one
-// that waited longest loses it.
+// TestRoom: a connection that is being served stays, and the one that has waited
+// for longest is evicted.
 func TestRoom(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	server := &serve.Server{Handler: fullSite(t), Log: slog.New(slog.DiscardHandler), Metrics: serve.NewMetrics(registry), Room: 2}
@@ -180,7 +180,7 @@ func TestRoom(t *testing.T) {
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(kept), nil)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("the younger one was not answered: %v", err)
+		t.Fatalf("the younger one got no response: %v", err)
 	}
 	resp.Body.Close()
 }
@@ -221,8 +221,8 @@ func exposition(t *testing.T, registry *prometheus.Registry, name, value string)
 	return ""
 }
 
-// TestFilesRunOut: when the process has no file left for a connection, one that
-// waits makes room.
+// TestFilesRunOut: when the process has no file left for a new connection, one
+// that waits is evicted.
 func TestFilesRunOut(t *testing.T) {
 	broken := &scarce{fail: make(chan error, 1)}
 	var err error
@@ -244,7 +244,7 @@ func TestFilesRunOut(t *testing.T) {
 	awaitMetric(t, registry, "oidc_publisher_http_connections_evicted_total 1")
 }
 
-// scarce fails once, and has the connection that it could not accept next time.
+// scarce fails once, and accepts that connection the next time.
 type scarce struct {
 	net.Listener
 	fail chan error
@@ -266,9 +266,9 @@ func (s *scarce) Accept() (net.Conn, error) {
 	}
 }
 
-// TestBodiesThatNeverCome are not waited for: a client that promises one and
-// keeps it back is answered, and leaves its place to the next.
-func TestBodiesThatNeverCome(t *testing.T) {
+// TestMissingBodies are not waited for: a client that announces a body and does
+// not send it gets its response, and can be evicted.
+func TestMissingBodies(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -321,13 +321,13 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error { close(p); return nil }
 func (pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-// TestTimeouts: a client that does not say what it wants, rests, or does not take
-// its answer is let go at its time.
+// TestTimeouts: a connection without a complete request, an idle one, and one
+// whose client does not read the response are closed in time.
 func TestTimeouts(t *testing.T) {
 	const request = "GET /a/openid/v1/jwks HTTP/1.1\r\nHost: x\r\n\r\n"
 	for _, c := range []struct {
-		name, says string
-		// takes reads what the client has of the answer.
+		name, sends string
+		// takes reads the response as the client does.
 		takes func(t *testing.T, in *bufio.Reader)
 		after time.Duration
 	}{
@@ -346,7 +346,7 @@ func TestTimeouts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, 5 * time.Second},
-		{"an answer that is not taken", request, func(*testing.T, *bufio.Reader) { time.Sleep(10*time.Second + time.Millisecond) }, 10*time.Second + time.Millisecond},
+		{"a response that is not read", request, func(*testing.T, *bufio.Reader) { time.Sleep(10*time.Second + time.Millisecond) }, 10*time.Second + time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -356,7 +356,7 @@ func TestTimeouts(t *testing.T) {
 				defer near.Close()
 				listener <- far
 				began := time.Now()
-				if _, err := io.WriteString(near, c.says); err != nil {
+				if _, err := io.WriteString(near, c.sends); err != nil {
 					t.Fatal(err)
 				}
 				in := bufio.NewReader(near)
@@ -366,10 +366,10 @@ func TestTimeouts(t *testing.T) {
 				_ = near.SetReadDeadline(began.Add(time.Hour))
 				rest, err := io.ReadAll(in)
 				if took := time.Since(began); err != nil || took < c.after || took > c.after+100*time.Millisecond {
-					t.Errorf("it is let go after %v with %v, want %v", took, err, c.after)
+					t.Errorf("it is closed after %v with %v, want %v", took, err, c.after)
 				}
 				if strings.Contains(string(rest), "200 OK") {
-					t.Error("the answer came all the same")
+					t.Error("the response came all the same")
 				}
 			})
 		})
@@ -400,7 +400,7 @@ func TestHugeHeaders(t *testing.T) {
 	}
 }
 
-// TestDrain: the end waits for a request in hand.
+// TestDrain: the end waits for a request in progress.
 func TestDrain(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	site := fullSite(t)
@@ -424,7 +424,7 @@ func TestDrain(t *testing.T) {
 	})
 	all.Go(func() {
 		if err := fetch(listener.Addr().String()); err != nil {
-			t.Errorf("the request in hand: %v", err)
+			t.Errorf("the request in progress: %v", err)
 		}
 	})
 	<-entered
@@ -461,8 +461,7 @@ func issued(t testing.TB, serial int64) (certificate, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
 }
 
-// client keeps its connection, trusts everybody and shows the serial number that
-// it was served.
+// client keeps its connection and trusts every certificate.
 func client(http2 bool) *http.Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(!http2)
@@ -485,8 +484,8 @@ func serial(t *testing.T, c *http.Client, address string) (serial int64, proto s
 	return resp.TLS.PeerCertificates[0].SerialNumber.Int64(), resp.Proto
 }
 
-// TestCertificateChanges under open connections, which stay; whatever is wrong
-// with the new pair, the old one is served, and that is said once.
+// TestCertificateChanges under open connections, which stay. While the new pair is
+// wrong the old one is served, which is logged once.
 func TestCertificateChanges(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
@@ -500,10 +499,10 @@ func TestCertificateChanges(t *testing.T) {
 	second, secondKey := issued(t, 2)
 	write(certFile, first)
 	write(keyFile, firstKey)
-	var said logtest.Log
+	var logged logtest.Log
 	registry := prometheus.NewRegistry()
 	metrics := serve.NewMetrics(registry)
-	log := slog.New(slog.NewTextHandler(&said, nil))
+	log := slog.New(slog.NewTextHandler(&logged, nil))
 	certificate, err := serve.OpenCertificate(certFile, keyFile, log, metrics)
 	if err != nil {
 		t.Fatal(err)
@@ -531,36 +530,36 @@ func TestCertificateChanges(t *testing.T) {
 		}
 	}
 	want("at first", 1)
-	complaints := func(n int) {
+	errorLines := func(n int) {
 		t.Helper()
 		await(t, func() error {
-			if got := strings.Count(said.String(), "level=ERROR"); got != n {
-				return fmt.Errorf("%d complaints, want %d:\n%s", got, n, said.String())
+			if got := strings.Count(logged.String(), "level=ERROR"); got != n {
+				return fmt.Errorf("%d errors, want %d:\n%s", got, n, logged.String())
 			}
 			return nil
 		})
 	}
 	write(keyFile, secondKey)
-	complaints(1)
+	errorLines(1)
 	want("a key without its certificate", 1)
 	write(certFile, second[:len(second)/2])
-	complaints(2)
+	errorLines(2)
 	want("half a certificate", 1)
 	if err := os.Remove(certFile); err != nil {
 		t.Fatal(err)
 	}
-	complaints(3)
+	errorLines(3)
 	want("no certificate", 1)
 	write(certFile, second)
 	await(t, func() error {
-		if strings.Count(said.String(), "new certificate served") != 1 {
+		if strings.Count(logged.String(), "new certificate served") != 1 {
 			return errors.New("no new certificate")
 		}
 		return nil
 	})
 	want("the new pair", 2)
 	awaitMetric(t, registry, fmt.Sprintf("oidc_publisher_certificate_expiry_timestamp_seconds %v", float64(expiry(t, second).Unix())))
-	complaints(3)
+	errorLines(3)
 }
 
 func expiry(t *testing.T, certificate []byte) time.Time {

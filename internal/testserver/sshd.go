@@ -18,9 +18,9 @@ import (
 type SSHDOptions struct {
 	// Config are more lines of sshd_config. They win over those set here.
 	Config []string
-	// Says is what each session prints before it waits for the client to end
-	// it, as public tunnel services do. SSHD.Say changes it.
-	Says string
+	// Prints is what each session prints before it waits for the client to end
+	// it, as public tunnel services do. SSHD.Print changes it.
+	Prints string
 	// Ends lets each session end by itself after that.
 	Ends bool
 }
@@ -56,8 +56,8 @@ func StartSSHD(t testing.TB, options SSHDOptions) *SSHD {
 		run(t, keygen, "-q", "-t", kind, "-N", "", "-C", "", "-f", s.hostKey(kind))
 	}
 	copyFile(t, s.KeyFile+".pub", filepath.Join(dir, "authorized_keys"))
-	s.Say(t, options.Says)
-	session := "#!/bin/sh\ncat " + filepath.Join(dir, "says") + "\n"
+	s.Print(t, options.Prints)
+	session := "#!/bin/sh\ncat " + filepath.Join(dir, "prints") + "\n"
 	if !options.Ends {
 		session += "exec cat >/dev/null\n"
 	}
@@ -108,10 +108,10 @@ exec setpriv --reuid=` + id + ` --regid=` + id + ` --clear-groups --pdeathsig=KI
 	command.Path = unshare
 }
 
-// Say changes what new sessions print.
-func (s *SSHD) Say(t testing.TB, text string) {
+// Print changes what new sessions print.
+func (s *SSHD) Print(t testing.TB, text string) {
 	t.Helper()
-	s.write(t, "says", text, 0o644)
+	s.write(t, "prints", text, 0o644)
 }
 
 func (s *SSHD) write(t testing.TB, name, content string, mode os.FileMode) (path string) {

@@ -31,7 +31,7 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// TestExplain: what ssh says becomes what to do, as one line.
+// TestExplain: an error of ssh becomes one line with what to do.
 func TestExplain(t *testing.T) {
 	c := Config{Server: Server{User: "ada", Host: "tunnel.example.com", Port: 2222}, Bind: Bind{Port: 80}, Options: []string{"IdentityFile=my key"}}
 	exit := errors.New("exit status 255")

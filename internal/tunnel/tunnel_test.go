@@ -180,7 +180,7 @@ func TestForward(t *testing.T) {
 
 // TestReconnect measures from the loss to the first answer.
 func TestReconnect(t *testing.T) {
-	b := newBench(t, testserver.SSHDOptions{Says: "tunneled with tls termination, https://one.example.com\n"})
+	b := newBench(t, testserver.SSHDOptions{Prints: "tunneled with tls termination, https://one.example.com\n"})
 	b.config.Session = true
 	b.start()
 	if url, err := b.tunnel.URL(t.Context()); err != nil || url != "https://one.example.com" {
@@ -213,14 +213,14 @@ func TestReconnect(t *testing.T) {
 		t.Error("the same URL counts as another")
 	}
 	t.Run("more URLs", func(t *testing.T) {
-		b.sshd.Say(t, "tunneled with tls termination, https://three.example.com\ntunneled with tls termination, https://one.example.com\n")
+		b.sshd.Print(t, "tunneled with tls termination, https://three.example.com\ntunneled with tls termination, https://one.example.com\n")
 		b.sshd.EndSessions()
 		b.down()
 		b.logs("ssh: tunneled with tls termination, https://three.example.com")
 		b.isUp() // and see below
 	})
 	t.Run("another URL", func(t *testing.T) {
-		b.sshd.Say(t, "tunneled with tls termination, https://two.example.com\n")
+		b.sshd.Print(t, "tunneled with tls termination, https://two.example.com\n")
 		b.sshd.EndSessions()
 		b.eventually("an error", func() error {
 			for line := range strings.Lines(b.log.String()) {
@@ -237,7 +237,7 @@ func TestReconnect(t *testing.T) {
 		if url, err := b.tunnel.URL(t.Context()); err != nil || url != "https://one.example.com" {
 			t.Errorf("the URL is %q, %v: the issuer must stay", url, err)
 		}
-		b.sshd.Say(t, "tunneled with tls termination, https://one.example.com\n")
+		b.sshd.Print(t, "tunneled with tls termination, https://one.example.com\n")
 		b.sshd.EndSessions()
 		b.logs("its public URL again")
 		b.isUp()
@@ -466,7 +466,7 @@ func TestNoProgram(t *testing.T) {
 }
 
 func TestNoURL(t *testing.T) {
-	b := newBench(t, testserver.SSHDOptions{Says: "Welcome! Read https://docs.example.com/ and https://example.com/a/page\n"})
+	b := newBench(t, testserver.SSHDOptions{Prints: "Welcome! Read https://docs.example.com/ and https://example.com/a/page\n"})
 	b.config.Session = true
 	b.start()
 	b.logs("ssh: Welcome!")
@@ -481,7 +481,7 @@ func TestNoURL(t *testing.T) {
 // session.
 func TestNoURLWillCome(t *testing.T) {
 	for name, options := range map[string]testserver.SSHDOptions{
-		"the session ends":       {Says: "Welcome!\n", Ends: true},
+		"the session ends":       {Prints: "Welcome!\n", Ends: true},
 		"the session is refused": {Config: []string{"MaxSessions 0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -501,7 +501,7 @@ func TestNoURLWillCome(t *testing.T) {
 // ends with it.
 func TestLastURL(t *testing.T) {
 	for _, says := range []string{"https://one.example.com", "your site is public at https://one.example.com now"} {
-		b := newBench(t, testserver.SSHDOptions{Says: says, Ends: true})
+		b := newBench(t, testserver.SSHDOptions{Prints: says, Ends: true})
 		b.config.Session = true
 		b.start()
 		ctx, cancel := context.WithTimeout(t.Context(), enough)
