@@ -199,7 +199,7 @@ func (v *verification) awaitKey(ctx context.Context, log *slog.Logger) error {
 	defer cancel()
 	var last string
 	err := verify.WaitForKey(limited, v.options, v.waitForKID, func(p verify.Progress) {
-		if line := progressLine(p); line != last {
+		if line := p.String(); line != last {
 			log.Info(line)
 			last = line
 		}
@@ -208,14 +208,6 @@ func (v *verification) awaitKey(ctx context.Context, log *slog.Logger) error {
 		return &publish.RefusedError{Reasons: []error{err}}
 	}
 	return err
-}
-
-// progressLine changes at most once a minute while nothing else does.
-func progressLine(p verify.Progress) string {
-	if !p.Public {
-		return fmt.Sprintf("waiting for key %q: %s", p.KeyID, p.Seen)
-	}
-	return fmt.Sprintf("key %q is public; safe to sign with in %v", p.KeyID, (p.Remaining + time.Minute - 1).Truncate(time.Minute))
 }
 
 // printUnchecked prints a document with the error for a script that asked for

@@ -36,6 +36,15 @@ type Progress struct {
 	Seen string
 }
 
+// String describes the progress for people. While nothing else changes, it
+// changes once a minute.
+func (p Progress) String() string {
+	if !p.Public {
+		return fmt.Sprintf("waiting for key %q: %s", p.KeyID, p.Seen)
+	}
+	return fmt.Sprintf("key %q is public; safe to sign with in %v", p.KeyID, (p.Remaining + time.Minute - 1).Truncate(time.Minute))
+}
+
 // WaitError means that the wait ended before the key was safe to sign with. It
 // wraps the context's error.
 type WaitError struct {
