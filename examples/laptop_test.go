@@ -260,7 +260,7 @@ func (l *laptop) verify(token string) error {
 }
 
 // leavesNothing checks what the guide's last step leaves behind, and what was
-// said on the way.
+// printed on the way.
 func (l *laptop) leavesNothing() {
 	l.Helper()
 	for name, there := range map[string]bool{"deleted": true, "issuer": false, "ready": false, "known_hosts": false} {
@@ -268,15 +268,15 @@ func (l *laptop) leavesNothing() {
 			l.Errorf("%s: %v", name, err)
 		}
 	}
-	said := l.output.String()
+	printed := l.output.String()
 	for _, want := range []string{l.sshd.Fingerprint(l.T), "\n" + laptopIssuer + "\n", "tunnel up", "waiting: ", "cluster found", "documents served"} {
-		if !strings.Contains(said, want) {
-			l.Errorf("it was not said: %q\n%s", want, said)
+		if !strings.Contains(printed, want) {
+			l.Errorf("it did not print %q\n%s", want, printed)
 		}
 	}
 	for _, bad := range []string{"127.0.0.1:1:", "eyJhbGciOi", "DATA RACE"} {
-		if strings.Contains(said, bad) {
-			l.Errorf("it was said: %q\n%s", bad, said)
+		if strings.Contains(printed, bad) {
+			l.Errorf("it printed %q\n%s", bad, printed)
 		}
 	}
 }

@@ -126,7 +126,7 @@ func (b *bench) compare(scheme, cert, key string) {
 	}
 }
 
-// answers waits for the keys, whoever signed the certificate.
+// answers waits for the keys, whatever the certificate.
 func answers(url string) func(context.Context) error {
 	client := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // only asks whether it is there

@@ -57,7 +57,7 @@ func firstCertificate(t *testing.T, port int, roots *x509.CertPool) (certificate
 }
 
 // TestServeACMERenews: the certificate comes by TLS-ALPN-01, and another one
-// before it ends; nobody is turned away meanwhile.
+// before it ends; no connection fails meanwhile.
 func TestServeACMERenews(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -65,7 +65,7 @@ func TestServeACMERenews(t *testing.T) {
 	roots := p.Roots(t)
 	env, args := acmeArgs(l, p, filepath.Join(l.dir, "acme"))
 	s := l.serveAt(p.TLSPort, env, args...)
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	first := firstCertificate(t, p.TLSPort, roots)
 	renewed := 0
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -84,12 +84,12 @@ func TestServeACMERenews(t *testing.T) {
 		}
 	}
 	if metrics := s.adminAnswers("/metrics", http.StatusOK); strings.Contains(metrics, "oidc_publisher_certificate_expiry_timestamp_seconds 0\n") {
-		t.Error("when the certificate expires is not told")
+		t.Error("the expiry of the certificate is not in the metrics")
 	}
 }
 
 // TestServeACMEFails in the middle: the authority goes away before the renewal.
-// Documents are served all the same, and that the certificate gets old is said
+// Documents are served all the same, and that the certificate gets old is logged
 // before relying parties find out.
 func TestServeACMEFails(t *testing.T) {
 	t.Parallel()
@@ -119,7 +119,7 @@ func TestServeACMEFails(t *testing.T) {
 	s.adminAnswers("/livez", http.StatusOK)
 	for _, says := range []string{"was not renewed in time", "has expired"} {
 		if got := strings.Count(s.Output(), says); got != 1 {
-			t.Errorf("it says %d times that it %s", got, says)
+			t.Errorf("it logs %d times that it %s", got, says)
 		}
 	}
 }
@@ -136,7 +136,7 @@ func TestServeACMEOverHTTP(t *testing.T) {
 	args = append(args, "--acme-http-listen", fmt.Sprintf("127.0.0.1:%d", p.HTTPPort))
 	port := testserver.FreePort(t)
 	s := l.serveAt(port, env, args...)
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	first := firstCertificate(t, port, roots)
 
 	plain := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

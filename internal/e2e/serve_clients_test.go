@@ -42,7 +42,7 @@ func TestServeCurl(t *testing.T) {
 	l := newLab(t)
 	_, kubeconfig := l.embedded(watched(labIssuer))
 	s := l.serve("--kubeconfig", kubeconfig, "--verify-interval", "0")
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	_, want := s.get(labKeys)
 	url := s.base + labKeys
 	if got := l.ask("", "curl", "-sS", "--fail", url); got != want {
@@ -79,7 +79,7 @@ func TestServeOpenSSL(t *testing.T) {
 	l.ask("", "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "tls.key", "-out", "tls.crt",
 		"-days", "1", "-subj", "/CN=issuer", "-addext", "subjectAltName=DNS:issuer.example.com")
 	s := l.serve("--kubeconfig", kubeconfig, "--verify-interval", "0", "--tls-cert", "tls.crt", "--tls-key", "tls.key")
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	address := strings.TrimPrefix(s.base, "http://")
 	connect := []string{"s_client", "-connect", address, "-servername", "issuer.example.com", "-CAfile", "tls.crt", "-verify_return_error", "-verify_hostname", "issuer.example.com"}
 	for _, c := range []struct{ args, says []string }{
@@ -89,7 +89,7 @@ func TestServeOpenSSL(t *testing.T) {
 		got := l.ask("", "openssl", append(connect, c.args...)...)
 		for _, says := range c.says {
 			if !strings.Contains(got, says) {
-				t.Errorf("openssl %v does not say %q:\n%s", c.args, says, got)
+				t.Errorf("openssl %v does not print %q:\n%s", c.args, says, got)
 			}
 		}
 	}
@@ -99,15 +99,15 @@ func TestServeOpenSSL(t *testing.T) {
 	}
 }
 
-// TestServeBehindNginx: a caching proxy keeps what it got for as long as it was
-// told to, asks again with the tag, and goes on while the server is away.
+// TestServeBehindNginx: a caching proxy keeps what it got for as long as it
+// may, asks again with the tag, and goes on while the server is away.
 func TestServeBehindNginx(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	nginx := testserver.Require(t, "nginx")
 	_, kubeconfig := l.embedded(watched(labIssuer))
 	s := l.serve("--kubeconfig", kubeconfig, "--verify-interval", "0")
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	port := testserver.FreePort(t)
 	config := filepath.Join(l.dir, "nginx.conf")
 	text := fmt.Sprintf(`daemon off; master_process off; pid nginx.pid; error_log stderr;
@@ -146,14 +146,14 @@ http {
 	}
 }
 
-// TestServeRotationUnderReaders: whoever reads the document and then the keys
-// always finds the keys of both that belong to it; nobody is turned away.
+// TestServeRotationUnderReaders: a client that reads the document and then the
+// keys always gets keys that belong to it, and no request fails.
 func TestServeRotationUnderReaders(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
 	s := l.serve("--kubeconfig", kubeconfig, "--interval", "1s", "--verify-interval", "0")
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	var public sync.Map // key IDs that were seen once
 	var all sync.WaitGroup
@@ -175,7 +175,7 @@ func TestServeRotationUnderReaders(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.signal(syscall.SIGHUP)
-		s.tells("keys_changed", i+1)
+		s.awaitEvent("keys_changed", i+1)
 	}
 	cancel()
 	all.Wait()
@@ -204,7 +204,7 @@ func readPair(client *http.Client, base string, public *sync.Map) error {
 	}
 	for _, id := range known {
 		if _, there := keys.Lookup(id); !there {
-			return fmt.Errorf("key %s was public and is gone", id)
+			return fmt.Errorf("key %s was public and is missing", id)
 		}
 	}
 	algorithms := map[string]bool{}
@@ -244,7 +244,7 @@ func (s *site) signal(signal syscall.Signal) {
 }
 
 // TestServeTerminates: SIGTERM ends it soon and with exit code 0, and the stale
-// ready file of an earlier run is gone before there is a new one.
+// ready file of an earlier run is removed before there is a new one.
 func TestServeTerminates(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -263,10 +263,10 @@ func TestServeTerminates(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	said := func() string { return readyFile(t, stderr.Name()) }
+	logged := func() string { return readyFile(t, stderr.Name()) }
 	eventually(t, 30*time.Second, "it waits", func() error {
-		if !strings.Contains(said(), "waiting") {
-			return errors.New(said())
+		if !strings.Contains(logged(), "waiting") {
+			return errors.New(logged())
 		}
 		return nil
 	})
@@ -277,13 +277,13 @@ func TestServeTerminates(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("%v\n%s", err, said())
+		t.Errorf("%v\n%s", err, logged())
 	}
 	if stdout.String() != labIssuer+"\n" {
 		t.Errorf("stdout is %q, want the public URL alone", stdout.String())
 	}
-	if got := strings.Count(said(), "waiting"); got != 1 {
-		t.Errorf("it says %d times what it waits for:\n%s", got, said())
+	if got := strings.Count(logged(), "waiting"); got != 1 {
+		t.Errorf("it logs %d times what it waits for:\n%s", got, logged())
 	}
 }
 
@@ -325,6 +325,6 @@ func TestServeOutlivesReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil || !strings.Contains(stderr.String(), "write to standard output failed") {
-		t.Errorf("it ends with %v and says\n%s", err, &stderr)
+		t.Errorf("it ends with %v and logs\n%s", err, &stderr)
 	}
 }

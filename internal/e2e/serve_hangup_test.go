@@ -32,24 +32,24 @@ func newTerminal(t *testing.T) (person, program *os.File) {
 	return person, program
 }
 
-// TestServeEndsWithItsTerminal, gracefully, when somebody closes its window.
+// TestServeEndsWithItsTerminal, gracefully, when its window is closed.
 func TestServeEndsWithItsTerminal(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	_, kubeconfig := l.embedded(watched(labIssuer))
 	person, program := newTerminal(t)
-	said, err := os.Create(l.dir + "/stderr")
+	stderr, err := os.Create(l.dir + "/stderr")
 	must(t, err)
-	defer said.Close()
+	defer stderr.Close()
 	address := fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(t))
 	cmd := exec.CommandContext(t.Context(), built, "serve", "--kubeconfig", kubeconfig, "--listen", address, "--verify-interval", "0")
 	cmd.Env, cmd.Dir = slices.Clone(l.env), l.dir
-	cmd.Stdin, cmd.Stderr = program, said
+	cmd.Stdin, cmd.Stderr = program, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	// A run of tests under nohup would hand its ignorance of SIGHUP down.
-	heard := make(chan os.Signal, 1)
-	signal.Notify(heard, syscall.SIGHUP)
-	defer signal.Stop(heard)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -68,7 +68,7 @@ func TestServeEndsWithItsTerminal(t *testing.T) {
 		t.Error("it outlived its terminal")
 		<-ended
 	}
-	if text, err := os.ReadFile(said.Name()); err != nil || t.Failed() || strings.Contains(string(text), "DATA RACE") {
+	if text, err := os.ReadFile(stderr.Name()); err != nil || t.Failed() || strings.Contains(string(text), "DATA RACE") {
 		t.Errorf("%v\n%s", err, text)
 	}
 }

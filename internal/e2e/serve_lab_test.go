@@ -47,8 +47,8 @@ func (l *lab) serveAt(port int, env []string, args ...string) *site {
 	return s
 }
 
-// told returns the events of that name so far.
-func (s *site) told(name string) (events []event) {
+// events returns the events of that name so far.
+func (s *site) events(name string) (events []event) {
 	for text := range strings.Lines(s.Output()) {
 		var e event
 		if json.Unmarshal([]byte(text), &e) == nil && e.Event == name {
@@ -58,16 +58,16 @@ func (s *site) told(name string) (events []event) {
 	return events
 }
 
-// tells waits for the n-th event of that name.
-func (s *site) tells(name string, n int) event {
+// awaitEvent waits for the n-th event of that name.
+func (s *site) awaitEvent(name string, n int) event {
 	s.t.Helper()
 	eventually(s.t, 30*time.Second, name, func() error {
-		if got := len(s.told(name)); got < n {
-			return fmt.Errorf("told %d times, want %d:\n%s", got, n, s.Output())
+		if got := len(s.events(name)); got < n {
+			return fmt.Errorf("reported %d times, want %d:\n%s", got, n, s.Output())
 		}
 		return nil
 	})
-	return s.told(name)[n-1]
+	return s.events(name)[n-1]
 }
 
 // get asks the public side.

@@ -22,8 +22,8 @@ const (
 	labKeys          = "/cluster-a/" + discovery.JWKSPath
 )
 
-// TestServeBeforeTheCluster: it starts when there is not even a kubeconfig, says
-// what it waits for, and serves what the API server has as soon as there is one.
+// TestServeBeforeTheCluster: it starts without a kubeconfig, reports what it
+// waits for, and serves what the API server has as soon as there is one.
 // Its tokens verify, also after the key was replaced.
 func TestServeBeforeTheCluster(t *testing.T) {
 	t.Parallel()
@@ -31,10 +31,10 @@ func TestServeBeforeTheCluster(t *testing.T) {
 	kubeconfig := filepath.Join(l.dir, "later")
 	s := l.serve("--kubeconfig", kubeconfig, "--issuer", labIssuer, "--interval", "1s", "--verify-interval", "0")
 	l.route("issuer.example.com", s)
-	if got := s.tells("public_url", 1).URL; got != labIssuer {
+	if got := s.awaitEvent("public_url", 1).URL; got != labIssuer {
 		t.Errorf("the public URL is %q", got)
 	}
-	if reason := s.tells("waiting", 1).Reason; !strings.Contains(reason, kubeconfig) {
+	if reason := s.awaitEvent("waiting", 1).Reason; !strings.Contains(reason, kubeconfig) {
 		t.Errorf("it waits for %q", reason)
 	}
 	resp, body := s.get(labKeys)
@@ -52,8 +52,8 @@ func TestServeBeforeTheCluster(t *testing.T) {
 	if err := cluster.Servers[0].Kubeconfig("publisher").Write(kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	wantList(t, "served", s.tells("serving", 1).Keys, first.ID)
-	s.tells("cluster_found", 1)
+	wantList(t, "served", s.awaitEvent("serving", 1).Keys, first.ID)
+	s.awaitEvent("cluster_found", 1)
 	before := l.mint(cluster)
 	l.accepts(labIssuer, before)
 	s.adminAnswers("/readyz", http.StatusOK)
@@ -62,14 +62,14 @@ func TestServeBeforeTheCluster(t *testing.T) {
 	}
 
 	cluster.Servers[0].RestartWith(t, testserver.KubeKeys{Signing: second})
-	changed := s.tells("keys_changed", 1)
+	changed := s.awaitEvent("keys_changed", 1)
 	wantList(t, "added", changed.Added, second.ID)
 	if _, retired := changed.GraceEnds[first.ID]; !retired {
-		t.Errorf("%s is not said to be retired: %v", first.ID, changed.GraceEnds)
+		t.Errorf("%s is not reported as retired: %v", first.ID, changed.GraceEnds)
 	}
 	l.accepts(labIssuer, before, l.mint(cluster))
-	if got := len(s.told("waiting")); got > 2 {
-		t.Errorf("it said %d times what it waits for", got)
+	if got := len(s.events("waiting")); got > 2 {
+		t.Errorf("it reported %d times what it waits for", got)
 	}
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/" + discovery.JWKSPath, "/.oidc-publisher.json", "/cluster-a/.oidc-publisher.json"} {
 		s.answers(path, http.StatusNotFound)
@@ -85,15 +85,15 @@ func TestServeAnotherIssuer(t *testing.T) {
 	l := newLab(t)
 	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer + "/"})
 	s := l.serve("--kubeconfig", kubeconfig, "--issuer", labIssuer, "--interval", "1s", "--verify-interval", "0")
-	if reason := s.tells("refused", 1).Reason; !strings.Contains(reason, "--service-account-issuer="+labIssuer) {
-		t.Errorf("the reason does not say what mends it: %s", reason)
+	if reason := s.awaitEvent("refused", 1).Reason; !strings.Contains(reason, "--service-account-issuer="+labIssuer) {
+		t.Errorf("the reason does not say what fixes it: %s", reason)
 	}
 	if !strings.Contains(s.Output(), "error: refused: ") {
-		t.Errorf("a person is not told:\n%s", s.Output())
+		t.Errorf("the log has no error:\n%s", s.Output())
 	}
 	s.answers(labKeys, http.StatusServiceUnavailable)
 	api.SetIssuer(labIssuer)
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	s.answers(labKeys, http.StatusOK)
 }
 
@@ -104,10 +104,10 @@ func TestServeDir(t *testing.T) {
 	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	dir, _ := l.local("public")
 	s := l.serve("--dir", dir)
-	s.tells("waiting", 1)
+	s.awaitEvent("waiting", 1)
 	s.answers(labKeys, http.StatusServiceUnavailable)
 	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
-	wantList(t, "served", s.tells("serving", 1).Keys, api.KeyIDs()...)
+	wantList(t, "served", s.awaitEvent("serving", 1).Keys, api.KeyIDs()...)
 	resp, _ := s.get(labConfiguration)
 	if got := resp.Header.Get("Cache-Control"); got != "public, max-age=300" {
 		t.Errorf("Cache-Control: %q", got)
@@ -118,7 +118,7 @@ func TestServeDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.must(cli.ExitDone, "publish", "--kubeconfig", kubeconfig, "--to", dir, "--no-verify")
-	wantList(t, "added", s.tells("keys_changed", 1).Added, id)
+	wantList(t, "added", s.awaitEvent("keys_changed", 1).Added, id)
 
 	// What can't be served is logged once, and changes nothing.
 	_, before := s.get(labKeys)
@@ -147,25 +147,25 @@ func TestServeStateDir(t *testing.T) {
 	api, kubeconfig := l.embedded(fake.APIServerOptions{Issuer: labIssuer})
 	args := []string{"--kubeconfig", kubeconfig, "--state-dir", filepath.Join(l.dir, "state"), "--interval", "1s", "--verify-interval", "0"}
 	s := l.serve(args...)
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	first := api.KeyIDs()
 	second, err := api.Replace("ES256")
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantList(t, "added", s.tells("keys_changed", 1).Added, second)
+	wantList(t, "added", s.awaitEvent("keys_changed", 1).Added, second)
 	_, before := s.get(labKeys)
 	s.Stop()
 	api.Stop()
 	again := l.serve(args...)
-	wantList(t, "served after a restart", sorted(again.tells("serving", 1).Keys...), sorted(append(first, second)...)...)
+	wantList(t, "served after a restart", sorted(again.awaitEvent("serving", 1).Keys...), sorted(append(first, second)...)...)
 	if _, after := again.get(labKeys); after != before {
 		t.Errorf("after a restart:\n%s\nbefore:\n%s", after, before)
 	}
 	if err := api.Start(); err != nil {
 		t.Fatal(err)
 	}
-	again.tells("cluster_found", 1)
+	again.awaitEvent("cluster_found", 1)
 	if _, after := again.get(labKeys); after != before {
 		t.Errorf("after the cluster came back:\n%s\nbefore:\n%s", after, before)
 	}
@@ -186,7 +186,7 @@ func TestServeAllAPIServers(t *testing.T) {
 		{[]string{"--all-api-servers"}, []string{old.ID, next.ID}},
 	} {
 		s := l.serve(append(c.args, "--kubeconfig", kubeconfig, "--verify-interval", "0")...)
-		wantList(t, strings.Join(c.args, " "), sorted(s.tells("serving", 1).Keys...), sorted(c.keys...)...)
+		wantList(t, strings.Join(c.args, " "), sorted(s.awaitEvent("serving", 1).Keys...), sorted(c.keys...)...)
 		s.Stop()
 	}
 }

@@ -30,7 +30,7 @@ import (
 const (
 	laptopHost = "laptop.example.com"
 	laptop     = "https://" + laptopHost
-	// laptopSays is how serveo tells it.
+	// laptopSays is how serveo announces it.
 	laptopSays = "\x1b[0;32mForwarding HTTP traffic from https://" + laptopHost + "\x1b[0m\n"
 )
 
@@ -43,7 +43,7 @@ type far struct {
 	stdout string // file
 }
 
-// sshServer starts one, which the world reaches as laptopHost, and returns the
+// sshServer starts one, which is public as laptopHost, and returns the
 // flags with which the program logs in there.
 func (l *lab) sshServer(options testserver.SSHDOptions) (sshd *testserver.SSHD, flags []string) {
 	l.t.Helper()
@@ -79,7 +79,7 @@ func (l *lab) serveFar(sshd *testserver.SSHD, args ...string) *far {
 		f.Stop()
 		for _, bad := range slices.Concat([]string{"DATA RACE", "panic:", jwtHeader, "\x1b"}, l.secrets) {
 			if strings.Contains(f.Output()+f.printed(), bad) {
-				l.t.Errorf("serve says %q", bad)
+				l.t.Errorf("serve prints %q", bad)
 			}
 		}
 	})
@@ -104,7 +104,7 @@ func (f *far) prints(want string) {
 	})
 }
 
-func (f *far) says(texts ...string) {
+func (f *far) logs(texts ...string) {
 	f.lab.t.Helper()
 	eventually(f.lab.t, 30*time.Second, "the log", func() error {
 		for text := range strings.Lines(f.Output()) {
@@ -112,11 +112,11 @@ func (f *far) says(texts ...string) {
 				return nil
 			}
 		}
-		return fmt.Errorf("no line says %q:\n%s", texts, f.Output())
+		return fmt.Errorf("no line contains %q:\n%s", texts, f.Output())
 	})
 }
 
-// status asks the issuer for its document, from the other side of the world.
+// status asks the issuer for its document, as a relying party does.
 func (l *lab) status(issuer string) (status int, err error) {
 	ctx, cancel := context.WithTimeout(l.t.Context(), 5*time.Second)
 	defer cancel()
@@ -134,7 +134,7 @@ func (l *lab) status(issuer string) (status int, err error) {
 // TestServeTunnel: the third article in one program. The tunnel is there before
 // the API server, which gets the issuer that was printed; tokens verify through
 // it, also after a rotation, after the tunnel broke, and after it got another
-// name that nobody knows yet.
+// URL that the cluster does not have.
 func TestServeTunnel(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -156,8 +156,8 @@ func TestServeTunnel(t *testing.T) {
 	if err := cluster.Servers[0].Kubeconfig("publisher").Write(kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	f.says("documents served")
-	f.says("tunnel up")
+	f.logs("documents served")
+	f.logs("tunnel up")
 	eventually(t, 30*time.Second, "ready file", func() error {
 		text, err := os.ReadFile(ready)
 		if err == nil && string(text) != laptop+"\n" {
@@ -176,12 +176,12 @@ func TestServeTunnel(t *testing.T) {
 	if sshd.EndSessions() == 0 {
 		t.Fatal("no tunnel to break")
 	}
-	f.says("tunnel recovered")
+	f.logs("tunnel recovered")
 	l.accepts(issuer, before, l.mint(cluster))
 
 	sshd.Print(t, "Forwarding HTTP traffic from https://other.example.com\n")
 	sshd.EndSessions()
-	f.says("error: THE TUNNEL'S PUBLIC URL HAS CHANGED", laptop, "https://other.example.com", "--service-account-issuer=https://other.example.com")
+	f.logs("error: THE TUNNEL'S PUBLIC URL HAS CHANGED", laptop, "https://other.example.com", "--service-account-issuer=https://other.example.com")
 	l.accepts(issuer, before)
 	f.Stop()
 	f.prints(laptop + "\n") // and nothing but that, ever
@@ -190,7 +190,7 @@ func TestServeTunnel(t *testing.T) {
 	}
 }
 
-// TestServeTunnelOfOnesOwn: a plain sshd tells no URL; --issuer does, with a
+// TestServeTunnelOfOnesOwn: a plain sshd announces no URL; --issuer does, with a
 // path. The documents of a directory are served at --listen too.
 func TestServeTunnelOfOnesOwn(t *testing.T) {
 	t.Parallel()
@@ -200,10 +200,10 @@ func TestServeTunnelOfOnesOwn(t *testing.T) {
 	l.env = append(l.env, "SSH_AUTH_SOCK="+testserver.SSHAgent(t, sshd.KeyFile))
 	flags = append(sshOptions([]string{"IdentityFile=none", "UserKnownHostsFile=" + sshd.KnownHosts(t, "ecdsa")}), flags[len(flags)-4:]...)
 	s := l.serve(append(flags, "--issuer", laptop+"/a", "--dir", filepath.Join(l.dir, "public"))...)
-	if got := s.tells("public_url", 1).URL; got != laptop+"/a" {
+	if got := s.awaitEvent("public_url", 1).URL; got != laptop+"/a" {
 		t.Errorf("the public URL is %q", got)
 	}
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	s.answers("/a/"+discovery.ConfigurationPath, http.StatusOK)
 	eventually(t, 30*time.Second, "ready", func() error { return testserver.HTTPReady(http.DefaultClient, s.admin+"/readyz")(t.Context()) })
 	if status, err := l.status(laptop + "/a"); err != nil || status != http.StatusOK {
@@ -221,7 +221,7 @@ func TestServeTunnelReadiness(t *testing.T) {
 	l := newLab(t)
 	sshd, flags := l.sshServer(testserver.SSHDOptions{Prints: laptopSays})
 	s := l.serve(append(flags, "--public-key", l.publicKey(), "--interval", "1s")...)
-	s.tells("serving", 1)
+	s.awaitEvent("serving", 1)
 	readiness := func(want int, text string) {
 		t.Helper()
 		eventually(t, 30*time.Second, "/readyz", func() error {
@@ -284,7 +284,7 @@ func TestServeTunnelJSON(t *testing.T) {
 			names = append(names, e.Event)
 		}
 		if !slices.Contains(names, "public_url") || !slices.Contains(names, "serving") {
-			return fmt.Errorf("it tells %v; stderr:\n%s", names, f.Output())
+			return fmt.Errorf("the events are %v; stderr:\n%s", names, f.Output())
 		}
 		return nil
 	})
@@ -333,13 +333,13 @@ func TestServeTunnelFails(t *testing.T) {
 				}
 			}
 			if got.stdout != "" || strings.Contains(got.stderr, "hunter2") {
-				t.Errorf("it says too much:\n%s%s", got.stdout, got.stderr)
+				t.Errorf("it prints too much:\n%s%s", got.stdout, got.stderr)
 			}
 		})
 	}
 }
 
-// TestServeTunnelNeedsSSH: without an ssh program it says so at once.
+// TestServeTunnelNeedsSSH: without an ssh program it fails at once.
 func TestServeTunnelNeedsSSH(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -360,7 +360,7 @@ func TestServeTunnelEndsWithServe(t *testing.T) {
 	if err := s.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "the forward is gone", func() error {
+	eventually(t, 30*time.Second, "the end of the forward", func() error {
 		listener, err := net.Listen("tcp", bind)
 		if err != nil {
 			return err
@@ -457,7 +457,7 @@ func TestServeTunnelTLS(t *testing.T) {
 	}
 	sshd, flags := l.sshServer(testserver.SSHDOptions{})
 	f := l.serveFar(sshd, append(flags, "--issuer", "https://example.com", "--public-key", l.publicKey(), "--tls-cert", files[0], "--tls-key", files[1])...)
-	f.says("documents served")
+	f.logs("documents served")
 	var resp *http.Response
 	eventually(t, 30*time.Second, "the tunnel", func() (err error) {
 		resp, err = site.Client().Get("https://127.0.0.1:" + flags[len(flags)-1] + "/" + discovery.ConfigurationPath)
