@@ -70,7 +70,7 @@ func exchangeAction(c *cli.Context, service exchangeService) error {
 	if err := cli.CheckTimeout(c); err != nil {
 		return err
 	}
-	print, err := credentialPrinter(c, service)
+	printer, err := credentialPrinter(c, service)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func exchangeAction(c *cli.Context, service exchangeService) error {
 	if err != nil {
 		return cli.Overtime(err, c.Duration("timeout"))
 	}
-	return print(c.App.Writer, credential)
+	return printer(c.App.Writer, credential)
 }
 
 func printCredentialConfig(c *cli.Context, service exchangeService) error {

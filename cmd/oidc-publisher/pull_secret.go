@@ -30,6 +30,7 @@ func pullSecretCommand(services []exchangeService) *cli.Command {
 	}
 }
 
+//nolint:gosec // G101: a text about credentials
 const pullSecretDescription = `Exchanges a service account token once and writes the credential into a secret
 of type kubernetes.io/dockerconfigjson in every selected namespace, by server-side
 apply. A secret of another type, manager or owner is left alone unless --take-over
@@ -242,8 +243,8 @@ func writePullSecrets(c *cli.Context, options pullSecretOptions) error {
 		return err
 	}
 	job := &options.job
-	var clear func()
-	job.Progress, clear = pullSecretProgress(c.App.ErrWriter)
+	var clearProgress func()
+	job.Progress, clearProgress = pullSecretProgress(c.App.ErrWriter)
 	ctx, cancel := context.WithTimeout(c.Context, options.timeout)
 	defer cancel()
 	var report pullsecret.Report
@@ -252,7 +253,7 @@ func writePullSecrets(c *cli.Context, options pullSecretOptions) error {
 	} else {
 		report, err = job.Run(ctx)
 	}
-	clear()
+	clearProgress()
 	err = cli.Overtime(err, options.timeout)
 	warnOfPullSecrets(log, job, report)
 	return errors.Join(printPullReport(c.App.Writer, format, job, report, err), pullVerdict(c.App.ErrWriter, job, report, err))

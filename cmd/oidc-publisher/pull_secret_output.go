@@ -178,7 +178,7 @@ func pullVerdict(stderr io.Writer, job *pullsecret.Job, report pullsecret.Report
 }
 
 // pullSecretProgress shows the progress on a terminal.
-func pullSecretProgress(stderr io.Writer) (progress func(done, of int), clear func()) {
+func pullSecretProgress(stderr io.Writer) (progress func(done, of int), clearLine func()) {
 	file, ok := stderr.(*os.File)
 	if !ok || !cli.IsTerminal(file) {
 		return nil, func() {}

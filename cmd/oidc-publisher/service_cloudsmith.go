@@ -8,7 +8,7 @@ import (
 )
 
 func cloudsmithService() exchangeService {
-	return exchangeService{
+	return exchangeService{ //nolint:gosec // G101: names and examples
 		name: "cloudsmith", title: "Cloudsmith", flags: cloudsmithFlags, target: cloudsmithTarget,
 		registries: []string{"docker.cloudsmith.io"},
 		variables:  []string{"CLOUDSMITH_API_KEY"},

@@ -11,7 +11,7 @@ import (
 )
 
 func gcpService() exchangeService {
-	return exchangeService{
+	return exchangeService{ //nolint:gosec // G101: names and examples
 		name: "gcp", title: "Google Cloud", flags: gcpFlags, target: gcpTarget, credentialConfig: gcpCredentialConfig,
 		variables: []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"},
 		exchangeExamples: `

@@ -20,7 +20,7 @@ var errNo = errors.New("no")
 // command received.
 func program(t *testing.T, args ...string) (code int, got, stdout, stderr string) {
 	t.Helper()
-	print := func(names ...string) func(*cli.Context) error {
+	show := func(names ...string) func(*cli.Context) error {
 		return func(c *cli.Context) error {
 			if err := cli.CheckArgs(c, names...); err != nil {
 				return err
@@ -41,13 +41,13 @@ func program(t *testing.T, args ...string) (code int, got, stdout, stderr string
 	failing := func(err error) func(*cli.Context) error { return func(*cli.Context) error { return err } }
 	var out, errOut bytes.Buffer
 	app := cli.New(strings.NewReader(""), &out, &errOut,
-		&cli.Command{Name: "publish", Flags: flags(), Action: print()},
-		&cli.Command{Name: "verify", Flags: flags(), Action: print("ISSUER")},
+		&cli.Command{Name: "publish", Flags: flags(), Action: show()},
+		&cli.Command{Name: "verify", Flags: flags(), Action: show("ISSUER")},
 		&cli.Command{Name: "exchange", Action: cli.NoSubcommand, Subcommands: []*cli.Command{
-			{Name: "cloudsmith", Flags: flags(), Action: print(), Subcommands: []*cli.Command{
-				{Name: "check", Flags: flags(), Action: print("IMAGE")},
+			{Name: "cloudsmith", Flags: flags(), Action: show(), Subcommands: []*cli.Command{
+				{Name: "check", Flags: flags(), Action: show("IMAGE")},
 			}},
-			{Name: "gcp", Flags: flags(), Action: print()},
+			{Name: "gcp", Flags: flags(), Action: show()},
 		}},
 		&cli.Command{Name: "fail", Action: failing(errors.New("boom"))},
 		&cli.Command{Name: "refuse", Action: failing(fmt.Errorf("a rule: %w", errNo))},
