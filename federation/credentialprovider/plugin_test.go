@@ -87,8 +87,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestTokenForTheAPIServer: whoever gets such a token could use it against the
-// cluster, so nobody does.
+// TestTokenForTheAPIServer: such a token is not sent, because its receiver could
+// act in the cluster with it.
 func TestTokenForTheAPIServer(t *testing.T) {
 	asked := false
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))

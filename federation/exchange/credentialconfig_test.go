@@ -20,8 +20,8 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// TestGooglesOwnLibrary exchanges with the file that is printed, and so do we.
-func TestGooglesOwnLibrary(t *testing.T) {
+// TestCredentialConfigWithGooglesLibrary exchanges with the file that is printed, and so do we.
+func TestCredentialConfigWithGooglesLibrary(t *testing.T) {
 	w := newWorld(t)
 	file := filepath.Join(t.TempDir(), "token")
 	subject := w.token(t, "//iam.googleapis.com/"+provider, time.Hour)
@@ -108,7 +108,7 @@ func TestCredentialConfigIsNotTrusted(t *testing.T) {
 	}
 }
 
-func TestConfigurationsThatMakeNoSense(t *testing.T) {
+func TestInvalidConfigurations(t *testing.T) {
 	for want, config := range map[string]exchange.CloudsmithConfig{
 		"organisation":       {Service: "s"},
 		"service account":    {Org: "o"},

@@ -292,7 +292,7 @@ func (h hostile) check(t *testing.T, credential exchange.Credential, err error, 
 	}
 }
 
-// TestOpaqueTokenHasNoExpiry: whoever stores it must not trust it for long.
+// TestOpaqueTokenHasNoExpiry: its lifetime is unknown.
 func TestOpaqueTokenHasNoExpiry(t *testing.T) {
 	w := newWorld(t)
 	for token, want := range map[string]string{
@@ -311,8 +311,8 @@ func TestOpaqueTokenHasNoExpiry(t *testing.T) {
 	}
 }
 
-// TestStrangeLifetimes: Google says how long a token lives, or there is none.
-func TestStrangeLifetimes(t *testing.T) {
+// TestInvalidLifetimes: Google says how long a token lives, or there is none.
+func TestInvalidLifetimes(t *testing.T) {
 	w := newWorld(t)
 	for name, answer := range map[string]string{
 		"sts none": `{"access_token": "abc"}`, "sts zero": `{"access_token": "abc", "expires_in": 0}`, "sts negative": `{"access_token": "abc", "expires_in": -5}`,
@@ -337,8 +337,8 @@ func TestStrangeLifetimes(t *testing.T) {
 	}
 }
 
-// TestNobodyThere: no answer at all, and a certificate that nobody vouches for.
-func TestNobodyThere(t *testing.T) {
+// TestNoAnswer: no answer at all, and a certificate of an unknown authority.
+func TestNoAnswer(t *testing.T) {
 	w := newWorld(t)
 	strange := httptest.NewUnstartedServer(http.NotFoundHandler())
 	strange.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -357,7 +357,7 @@ func TestNobodyThere(t *testing.T) {
 	}
 }
 
-// TestEndOfContext: the caller's deadline and the caller's end are told apart.
+// TestEndOfContext: the errors of a deadline and of a cancellation differ.
 func TestEndOfContext(t *testing.T) {
 	w := newWorld(t)
 	for _, s := range steps() {

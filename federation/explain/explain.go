@@ -156,7 +156,7 @@ func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.Ref
 	return found
 }
 
-// notPublic adds the fault of an issuer whose host is not public.
+// notPublic adds the fault of an issuer with a host that is not public.
 func (f *findings) notPublic(claims discovery.Claims, check verify.Check, refused *exchange.RefusedError, opts Options) {
 	if verify.Reaches(hostOf("//"+refused.Host), hostOf(claims.Issuer)) {
 		return

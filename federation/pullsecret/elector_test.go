@@ -23,9 +23,9 @@ import (
 	"oidc-publisher/internal/logtest"
 )
 
-// TestAnElectionThatHangsWhileItLeads: it lived as long as each try was told,
-// and lives again when the plugin returns.
-func TestAnElectionThatHangsWhileItLeads(t *testing.T) {
+// TestHangingElectionOfALeader: the process is alive while attempts end, and again
+// once the plugin returns.
+func TestHangingElectionOfALeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := new(leasetest.Server).Connect().Config()
 		plugin := &leasetest.Plugin{Next: config.Transport, Returns: make(chan struct{}), From: time.Now().Add(time.Hour)}
@@ -46,8 +46,8 @@ func TestAnElectionThatHangsWhileItLeads(t *testing.T) {
 	})
 }
 
-// TestNobodyCanBeElected is no reason for a restart: each try is answered.
-func TestNobodyCanBeElected(t *testing.T) {
+// TestFailingElection is no reason for a restart: each attempt ends.
+func TestFailingElection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(leasetest.Server)
 		server.Fail(errors.New("leases.coordination.k8s.io is forbidden"))
@@ -56,7 +56,7 @@ func TestNobodyCanBeElected(t *testing.T) {
 		c.lives(http.StatusOK, "after an hour of refusals")
 		c.leads(false)
 		if n := strings.Count(c.log.String(), `msg="leader election failed"`); n != 1 {
-			t.Errorf("one lasting fault is told %d times:\n%s", n, &c.log)
+			t.Errorf("one lasting failure is logged %d times:\n%s", n, &c.log)
 		}
 	})
 }

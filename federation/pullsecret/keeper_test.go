@@ -53,7 +53,7 @@ func (w *world) keep(namespaces Namespaces, change func(*KeeperConfig)) *keeping
 		cancel()
 		running.Wait()
 		if strings.Contains(k.log.String(), password) || strings.Contains(k.get("/metrics"), password) {
-			w.t.Error("the log or the metrics tell the password")
+			w.t.Error("the log or the metrics have the password")
 		}
 	})
 	w.t.Cleanup(k.end)

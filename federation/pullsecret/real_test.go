@@ -81,7 +81,7 @@ func (w *world) wants(report Report, want ...Outcome) {
 	for _, r := range report.Results {
 		got = append(got, r.Outcome)
 		if r.Err != nil && strings.Contains(r.Err.Error(), password) {
-			w.t.Error("an error tells the password")
+			w.t.Error("an error has the password")
 		}
 	}
 	if !slices.Equal(got, want) {
@@ -172,8 +172,8 @@ func TestWrites(t *testing.T) {
 	}
 }
 
-// TestAChangeByOthers is found without a look at the content, and undone.
-func TestAChangeByOthers(t *testing.T) {
+// TestChangesByOthersAreUndone is found without a look at the content, and undone.
+func TestChangesByOthersAreUndone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.job.MinRemaining = time.Minute
@@ -314,8 +314,8 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
-// TestAHoleAndAQuota: one namespace fails, the others are done.
-func TestAHoleAndAQuota(t *testing.T) {
+// TestOneNamespaceFails: one namespace fails, the others are done.
+func TestOneNamespaceFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -405,7 +405,7 @@ func (w *world) role(namespace string) {
 	}
 }
 
-// TestAttach keeps the order and the entries of others, while somebody else
+// TestAttach keeps the order and the entries of others, while another client
 // writes to the same service account.
 func TestAttach(t *testing.T) {
 	t.Parallel()
@@ -484,8 +484,8 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// TestTheOnlySecretOfAnAccount is its list.
-func TestTheOnlySecretOfAnAccount(t *testing.T) {
+// TestOnlySecretOfAnAccount is its list.
+func TestOnlySecretOfAnAccount(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.job.Attach = []string{"default"}
@@ -539,8 +539,8 @@ func TestRaces(t *testing.T) {
 	}
 }
 
-// TestWhoMayNotList reads one after the other.
-func TestWhoMayNotList(t *testing.T) {
+// TestWithoutTheRightToList reads one after the other.
+func TestWithoutTheRightToList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.namespace("a", "team", "blue")
@@ -568,8 +568,8 @@ func TestWhoMayNotList(t *testing.T) {
 	w.run(Updated, Updated)
 }
 
-// TestOnlyWhatWasSeenIsDeleted: what somebody else has put in its place, or has
-// changed since, is judged again.
+// TestOnlyWhatWasSeenIsDeleted: a secret that was replaced or changed since is
+// read again.
 func TestOnlyWhatWasSeenIsDeleted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -599,8 +599,8 @@ func TestOnlyWhatWasSeenIsDeleted(t *testing.T) {
 	}
 }
 
-// TestOursMadeImmutable is no reason to delete it unasked.
-func TestOursMadeImmutable(t *testing.T) {
+// TestImmutableSecret is no reason to delete it unasked.
+func TestImmutableSecret(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.run(Created)

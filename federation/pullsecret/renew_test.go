@@ -117,15 +117,15 @@ func TestRenewalFollowsTheLife(t *testing.T) {
 				t.Errorf("life %v: no jitter: %v", life, gaps)
 			}
 			if strings.Contains(c.log.String(), password) {
-				t.Error("the log tells the password")
+				t.Error("the log has the password")
 			}
 		})
 	}
 }
 
-// TestAFailedExchangeKeepsTheOldCredential and is tried again before that
-// expires, ever more seldom, and not for ever more seldom.
-func TestAFailedExchangeKeepsTheOldCredential(t *testing.T) {
+// TestFailedExchangeKeepsTheOldCredential: it is retried before that expires, with
+// growing waits up to a maximum.
+func TestFailedExchangeKeepsTheOldCredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startClockwork(t, time.Hour)
 		defer c.stop()
@@ -147,7 +147,7 @@ func TestAFailedExchangeKeepsTheOldCredential(t *testing.T) {
 			}
 		}
 		if n := strings.Count(c.log.String(), "level=ERROR"); n != 1 {
-			t.Errorf("one lasting fault is told %d times:\n%s", n, &c.log)
+			t.Errorf("one lasting failure is logged %d times:\n%s", n, &c.log)
 		}
 		c.set(func() { c.err = nil })
 		pass(maxRetry)
@@ -155,7 +155,7 @@ func TestAFailedExchangeKeepsTheOldCredential(t *testing.T) {
 			t.Error("there is no new credential")
 		}
 		if !strings.Contains(c.log.String(), `msg="exchange recovered"`) {
-			t.Errorf("it does not say that it works again:\n%s", &c.log)
+			t.Errorf("the recovery is not logged:\n%s", &c.log)
 		}
 		pass(50 * time.Minute)
 		if gaps := c.gaps(c.count() - 2); gaps[0] < 30*time.Minute {
@@ -164,9 +164,9 @@ func TestAFailedExchangeKeepsTheOldCredential(t *testing.T) {
 	})
 }
 
-// TestAServiceThatAsksForPatience gets it, but for one try before the old
-// credential expires, and not for ever.
-func TestAServiceThatAsksForPatience(t *testing.T) {
+// TestRetryAfterIsHonoured up to a maximum, except for one attempt before the old
+// credential expires.
+func TestRetryAfterIsHonoured(t *testing.T) {
 	for _, asked := range []time.Duration{7 * time.Minute, 3304 * time.Second, 30 * 24 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			c := startClockwork(t, time.Hour)
@@ -299,9 +299,9 @@ func TestConflictBackoff(t *testing.T) {
 	}
 }
 
-// TestAnElectionThatHangs, as a credential plugin can, whatever the deadline of
+// TestHangingElection, as a credential plugin can, whatever the deadline of
 // its request: who stands by then would never lead, and a restart helps.
-func TestAnElectionThatHangs(t *testing.T) {
+func TestHangingElection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		config := new(leasetest.Server).Connect().Config()

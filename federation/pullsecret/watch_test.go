@@ -181,8 +181,8 @@ func TestWatchesAfterOutages(t *testing.T) {
 	})
 }
 
-// TestAListAloneWorksNot: without its watch it does not end the fault.
-func TestAListAloneWorksNot(t *testing.T) {
+// TestListWithoutWatchIsAFailure: a list alone does not end the failure.
+func TestListWithoutWatchIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &shortMemory{version: 1, deaf: true}
 		_, log := overlook(t, api)

@@ -181,15 +181,20 @@ func (w *writer) plan(f *found) (Outcome, error) {
 		return Created, nil
 	}
 	refusal := w.secret.refuse(*f)
-	switch {
-	case refusal != nil && !w.takeOver:
+	if refusal != nil && !w.takeOver {
 		return Refused, refusal
+	}
+	return overwriting(*f, refusal == nil), nil
+}
+
+func overwriting(f found, owned bool) Outcome {
+	switch {
 	case f.kind != secretType:
-		return Replaced, nil
-	case refusal != nil:
-		return TakenOver, nil
+		return Replaced
+	case !owned:
+		return TakenOver
 	default:
-		return Updated, nil
+		return Updated
 	}
 }
 

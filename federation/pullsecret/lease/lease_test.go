@@ -160,9 +160,9 @@ var pairs = []struct {
 	first, second kind
 }{{"ours and ours", ours, ours}, {"ours, then client-go's", ours, theirs}, {"client-go's, then ours", theirs, ours}}
 
-// TestRivals: whatever the kinds, one leads at a time, and the other takes over
+// TestCompetingCandidates: whatever the kinds, one leads at a time, and the other takes over
 // soon where the Lease is given up, and 15 s after its last renewal where not.
-func TestRivals(t *testing.T) {
+func TestCompetingCandidates(t *testing.T) {
 	for _, pair := range pairs {
 		t.Run(pair.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -202,9 +202,9 @@ func TestRivals(t *testing.T) {
 	}
 }
 
-// TestRivalsAtARealServer hand a real Lease over to each other, of which an
+// TestCompetingCandidatesAtARealServer hand a real Lease over to each other, of which an
 // administrator's labels survive.
-func TestRivalsAtARealServer(t *testing.T) {
+func TestCompetingCandidatesAtARealServer(t *testing.T) {
 	cluster := testserver.Kube(t, testserver.KubeOptions{})
 	cluster.Apply(t, testserver.Object{
 		"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -246,8 +246,8 @@ func TestRivalsAtARealServer(t *testing.T) {
 	}
 }
 
-// TestALeaderWhoseRequestsHang stops in time, without an answer.
-func TestALeaderWhoseRequestsHang(t *testing.T) {
+// TestLeaderWithHangingRequests stops in time, without an answer.
+func TestLeaderWithHangingRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, link := newOffice(t), new(leasetest.Server).Connect()
 		config := link.Config()
@@ -269,9 +269,9 @@ func TestALeaderWhoseRequestsHang(t *testing.T) {
 	})
 }
 
-// TestALeaseThatIsTakenAway: the leader stops when it next renews, and does not
+// TestLeaseTakenByAnother: the leader stops when it next renews, and does not
 // give up what is another's.
-func TestALeaseThatIsTakenAway(t *testing.T) {
+func TestLeaseTakenByAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, server := newOffice(t), new(leasetest.Server)
 		stop := ours(o, server.Connect().Config(), "a")
@@ -288,8 +288,8 @@ func TestALeaseThatIsTakenAway(t *testing.T) {
 	})
 }
 
-// TestALostRaceIsNoFault: nobody is told of it.
-func TestALostRaceIsNoFault(t *testing.T) {
+// TestLostRaceIsNoFailure: it is not reported.
+func TestLostRaceIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := &rest.Config{Host: "https://kubernetes.example.com", Transport: faster{}}
 		o := newOffice(t)
@@ -312,9 +312,9 @@ func (faster) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer{http.StatusConflict, "{}"}.RoundTrip(r)
 }
 
-// TestALeaderWhoseAnswersAreSlow counts its time in office from what it asked:
-// the others count from when the server did it.
-func TestALeaderWhoseAnswersAreSlow(t *testing.T) {
+// TestLeaderWithSlowAnswers: its term begins with its request, because others
+// count from the write at the server.
+func TestLeaderWithSlowAnswers(t *testing.T) {
 	for name, writes := range map[string]int{"never renewed": 1, "renewed": 2, "renewed often": 8} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -402,8 +402,8 @@ func (h *hanging) RoundTrip(r *http.Request) (*http.Response, error) {
 	return h.next.RoundTrip(r)
 }
 
-// TestACandidateWhoseRequestHangs gives it up and makes another.
-func TestACandidateWhoseRequestHangs(t *testing.T) {
+// TestHangingRequestIsRetried gives it up and makes another.
+func TestHangingRequestIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, config := newOffice(t), new(leasetest.Server).Connect().Config()
 		config.Transport = &silentAtFirst{next: config.Transport}
@@ -430,9 +430,9 @@ func (s *silentAtFirst) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.next.RoundTrip(r)
 }
 
-// TestACandidateThatIsStopped while its first write is under way, or when its
+// TestStoppedCandidateReleasesTheLease while its first write is under way, or when its
 // answer was lost, leaves no Lease behind that another would have to wait for.
-func TestACandidateThatIsStopped(t *testing.T) {
+func TestStoppedCandidateReleasesTheLease(t *testing.T) {
 	for name, link := range map[string]slowWrites{
 		"before it is done":     {before: time.Second},
 		"after it is done":      {after: time.Second},

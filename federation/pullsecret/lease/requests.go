@@ -20,7 +20,7 @@ type Explain func(context.Context, kubeerr.Request, error) error
 
 var (
 	errNotFound = errors.New("no such Lease")
-	errConflict = errors.New("the Lease was changed meanwhile")
+	errConflict = errors.New("the Lease was changed by another writer")
 )
 
 // leases makes the requests for one Lease.

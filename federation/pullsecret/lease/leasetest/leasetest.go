@@ -43,7 +43,7 @@ func (s *Server) Fail(err error) {
 	s.down = err
 }
 
-// Holder is who holds the Lease, empty for nobody.
+// Holder returns the holder of the Lease, "" for none.
 func (s *Server) Holder() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,8 +118,8 @@ func (s *Server) answer(method string, sent *coordination.Lease) (code int, body
 	return http.StatusOK, sent
 }
 
-// Plugin is a credential plugin before a transport: from some time on requests
-// wait for it, heedless of their deadlines, until Returns is closed.
+// Plugin is a credential plugin in front of a transport: from From on, requests
+// wait until Returns is closed, even past their deadlines.
 type Plugin struct {
 	Next    http.RoundTripper
 	From    time.Time
