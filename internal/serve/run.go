@@ -22,6 +22,7 @@ import (
 	"oidc-publisher/internal/acme"
 	"oidc-publisher/internal/httpx"
 	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/service/retry"
 	"oidc-publisher/internal/tunnel"
 	"oidc-publisher/publish"
 )
@@ -180,13 +181,18 @@ func localTarget(address net.Addr) string {
 	return address.String()
 }
 
-// checkPublic reads the documents at the public issuer, and returns nil if they
-// are those that are served here.
+// sitePoll lies between two polls for the first documents.
+const sitePoll = 200 * time.Millisecond
+
+// checkPublic waits until there are documents, reads them at the public issuer,
+// and returns nil if they are those that are served here.
 func (w *worker) checkPublic(ctx context.Context) error {
-	now := w.site.Published()
-	if w.site.Issuer() == "" {
-		return errors.New("there are no documents yet")
+	for w.site.Issuer() == "" {
+		if !retry.Sleep(ctx, sitePoll) {
+			return ctx.Err()
+		}
 	}
+	now := w.site.Published()
 	err := verify.Published(ctx, httpx.Anonymous(nil, w.Timeout), now.Document.Issuer(), now.Document.Bytes(), now.Keys.Bytes())
 	if err == nil {
 		w.Events.public()

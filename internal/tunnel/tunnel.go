@@ -26,8 +26,8 @@ type Config struct {
 	// Session opens a session and reads the public URL in it. Without, the
 	// public URL is known and ssh only forwards.
 	Session bool
-	// Check reads the public documents, and returns nil once they are those that
-	// are served here.
+	// Check waits until there are documents, reads them at the public issuer, and
+	// returns nil if they are those that are served here.
 	Check func(context.Context) error
 	Log   *slog.Logger
 }
@@ -43,7 +43,7 @@ const (
 	// firstCheck and longestCheck lie between two checks of the public documents,
 	// and checkTime is how long they may fail before it is logged.
 	firstCheck   = 200 * time.Millisecond
-	longestCheck = 2 * time.Second
+	longestCheck = 15 * time.Second
 	checkTime    = 15 * time.Second
 	// logLimit bounds how many lines of each ssh are logged.
 	logLimit = 40
