@@ -248,7 +248,7 @@ func checkFaults(t *testing.T, err error, unfit bool, faults []string) {
 	}
 }
 
-func TestParseKeySetTakesAllKnownTypes(t *testing.T) {
+func TestParseKeySetAcceptsAllKnownTypes(t *testing.T) {
 	public, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -460,9 +460,9 @@ func TestUnion(t *testing.T) {
 	})
 }
 
-// TestNeverChangesWhatItGave hands out copies: a caller that edits them must
-// not change what is published.
-func TestNeverChangesWhatItGave(t *testing.T) {
+// TestReturnedBytesAreCopies: a caller that edits them must not change what is
+// published.
+func TestReturnedBytesAreCopies(t *testing.T) {
 	parsed, err := discovery.ParseKeySet(set(jwk(t, &rsaKey(2048).PublicKey, "a", "RS256")))
 	if err != nil {
 		t.Fatal(err)

@@ -70,7 +70,7 @@ func TestDirNames(t *testing.T) {
 	}
 }
 
-func TestDirWarnsOfKeysLeftOut(t *testing.T) {
+func TestDirWarnsAboutLeftOutKeys(t *testing.T) {
 	keys := strings.Replace(keysText, "[", `[{"kty":"XYZ","kid":"odd"},`, 1)
 	dir := write(t, map[string]string{"openid-configuration": documentText, "jwks.json": keys})
 	got, err := files.Dir(dir).Fetch(t.Context())

@@ -165,7 +165,7 @@ func TestAllServersOneIsDown(t *testing.T) {
 	}
 }
 
-func TestAllServersOneLeavesMeanwhile(t *testing.T) {
+func TestAllServersOneLeavesDuringTheFetch(t *testing.T) {
 	plane := controlPlane(t, make([]fake.APIServerOptions, 3)...)
 	s := allServers(t, plane[0].Kubeconfig("publisher"))
 	late := plane[1]
@@ -190,7 +190,7 @@ func TestAllServersOneLeavesMeanwhile(t *testing.T) {
 	}
 }
 
-func TestAllServersThatNeverRest(t *testing.T) {
+func TestAllServersThatKeepChanging(t *testing.T) {
 	plane := controlPlane(t, make([]fake.APIServerOptions, 5)...)
 	for i, e := range plane[1:] {
 		if i > 0 {

@@ -218,8 +218,8 @@ func TestTokenThatContradictsTheKeys(t *testing.T) {
 	r.want(t, unchanged)
 }
 
-// TestTokenThatCannotBeMinted is asked for again every five minutes where RBAC
-// forbids it, and sooner where the server failed.
+// TestTokenThatCannotBeMinted: the source tries again every five minutes where
+// RBAC forbids it, and sooner where the server failed.
 func TestTokenThatCannotBeMinted(t *testing.T) {
 	r := recording(t, kube.Config{})
 	const path = "/api/v1/namespaces/default/serviceaccounts/default/token"
@@ -244,7 +244,7 @@ func TestTokenThatCannotBeMinted(t *testing.T) {
 	r.want(t, unchanged)
 }
 
-// TestClusterUIDThatMayNotBeRead is asked for again every five minutes.
+// TestClusterUIDThatMayNotBeRead: the source tries again every five minutes.
 func TestClusterUIDThatMayNotBeRead(t *testing.T) {
 	r := recording(t, kube.Config{Canary: kube.NoCanary})
 	r.Revoke("publisher")

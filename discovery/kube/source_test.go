@@ -94,7 +94,7 @@ func newPlainServer(t *testing.T, handler http.Handler) string {
 	return server.Listener.Addr().String()
 }
 
-func TestKeysOfUnknownTypeAreLeftOutLoudly(t *testing.T) {
+func TestKeysOfUnknownTypeAreLeftOutWithAWarning(t *testing.T) {
 	e := embedded(t, fake.APIServerOptions{})
 	e.Break("/openid/v1/jwks", fake.FaultBody(http.StatusOK, "application/jwk-set+json",
 		`{"keys":[{"kty":"EC","crv":"P-256","kid":"good","x":"Nky5AuxudCiU0BntKHs1udTqqMRFqrgKssJO0tPPTwo","y":"YTrp2dtsf5gxRoaSfPxiPEtJBTwWKaPbop-8kQvpv5M"},{"kty":"XYZ","kid":"odd"}]}`))

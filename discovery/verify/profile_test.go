@@ -12,7 +12,7 @@ import (
 	"oidc-publisher/discovery/verify"
 )
 
-// TestProfiles: one limit broken, and that check alone speaks up.
+// TestProfiles breaks one limit at a time, and only its check may fail.
 func TestProfiles(t *testing.T) {
 	rsaKey, ecKey, edKey := newRSA(t, "key-1"), newEC(t, "key-ec"), newEd25519(t, "key-ed")
 	all := map[string]any{"id_token_signing_alg_values_supported": []string{"RS256", "PS256", "ES256", "EdDSA"}}
@@ -105,7 +105,7 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
-func TestCloudsmithWantsAPublicIssuer(t *testing.T) {
+func TestCloudsmithNeedsAPublicIssuer(t *testing.T) {
 	s := newSite(t)
 	s.at("https://10.1.2.3")
 	r := s.run(t, func(o *verify.Options) { o.For = []verify.RelyingParty{verify.Cloudsmith} })

@@ -123,7 +123,7 @@ func TestPublishedIsAnonymous(t *testing.T) {
 	}
 }
 
-func TestPublishedRefusesItsOwnGarbage(t *testing.T) {
+func TestPublishedRefusesAnInvalidDocument(t *testing.T) {
 	s := newSite(t)
 	err := verify.Published(t.Context(), s.client(), discovery.Issuer(s.issuer), []byte("{}"), s.keys.body)
 	if err == nil || verify.Temporary(err) || len(s.requests) != 0 {

@@ -187,7 +187,7 @@ func TestReachability(t *testing.T) {
 	}
 }
 
-func TestKeysLeadNowhere(t *testing.T) {
+func TestJWKSURILeadsNowhere(t *testing.T) {
 	for _, tc := range []struct {
 		err    error
 		status verify.Status
@@ -216,7 +216,7 @@ func TestConnectionRefused(t *testing.T) {
 	}
 }
 
-func TestCuresOfTheStores(t *testing.T) {
+func TestCuresNameTheStore(t *testing.T) {
 	for issuer, want := range map[string]string{
 		"https://storage.googleapis.com/bucket":               "allUsers",
 		"https://bucket.s3.eu-central-1.amazonaws.com/prefix": "s3:GetObject",

@@ -76,7 +76,7 @@ func only(t testing.TB, r verify.Report, id string, status verify.Status, cause 
 	}
 }
 
-func TestRunOfAGoodIssuer(t *testing.T) {
+func TestRunOfAValidIssuer(t *testing.T) {
 	s := newSite(t)
 	s.at(publicHost)
 	r := s.run(t, nil)
@@ -92,7 +92,7 @@ func TestRunOfAGoodIssuer(t *testing.T) {
 	}
 }
 
-func TestRunFindsWhatIsWrong(t *testing.T) {
+func TestRunFindsFailures(t *testing.T) {
 	document := func(change map[string]any) func(*site) {
 		return func(s *site) { s.document.body = documentFor(s.issuer, change) }
 	}
@@ -259,7 +259,7 @@ func TestRunPlainHTTPOnLoopback(t *testing.T) {
 	}
 }
 
-func TestRunSendsNothingToPrivatePlaces(t *testing.T) {
+func TestRunSendsNothingToPrivateAddresses(t *testing.T) {
 	s := newSite(t)
 	s.at(publicHost)
 	s.document.body = documentFor(publicHost, map[string]any{"jwks_uri": "https://10.0.0.1/openid/v1/jwks"})

@@ -205,7 +205,7 @@ func TestTokenEvidence(t *testing.T) {
 	only(t, r, "token-audience", verify.Warn, "no audience was given")
 }
 
-// TestTokenClocks: an honest token, looked at with a wrong clock on either side.
+// TestTokenClocks verifies a valid token with a wrong clock on either side.
 func TestTokenClocks(t *testing.T) {
 	for _, tc := range []struct {
 		name          string
@@ -243,8 +243,8 @@ func TestTokenClocks(t *testing.T) {
 	}
 }
 
-// TestClockOfACache: an old copy from a cache is not a wrong clock, however the
-// cache dates it.
+// TestClockOfACache: an old copy from a cache is not a wrong clock, whatever its
+// Date.
 func TestClockOfACache(t *testing.T) {
 	for name, date := range map[string]time.Duration{"origin's date": -40 * time.Second, "present date": 0} {
 		s := newSite(t)

@@ -196,7 +196,7 @@ func TestWaitForKeyGivesUp(t *testing.T) {
 	}
 }
 
-func TestWaitForKeyTellsProgress(t *testing.T) {
+func TestWaitForKeyReportsProgress(t *testing.T) {
 	next := newRSA(t, "key-2")
 	synctest.Test(t, func(t *testing.T) {
 		s := quietSite(t, publicHost)
@@ -215,7 +215,7 @@ func TestWaitForKeyTellsProgress(t *testing.T) {
 	})
 }
 
-func TestWaitForKeyRefusesNonsense(t *testing.T) {
+func TestWaitForKeyRefusesInvalidOptions(t *testing.T) {
 	for _, tc := range []struct{ issuer, kid string }{{"http://issuer.example.com", "a"}, {publicHost, ""}} {
 		if err := verify.WaitForKey(t.Context(), verify.Options{Issuer: tc.issuer, Transport: failing{http.ErrNotSupported}}, tc.kid, nil); err == nil {
 			t.Errorf("%+v was accepted", tc)
