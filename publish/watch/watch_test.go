@@ -167,26 +167,6 @@ func (w *world) want(metric string, value float64) {
 	}
 }
 
-// counted is a counter's value with this result.
-func (w *world) counted(name, result string) float64 {
-	w.t.Helper()
-	families, err := w.registry.Gather()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, family := range families {
-		for _, metric := range family.GetMetric() {
-			for _, label := range metric.GetLabel() {
-				if family.GetName() == name && label.GetName() == "result" && label.GetValue() == result {
-					return metric.GetCounter().GetValue()
-				}
-			}
-		}
-	}
-	w.t.Fatalf("there is no metric %s with result %s", name, result)
-	return 0
-}
-
 // ago is how long ago something was by the store's metric.
 func (w *world) ago(what string) time.Duration {
 	w.t.Helper()

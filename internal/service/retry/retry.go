@@ -68,10 +68,9 @@ func Do(ctx context.Context, attempt func() error, permanent func(error) bool, r
 		if err == nil || permanent(err) {
 			return err
 		}
-		if ctx.Err() != nil {
-			return nil
+		if ctx.Err() == nil {
+			report(err)
 		}
-		report(err)
 		if !Sleep(ctx, max(backoff.Next(), After(err))) {
 			return nil
 		}

@@ -13,8 +13,8 @@ import (
 func TestBackoff(t *testing.T) {
 	b := Backoff{First: time.Second, Longest: 10 * time.Second}
 	for range 2 {
-		for i, whole := range []time.Duration{1, 2, 4, 8, 10, 10} {
-			whole *= time.Second
+		for i, seconds := range []int{1, 2, 4, 8, 10, 10} {
+			whole := time.Duration(seconds) * time.Second
 			if got := b.Next(); got < whole/2 || got > whole {
 				t.Errorf("wait %d is %v, want %v to %v", i, got, whole/2, whole)
 			}
