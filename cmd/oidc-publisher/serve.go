@@ -201,7 +201,7 @@ func checkDir(c *cli.Context) error {
 	if c.String("dir") == "" {
 		return nil
 	}
-	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change", "interval", "verify-interval"} {
+	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "canary", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change", "interval", "verify-interval"} {
 		if c.IsSet(flag) {
 			return cli.Usagef("--dir serves what was published there, so --%s has no meaning with it: give it to the publish that writes there", flag)
 		}
