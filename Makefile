@@ -192,8 +192,9 @@ LINTED := $(wildcard $(shell git ls-files --cached --others --exclude-standard '
 	$(GO) mod tidy -diff
 	@mv $@.begun $@
 
+# Many packages wait for timeouts more than they compute, hence -p.
 test-unit: ## run the tests that need no server (seconds)
-	$(GO) test -short -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
+	$(GO) test -short -p 4 -tags $(TAGS) $(TESTFLAGS) $(PACKAGES)
 
 # A server that is missing is a failure here, never a skip.
 test: deps lint servers ## set everything up, then run every test with -race

@@ -191,6 +191,7 @@ const remote = "REMOTE TEXT WITH A SECRET"
 
 func TestErrors(t *testing.T) {
 	testserver.SetenvAWS(t, "key", "secret")
+	t.Setenv("AWS_MAX_ATTEMPTS", "1") // each retry waits for seconds
 	for _, test := range []struct {
 		status   int
 		code     string

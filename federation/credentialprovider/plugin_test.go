@@ -70,6 +70,7 @@ func TestFailures(t *testing.T) {
 		{"refused, and the issuer hangs", answering(http.StatusUnauthorized, `{"detail":"no"}`), "likely cause: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			request, _ := requestOf(issuer, "https://api.cloudsmith.io")
 			var out bytes.Buffer
 			began := time.Now()
