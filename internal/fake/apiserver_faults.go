@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// Fault is a way to answer wrongly. It gets the handler that would answer
-// rightly.
+// Fault turns the handler of the correct response into one that fails.
 type Fault func(next http.Handler) http.Handler
 
-// Break makes the server answer wrongly at that path, or at every path if it
-// is empty, until Repair.
+// Break applies a fault to requests for that path, or for every path if it is
+// empty, until Repair.
 func (e *APIServer) Break(path string, fault Fault) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -82,19 +81,19 @@ func FaultTruncated() Fault {
 	})
 }
 
-// FaultRedirect sends the client elsewhere.
+// FaultRedirect redirects to a location.
 func FaultRedirect(location string) Fault {
 	return answerWith(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, location, http.StatusFound)
 	})
 }
 
-// FaultHang answers only when the client has given up.
+// FaultHang does not answer until the client gives up.
 func FaultHang() Fault {
 	return answerWith(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 }
 
-// FaultSlow answers rightly, but late.
+// FaultSlow delays the correct response.
 func FaultSlow(delay time.Duration) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -109,7 +108,7 @@ func FaultSlow(delay time.Duration) Fault {
 	}
 }
 
-// FaultBefore runs do before each right answer.
+// FaultBefore runs do before each correct response.
 func FaultBefore(do func()) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -197,7 +197,7 @@ func writeTooShort(w http.ResponseWriter, seconds int64) {
 	})
 }
 
-// account finds a service account, or says what is missing.
+// account finds a service account, or returns what is missing.
 func (e *APIServer) account(namespace, name string) (account, map[string]any) {
 	e.cluster.mu.Lock()
 	defer e.cluster.mu.Unlock()

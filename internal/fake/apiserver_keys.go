@@ -171,7 +171,7 @@ func (e *APIServer) document() ([]byte, error) {
 		Subjects   []string `json:"subject_types_supported"`
 		Algorithms []string `json:"id_token_signing_alg_values_supported"`
 	}{
-		// The address is one that nobody can reach, as a node's is from outside.
+		// The address can't be reached, like that of a node from outside.
 		e.issuer, "https://192.0.2.1:" + port + "/openid/v1/jwks",
 		[]string{"id_token"}, []string{"public"}, slices.Compact(algorithms),
 	})

@@ -110,7 +110,8 @@ func (c *Cloudsmith) exchange(w http.ResponseWriter, r *http.Request, org string
 	AnswerJSON(w, http.StatusCreated, map[string]string{"token": token})
 }
 
-// authenticate finds the provider of the token's issuer whose claims it meets.
+// authenticate finds a provider of the token's issuer whose required claims the
+// token has.
 func (c *Cloudsmith) authenticate(r *http.Request, org, token string) (CloudsmithProvider, bool) {
 	c.mu.Lock()
 	providers := c.providers[org]

@@ -16,14 +16,14 @@ import (
 // ProxyFault is what a FaultProxy does to a request instead of forwarding it.
 type ProxyFault func(w http.ResponseWriter, r *http.Request, server http.Handler)
 
-// LoseAck forwards the request whole and then closes the client's connection:
-// the server has done it, the client never hears.
+// LoseAck forwards the whole request and then closes the client's connection:
+// the server has acted, and the client gets no response.
 func LoseAck(_ http.ResponseWriter, r *http.Request, server http.Handler) {
 	server.ServeHTTP(httptest.NewRecorder(), r)
 	panic(http.ErrAbortHandler)
 }
 
-// Cut closes the client's connection without asking the server.
+// Cut closes the client's connection and forwards nothing.
 func Cut(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }
 
 // CutBody closes the client's connection in the middle of the response body.
@@ -39,7 +39,7 @@ func CutBody(w http.ResponseWriter, r *http.Request, server http.Handler) {
 	panic(http.ErrAbortHandler)
 }
 
-// Answer replies with that status and body without asking the server.
+// Answer replies with that status and body and forwards nothing.
 func Answer(status int, header http.Header, body string) ProxyFault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		for name, values := range header {
@@ -50,8 +50,7 @@ func Answer(status int, header http.Header, body string) ProxyFault {
 	}
 }
 
-// Delay forwards the request after that time, or when the client gives up
-// first, never.
+// Delay forwards the request after that time, unless the client gives up first.
 func Delay(d time.Duration) ProxyFault {
 	return func(w http.ResponseWriter, r *http.Request, server http.Handler) {
 		select {
@@ -67,7 +66,7 @@ func Method(method string) func(*http.Request) bool {
 	return func(r *http.Request) bool { return r.Method == method }
 }
 
-// FaultProxy stands in front of an HTTP server and mistreats chosen requests.
+// FaultProxy forwards requests to an HTTP server and lets chosen ones fail.
 // The Host header stays what the client sent, since S3 signatures cover it.
 type FaultProxy struct {
 	// Endpoint is the proxy's base URL, Host its host:port.
@@ -96,9 +95,9 @@ func NewFaultProxy(t testing.TB, upstream string) *FaultProxy {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, r.In.Host
 		},
-		// The client's Accept-Encoding must pass as it is, or as absent.
+		// The client's Accept-Encoding must be passed on unchanged, even if it is absent.
 		Transport: &http.Transport{DisableCompression: true},
-		ErrorLog:  log.New(io.Discard, "", 0), // killed clients are not worth a word
+		ErrorLog:  log.New(io.Discard, "", 0), // killed clients are expected
 	}}
 	p.Up(t)
 	t.Cleanup(p.Down)

@@ -145,7 +145,7 @@ func serveOne(conn net.Conn, handler http.Handler) {
 	_ = server.Serve(listener) // ends with the connection
 }
 
-// oneConn is a listener for a connection that is there already.
+// oneConn is a listener that returns one connection that is already open.
 type oneConn struct {
 	conn net.Conn
 	once sync.Once
@@ -168,7 +168,7 @@ func (l *oneConn) Close() error { l.close(); return nil }
 
 func (l *oneConn) Addr() net.Addr { return l.conn.LocalAddr() }
 
-// Website serves a directory as a plain file server would be set up to.
+// Website serves a directory as a static file server does.
 func Website(dir string) http.Handler {
 	files := http.FileServer(http.Dir(dir))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -17,10 +17,10 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 )
 
-// StandIn is what the stand-ins of services that can't be had here share: they
-// listen on loopback, read public issuers through an Internet, verify tokens
-// with go-oidc, and remember what they issued. Routed in an Internet they
-// answer under the service's own name.
+// StandIn is what the fake services have in common: they listen on loopback,
+// fetch public issuers through an Internet, verify tokens with go-oidc, and keep
+// a list of what they issued. Once routed in an Internet they answer under the
+// service's own name.
 type StandIn struct {
 	// URL is the base of the service, plain HTTP on loopback.
 	URL string
@@ -42,7 +42,7 @@ func (s *StandIn) start(t testing.TB, internet *Internet, handler http.Handler, 
 	s.URL = server.URL
 }
 
-// Next makes the coming requests meet these handlers, one each, instead of the
+// Next makes these handlers answer the next requests, one each, instead of the
 // service.
 func (s *StandIn) Next(handlers ...http.HandlerFunc) {
 	s.mu.Lock()
@@ -64,7 +64,7 @@ func (s *StandIn) SetLifetime(d time.Duration) {
 	s.lifetime = d
 }
 
-// Issued lists every credential so far: none of them may stand in a log.
+// Issued lists every credential so far: no log may contain one of them.
 func (s *StandIn) Issued() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +75,7 @@ func (s *StandIn) Issued() []string {
 	return all
 }
 
-// Expire makes every credential so far worthless.
+// Expire makes every credential so far expire.
 func (s *StandIn) Expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,7 +132,7 @@ func (s *StandIn) verify(ctx context.Context, issuer, token string) (*oidc.IDTok
 	return provider.VerifierContext(ctx, config).Verify(ctx, token)
 }
 
-// errNoIssuer marks an issuer whose documents could not be read.
+// errNoIssuer is the error for an issuer whose documents can't be fetched.
 var errNoIssuer = errors.New("the issuer can't be read")
 
 // unverifiedIssuer is the iss of a token, "" if it has none.
@@ -147,7 +147,7 @@ func unverifiedIssuer(token string) string {
 	return claims.Issuer
 }
 
-// readBody reads a request's body as far as a service would.
+// readBody reads a request's body up to a limit.
 func readBody(r *http.Request) ([]byte, error) { return io.ReadAll(io.LimitReader(r.Body, 1<<20)) }
 
 // AnswerJSON answers with the status and the body as JSON.
@@ -170,7 +170,7 @@ func AnswerWith(status int, body string, header ...string) http.HandlerFunc {
 	}
 }
 
-// claimText is a claim as a service compares it: lists are given one by one.
+// claimText returns the values of a claim, which may be a list.
 func claimText(value any) []string {
 	switch value := value.(type) {
 	case []any:

@@ -18,8 +18,8 @@ import (
 
 // ContainerdOptions are the settings of a containerd.
 type ContainerdOptions struct {
-	// Mirrors says, by the registry's host in an image's name, at which URL the
-	// registry really is. Loopback hosts need none: they are spoken to in HTTP.
+	// Mirrors are the actual URLs of registries, by the host in an image's name.
+	// Loopback hosts need none: containerd uses HTTP for them.
 	Mirrors map[string]string
 }
 
@@ -58,8 +58,8 @@ func Containerd(t testing.TB, options ContainerdOptions) *ContainerdServer {
 
 const sandboxImage = "test.invalid/sandbox:1"
 
-// shortDir is a temporary folder whose path leaves room for a socket's name:
-// the kernel takes 107 bytes.
+// shortDir is a temporary folder with a short path: the kernel limits the path
+// of a socket to 107 bytes.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ctd") //nolint:usetesting // a folder of t.TempDir has the test's name in it
@@ -188,8 +188,8 @@ func (c *ContainerdServer) importImage(t testing.TB, archive string) {
 }
 
 // removeCgroups removes the control groups of containers that ended together
-// with the namespaces: nobody else is left to do it. The kernel lets go of a
-// group a moment after its last process. The parent stays: another containerd
+// with the namespaces: no other process does it. The kernel frees a group a
+// moment after its last process has ended. The parent stays: another containerd
 // may be about to use it.
 func (c *ContainerdServer) removeCgroups(t testing.TB) {
 	t.Helper()
@@ -226,7 +226,7 @@ func removeCgroup(dir string) error {
 	return os.Remove(dir)
 }
 
-// staticProgram says that it runs, and ends when it is told to.
+// staticProgram prints a line and runs until it gets a signal.
 const staticProgram = `package main
 
 import (
@@ -244,8 +244,7 @@ func main() {
 }
 `
 
-// StaticImage is an image of one small program that runs until it is told to
-// end.
+// StaticImage is an image of one small program that runs until it gets a signal.
 func StaticImage(t testing.TB) Image {
 	t.Helper()
 	dir := t.TempDir()
@@ -265,7 +264,7 @@ func StaticImage(t testing.TB) Image {
 	return Image{Files: map[string][]byte{"/program": binary}, Entrypoint: []string{"/program"}}
 }
 
-// archive writes the image to a file as docker save does. The name is
+// archive writes the image to a file in the format of docker save. The name is
 // host/path:tag.
 func (i Image) archive(t testing.TB, name string) (path string) {
 	t.Helper()

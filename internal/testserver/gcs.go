@@ -8,7 +8,7 @@ import (
 )
 
 // GCSServer is an emulator of Google Cloud Storage (fake-gcs-server). It
-// honours preconditions on uploads and asks nobody for credentials.
+// honours preconditions on uploads and needs no credentials.
 type GCSServer struct {
 	*Process
 	// Host is host:port, the value for STORAGE_EMULATOR_HOST.

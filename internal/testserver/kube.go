@@ -171,7 +171,7 @@ func startEtcd(t testing.TB) (url string) {
 }
 
 // start runs one more API server. Its advertised address, which becomes its
-// jwks_uri, is one that nobody can reach, as a node's is from outside.
+// jwks_uri, can't be reached, like that of a node from outside.
 func (k *KubeCluster) start(t testing.TB, binary string, options KubeOptions) *KubeServer {
 	t.Helper()
 	port := FreePort(t)

@@ -58,7 +58,7 @@ func (k *KubeCluster) Delete(t testing.TB, object Object) {
 	}
 }
 
-// Patch changes what is at any path of the API, as somebody called "editor" would.
+// Patch changes the object at any path of the API, as the field manager "editor".
 func (k *KubeCluster) Patch(t testing.TB, path, contentType string, change Object) {
 	t.Helper()
 	if err := k.request(t.Context(), http.MethodPatch, path+"?fieldManager=editor", contentType, change, nil); err != nil {
@@ -97,7 +97,7 @@ func (k *KubeCluster) AwaitUserAccess(t testing.TB, user string, groups []string
 	k.awaitRight(t, user, allowed, attributes)
 }
 
-// collection is where objects of a kind are, as the API server's discovery says.
+// collection is the path of an object's kind, from the API server's discovery.
 func (k *KubeCluster) collection(t testing.TB, object Object) string {
 	t.Helper()
 	version, _ := object["apiVersion"].(string)

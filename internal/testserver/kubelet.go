@@ -166,7 +166,7 @@ func (k *KubeletServer) AwaitEvent(t testing.TB, pod Object, text string) string
 				return nil
 			}
 		}
-		return fmt.Errorf("no event says %q", text)
+		return fmt.Errorf("no event contains %q", text)
 	})
 	if err != nil {
 		t.Fatalf("pod %s: %v:\n%s", pod.Name(), err, strings.Join(k.Events(t, pod), "\n"))

@@ -9,8 +9,7 @@ import (
 const atOnce = "8"
 
 // Main runs the tests of a package that spend most of their time waiting for
-// servers: several at a time, unless -parallel says otherwise. It returns the
-// exit code.
+// servers: several at a time, unless -parallel is given. It returns the exit code.
 func Main(m *testing.M) int {
 	if !flag.Parsed() {
 		flag.Parse()

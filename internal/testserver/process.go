@@ -66,7 +66,7 @@ type Command struct {
 	Path string
 	Args []string
 	// Env is the server's environment beside PATH. Nothing else is inherited:
-	// a developer's own cloud settings must not reach a test.
+	// a developer's own cloud settings must not affect a test.
 	Env []string
 	// Dir is the working directory; Start makes a temporary one if empty.
 	Dir string
@@ -135,8 +135,8 @@ type Process struct {
 }
 
 // Start launches the server and ends it with the test. The server's output is
-// shown if the test fails, which it does where a token stands in it, be the
-// server ours or one that our program talked to.
+// shown if the test fails. The test fails if the output contains a token,
+// whether the server is our program or one that our program called.
 func Start(t testing.TB, cmd Command) *Process {
 	t.Helper()
 	if cmd.Dir == "" {
@@ -148,8 +148,8 @@ func Start(t testing.TB, cmd Command) *Process {
 			p.Kill()
 		}
 		p.Stop()
-		if p.output.tellsToken() {
-			t.Errorf("%s told a token", cmd.Name)
+		if p.output.hasToken() {
+			t.Errorf("the output of %s contains a token", cmd.Name)
 		}
 		if t.Failed() {
 			t.Logf("output of %s:\n%s", cmd.Name, p.Output())
@@ -332,7 +332,7 @@ func (w *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (w *tail) tellsToken() bool {
+func (w *tail) hasToken() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.token

@@ -26,8 +26,8 @@ func TestTailFindsTokens(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if w.tellsToken() != c.want {
-			t.Errorf("%s: %t", c.name, w.tellsToken())
+		if w.hasToken() != c.want {
+			t.Errorf("%s: %t", c.name, w.hasToken())
 		}
 		if len(w.String()) > outputLimit {
 			t.Errorf("%s: keeps %d bytes", c.name, len(w.String()))

@@ -32,13 +32,12 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// Accounts tells whose pulls a registry serves: Cloudsmith and Google are some.
+// Accounts authenticates the users of a registry: Cloudsmith and Google do.
 type Accounts interface {
 	Authenticates(user, password string) bool
 }
 
-// RegistryServer is a real registry that asks a token service in this process
-// whom to let in.
+// RegistryServer is a real registry whose token service is in this process.
 type RegistryServer struct {
 	*Process
 	// Host is what images begin with, an address and port on loopback; the
@@ -51,7 +50,7 @@ type RegistryServer struct {
 
 const registryService = "registry.example.com"
 
-// Registry starts Debian's docker-registry. Whoever the accounts know may pull
+// Registry starts Debian's docker-registry. A user of the accounts may pull
 // everything; only Push writes.
 func Registry(t testing.TB, accounts ...Accounts) *RegistryServer {
 	t.Helper()

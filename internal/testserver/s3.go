@@ -23,8 +23,7 @@ import (
 const S3Region = "us-east-1"
 
 // S3Server is an S3 server that checks signatures, policies and preconditions
-// (versitygw) or, from S3rver, one that checks none of them. Its data survives
-// Restart.
+// (versitygw) or one that checks none of them (S3rver). Its data survives Restart.
 type S3Server struct {
 	*Process
 	// Endpoint is the base URL, for path-style requests.

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Toxiproxy passes connections on to a server, and spoils them on demand
-// (github.com/Shopify/toxiproxy, whose API this speaks).
+// Toxiproxy forwards connections to a server and disturbs them on request, as the
+// API of github.com/Shopify/toxiproxy allows.
 type Toxiproxy struct {
 	// Address is host:port, where it listens instead of the server.
 	Address string
