@@ -80,7 +80,8 @@ func newChain(t *testing.T) *chain {
 	return c
 }
 
-// wrongAudience is a node's third provider, whose tokens nobody expects.
+// wrongAudience is a node's third provider, with an audience that no service
+// expects.
 func wrongAudience() []string {
 	return []string{"--name", "wrong-audience", "--registry", "docker.example.com", "--audience", "elsewhere", "--org", "acme", "--service-slug", "puller"}
 }
@@ -179,10 +180,10 @@ func (c *chain) pod(t *testing.T, namespace, account, image string, secrets ...s
 	return pod
 }
 
-// tellsNoSecret looks through what the node told: no token that the API server
+// hasNoSecret looks through what the node told: no token that the API server
 // signed, and no credential that a service issued. Whatever began like one in
 // the logs of kubelet and containerd fails the test when they end, too.
-func (c *chain) tellsNoSecret() {
+func (c *chain) hasNoSecret() {
 	c.t.Helper()
 	told := c.kubelet.Output()
 	for _, namespace := range []string{"team", "strangers", "consumers"} {
@@ -198,12 +199,12 @@ func (c *chain) tellsNoSecret() {
 	}
 	for _, secret := range append(issued, jwtHeader) {
 		if strings.Contains(told, secret) {
-			c.t.Error("the node tells a secret")
+			c.t.Error("the node's output contains a secret")
 		}
 	}
 }
 
-// TestChain: an API server that nobody can reach, its documents published to
+// TestChain: an API server that can't be reached from outside, its documents published to
 // S3, a service that verifies tokens through them, a real kubelet and
 // containerd that pull a private image from a real registry, and a container
 // that runs.
@@ -222,9 +223,9 @@ func TestChain(t *testing.T) {
 	t.Run("pull secret", c.testPullSecret)
 	t.Run("credential provider", c.testCredentialProvider)
 	t.Run("refused", c.testRefused)
-	c.tellsNoSecret()
+	c.hasNoSecret()
 	t.Run("rotation", c.testRotation)
-	c.tellsNoSecret()
+	c.hasNoSecret()
 	t.Logf("all after %v", time.Since(began).Round(time.Millisecond))
 }
 
@@ -255,7 +256,7 @@ func (c *chain) testPullSecret(t *testing.T) {
 		c.kubelet.AwaitRunning(t, c.pod(t, "consumers", "", image, secret))
 		t.Logf("%s: running after %v", secret, time.Since(began).Round(time.Millisecond))
 	}
-	// A refused exchange writes nothing, and says why; the pod's event, too.
+	// A refused exchange writes nothing and reports the cause, as does the pod's event.
 	got := write(cli.ExitRefused, "cloudsmith", "cloudsmith", "elsewhere", "refused", "--org", "acme", "--service-slug", "puller")
 	if !strings.Contains(got.stderr, `the token is for the audience "elsewhere"`) {
 		t.Errorf("the cause is not named: %s", got.stderr)

@@ -114,7 +114,7 @@ func (f *federated) expired(audience string) (file string) {
 	return f.write(token)
 }
 
-// exchange runs the program, on whose stdout a credential may stand.
+// exchange runs the program, whose stdout may contain a credential.
 func (f *federated) exchange(args ...string) outcomeOf {
 	f.t.Helper()
 	r := f.start(nil, append([]string{"exchange"}, args...)...)

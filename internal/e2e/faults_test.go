@@ -21,7 +21,7 @@ import (
 )
 
 // TestAPIServerFaults: whatever the API server does, nothing public changes by
-// it, and the error says what happened, where, and what to do.
+// it, and the error names the failure, the server and the fix.
 func TestAPIServerFaults(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -89,7 +89,7 @@ func TestAPIServerFaults(t *testing.T) {
 				}
 			}
 			if strings.Contains(got.stderr, "secret-of-the-page") {
-				t.Error("the error repeats a stranger's page")
+				t.Error("the error contains the login page")
 			}
 			if after := l.documents(public); after != before {
 				t.Errorf("what is public changed from %+v to %+v", before, after)

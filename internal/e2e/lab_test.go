@@ -87,7 +87,7 @@ type outcomeOf struct {
 	stdout, stderr string
 }
 
-// run runs the program and checks that it tells no secret.
+// run runs the program and checks that its output contains no secret.
 func (l *lab) run(args ...string) outcomeOf {
 	l.t.Helper()
 	return l.runWith(nil, args...)
@@ -98,7 +98,7 @@ func (l *lab) runWith(env []string, args ...string) outcomeOf {
 	return l.start(env, args...).wait()
 }
 
-// running is a run of the program that nobody waited for yet.
+// running is a run of the program that has not been waited for.
 type running struct {
 	lab            *lab
 	cmd            *exec.Cmd
@@ -124,7 +124,7 @@ func (l *lab) start(env []string, args ...string) *running {
 // API server's do: it finds those that the program mints itself.
 const jwtHeader = "eyJhbGciOi"
 
-// wait checks that nothing secret was told.
+// wait waits for the end and checks that the output contains no secret.
 func (r *running) wait() outcomeOf {
 	l := r.lab
 	l.t.Helper()
@@ -141,7 +141,7 @@ func (r *running) wait() outcomeOf {
 	for _, secret := range slices.Concat(l.secrets, issued) {
 		may := r.credential && slices.Contains(issued, secret)
 		if strings.Contains(got.stderr, secret) || !may && strings.Contains(got.stdout, secret) {
-			l.t.Errorf("%v tells a secret", r.cmd.Args)
+			l.t.Errorf("the output of %v contains a secret", r.cmd.Args)
 		}
 	}
 	if strings.Contains(got.stderr, "DATA RACE") {
@@ -171,7 +171,7 @@ func (l *lab) background(livez string, env []string, args ...string) *testserver
 		}
 		for _, text := range bad {
 			if strings.Contains(p.Output(), text) {
-				l.t.Errorf("%s says %q", args[0], text)
+				l.t.Errorf("the output of %s contains %q", args[0], text)
 			}
 		}
 	})
@@ -306,8 +306,8 @@ func (l *lab) relyingParty(issuer, token string) error {
 	return l.relyingPartyOf(issuer, func(verify func(token string) error) error { return verify(token) })
 }
 
-// relyingPartyOf reads the issuer anew for each call, and its keys once for all
-// tokens that are verified in it.
+// relyingPartyOf fetches the issuer's documents for each call, and its keys once
+// for all tokens that are verified in it.
 func (l *lab) relyingPartyOf(issuer string, use func(verify func(token string) error) error) error {
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(l.t.Context(), l.internet.Client()), 20*time.Second)
 	defer cancel()

@@ -226,7 +226,7 @@ func (r *listed) answers(arrivals <-chan arrival, inHand string) {
 		}
 		r.look("while " + a.path + " waits")
 	case <-time.After(time.Minute):
-		r.t.Fatalf("it asks nobody: %s", &r.stderr)
+		r.t.Fatalf("it sends no request: %s", &r.stderr)
 	}
 }
 

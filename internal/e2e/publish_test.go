@@ -139,8 +139,8 @@ func TestIssuerNamesTheBucket(t *testing.T) {
 	l.accepts(issuer, l.mint(cluster))
 }
 
-// TestReadOnlyUser: who may read the documents and nothing else can publish;
-// who may not even do that is told the command that mends it, and it does.
+// TestReadOnlyUser: the right to read the documents is enough to publish; without
+// it the error names the command that grants it, and the command works.
 func TestReadOnlyUser(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -164,8 +164,8 @@ func TestReadOnlyUser(t *testing.T) {
 	}
 }
 
-// TestBucketIsNotPublic: the documents are written, and the proof says why
-// nobody can read them. Once they are public the next run is done.
+// TestBucketIsNotPublic: the documents are written, and the verification reports
+// why they can't be read. Once they are public the next run succeeds.
 func TestBucketIsNotPublic(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

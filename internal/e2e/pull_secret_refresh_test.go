@@ -130,7 +130,7 @@ func TestPullSecretInAThousandNamespaces(t *testing.T) {
 	}
 	for namespace, s := range theirs {
 		if after[namespace].Metadata.ResourceVersion != s.Metadata.ResourceVersion {
-			t.Errorf("the secret of somebody else in %s was written", namespace)
+			t.Errorf("the foreign secret in %s was written", namespace)
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"oidc-publisher/internal/testserver"
 )
 
-// ask runs a program that is none of ours and returns what it printed.
+// ask runs another program and returns its output.
 func (l *lab) ask(stdin string, name string, args ...string) string {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), 20*time.Second)

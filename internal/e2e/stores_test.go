@@ -28,10 +28,10 @@ type store struct {
 	server *testserver.S3Server // nil for other kinds
 	// target is what --to names; requests go through the proxy.
 	target func(name string) string
-	// public is how strangers read the target, past the proxy.
+	// public serves the target to anonymous readers, without the proxy.
 	public func(name string) http.Handler
 	proxy  *fake.FaultProxy // nil for a directory
-	// isWrite tells the requests that store an object.
+	// isWrite reports whether a request stores an object.
 	isWrite func(*http.Request) bool
 }
 
@@ -300,9 +300,9 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestStoreSaysNo: what the store answers, the error that it makes, and that
-// nothing public changes by it.
-func TestStoreSaysNo(t *testing.T) {
+// TestStoreRefuses: the response of the store, the error that it causes, and that
+// nothing public changes.
+func TestStoreRefuses(t *testing.T) {
 	t.Parallel()
 	answer := func(status int, header http.Header, body string) func(*testing.T, *scene) {
 		return func(_ *testing.T, s *scene) {

@@ -148,7 +148,7 @@ func TestWatchARollingRotation(t *testing.T) {
 			<-tick.C
 		}
 	})
-	// As it is done in life: a server leaves the endpoints while it restarts.
+	// As in real clusters, a server leaves the endpoints while it restarts.
 	for i, server := range cluster.Servers {
 		others := slices.Delete(slices.Clone(cluster.Servers), i, i+1)
 		cluster.SetEndpoints(t, others...)
@@ -163,7 +163,7 @@ func TestWatchARollingRotation(t *testing.T) {
 			return nil
 		})
 	}
-	w.looks(2)
+	w.fetches(2)
 	stop()
 	clients.Wait()
 
@@ -242,7 +242,7 @@ func (l *lab) twoWatchers(rounds int, kubeconfig, first string, replace func() (
 		ever = append(ever, replace())
 		eventually(l.t, 30*time.Second, "one frozen", l.shows(labIssuer, ever...))
 		frozen.signal(syscall.SIGCONT)
-		frozen.looks(1)
+		frozen.fetches(1)
 		if err := l.shows(labIssuer, ever...)(); err != nil {
 			l.t.Errorf("thawed: %v", err)
 		}

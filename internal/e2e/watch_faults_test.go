@@ -131,8 +131,8 @@ func (l *lab) killed(w *watcher, within time.Duration, before, after []string) {
 	}
 }
 
-// TestWatchOutlivesFaults: each comes, is told once, changes nothing that is
-// public, and goes; then what happened meanwhile is public soon.
+// TestWatchOutlivesFaults: each fault is logged once and changes nothing that is
+// public; after its end the keys that changed meanwhile are public soon.
 func TestWatchOutlivesFaults(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -184,7 +184,7 @@ func TestWatchOutlivesFaults(t *testing.T) {
 			told := len(w.failures())
 			tc.come()
 			if tc.tells {
-				eventually(t, 40*time.Second, "it is told", func() error {
+				eventually(t, 40*time.Second, "the fault is logged", func() error {
 					if len(w.failures()) == told {
 						return fmt.Errorf("%s", w.Output())
 					}
@@ -198,7 +198,7 @@ func TestWatchOutlivesFaults(t *testing.T) {
 			}
 			ever = append(ever, kid)
 			if tc.tells {
-				w.looks(1)
+				w.fetches(1)
 				if err := l.shows(labIssuer, before...)(); err != nil {
 					t.Errorf("the last good did not stay: %v", err)
 				}
@@ -211,9 +211,9 @@ func TestWatchOutlivesFaults(t *testing.T) {
 				return tc.of == "cluster" && l.Msg == "fetch failed" || l.Msg == "publish failed" && strings.HasPrefix(l.Target, tc.of)
 			}
 			if tc.tells && (len(lines) == 0 || !of(lines[0])) || len(lines) > 3 {
-				t.Errorf("it told %+v", lines)
+				t.Errorf("it logged %+v", lines)
 			}
-			t.Logf("told %d times (%s); recovered %v after", len(lines), said(lines), took.Round(10*time.Millisecond))
+			t.Logf("logged %d times (%s); recovered %v after", len(lines), said(lines), took.Round(10*time.Millisecond))
 			eventually(t, 30*time.Second, "all is well", func() error {
 				if works := w.recoveries(); works < 1 && tc.tells {
 					return fmt.Errorf("%d", works)
@@ -245,8 +245,9 @@ func write(t *testing.T, path, text string) {
 	must(t, os.WriteFile(path, []byte(text), 0o600))
 }
 
-// TestWatchHealsThePublicSide: what somebody changes or deletes is right again
-// within an interval; a bucket that was deleted and made anew is filled.
+// TestWatchHealsThePublicSide: an object that another writer changes or deletes is
+// repaired within an interval; a bucket that was deleted and created again is
+// filled.
 func TestWatchHealsThePublicSide(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -316,7 +317,7 @@ func TestWatchFollowsTheCA(t *testing.T) {
 	t.Cleanup(fresh.Stop)
 	fresh.SetToken("publisher", old.Token("publisher"))
 	fresh.Grant("publisher", fake.RightDiscovery, fake.RightMint)
-	eventually(t, 30*time.Second, "a stranger's certificate is refused", func() error {
+	eventually(t, 30*time.Second, "an unknown CA's certificate is refused", func() error {
 		if lines := w.failures(); !slices.ContainsFunc(lines, func(l line) bool { return strings.Contains(l.Error, "not issued by the CA") }) {
 			return fmt.Errorf("%s", said(lines))
 		}

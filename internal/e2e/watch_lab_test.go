@@ -86,7 +86,7 @@ func (w *watcher) ready() {
 	eventually(w.t, 30*time.Second, "ready", func() error { return w.answers("/readyz", http.StatusOK) })
 }
 
-// alive demands that it runs and says that it lives.
+// alive requires that it runs and that /livez answers 200.
 func (w *watcher) alive() {
 	w.t.Helper()
 	if err := w.answers("/livez", http.StatusOK); err != nil {
@@ -129,11 +129,11 @@ func (w *watcher) metricSoFar(name string, labels ...string) (sum float64, serie
 	return sum, series
 }
 
-// looks waits for so many more looks at the cluster, whatever their result.
-func (w *watcher) looks(more int) {
+// fetches waits for so many more fetches from the cluster, successful or not.
+func (w *watcher) fetches(more int) {
 	w.t.Helper()
 	before := w.metric("oidc_publisher_fetches_total")
-	poll(w.t, 100*time.Millisecond, 2*time.Minute, "looks", func() error {
+	poll(w.t, 100*time.Millisecond, 2*time.Minute, "fetches", func() error {
 		if now := w.metric("oidc_publisher_fetches_total"); now < before+float64(more) {
 			return fmt.Errorf("%v of %v", now-before, more)
 		}
@@ -181,7 +181,7 @@ func (w *watcher) recoveries() (n int) {
 	return n
 }
 
-// says waits for a record.
+// logs waits for a record.
 func (w *watcher) says(msg, of string) {
 	w.t.Helper()
 	eventually(w.t, 30*time.Second, "the log says "+msg+" of "+of, func() error {

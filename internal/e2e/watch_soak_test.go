@@ -35,7 +35,7 @@ func TestWatchSoak(t *testing.T) {
 				api.RemoveKey(ids[0])
 			}
 		}
-		w.looks(1)
+		w.fetches(1)
 		memory = append(memory, w.metric("process_resident_memory_bytes"))
 		goroutines = append(goroutines, w.metric("go_goroutines"))
 	}

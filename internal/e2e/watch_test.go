@@ -77,7 +77,7 @@ func TestWatchIsQuiet(t *testing.T) {
 	l.internet.Route("issuer.example.com", routed(public))
 	w := l.watch("--kubeconfig", kubeconfig, "--to", dir, "--interval", "1s", "--verify-interval", "1s")
 	w.ready()
-	w.looks(3)
+	w.fetches(3)
 	quiet := 2
 	if lines := w.log(""); len(lines) != quiet {
 		t.Errorf("%d lines, want that it watches and that it published:\n%s", quiet, w.Output())
@@ -87,7 +87,7 @@ func TestWatchIsQuiet(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, 30*time.Second, "rotation", func() error { return holds(dir, api.KeyIDs()...)() })
-	eventually(t, 30*time.Second, "look at the public side", func() error {
+	eventually(t, 30*time.Second, "check of the public side", func() error {
 		if n := w.metric("oidc_publisher_public_checks_total", "verdict=pass"); n < 2 {
 			return fmt.Errorf("%v", n)
 		}

@@ -175,7 +175,7 @@ func (b *behind) suffers(fault spoil) {
 			return b.shows(labIssuer, b.ever...)()
 		}
 		if len(b.w.failures()) == told {
-			return errors.New("no fault is told")
+			return errors.New("no fault is logged")
 		}
 		return nil
 	})
@@ -183,7 +183,7 @@ func (b *behind) suffers(fault spoil) {
 	b.proxy.Remove(b.t)
 	took := eventually(b.t, 30*time.Second, fault.name, b.shows(labIssuer, b.ever...))
 	lines := b.w.failures()[told:]
-	b.t.Logf("%s: public %v after it was over; told %d times (%s)", fault.name, took.Round(10*time.Millisecond), len(lines), said(lines))
+	b.t.Logf("%s: public %v after its end; logged %d times (%s)", fault.name, took.Round(10*time.Millisecond), len(lines), said(lines))
 	eventually(b.t, 30*time.Second, "ready", func() error { return b.w.answers("/readyz", http.StatusOK) })
 }
 
@@ -194,7 +194,7 @@ func (b *behind) connectionsEnd() {
 	for bytes := 700; bytes < 3500; bytes += 350 {
 		b.proxy.Add(b.t, one("limit_data", "upstream", map[string]int{"bytes": bytes})...)
 		before := b.rotates()
-		b.w.looks(1)
+		b.w.fetches(1)
 		b.isWhole(before)
 		b.proxy.Remove(b.t)
 		took := eventually(b.t, 30*time.Second, "connections that end", b.shows(labIssuer, b.ever...))
