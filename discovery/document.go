@@ -82,6 +82,18 @@ func (d Document) WithIssuer(issuer Issuer) Document {
 // Connect Discovery 1.0 section 3); go-oidc, for one, takes no others.
 const algorithmsMember = "id_token_signing_alg_values_supported"
 
+// Algorithms returns those that tokens may be signed with, nil if the document
+// has no such list.
+func (d Document) Algorithms() []string {
+	var document struct {
+		Algorithms []string `json:"id_token_signing_alg_values_supported"`
+	}
+	if json.Unmarshal(d.raw, &document) != nil {
+		return nil // not a list of strings
+	}
+	return document.Algorithms
+}
+
 // WithAlgorithms returns the document with these algorithms added to the list
 // of those that tokens may be signed with. A document that lists them all, or
 // has no such list, is returned unchanged.

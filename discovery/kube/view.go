@@ -3,7 +3,6 @@ package kube
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -184,20 +183,10 @@ func sameIssuer(views []view) error {
 // parties refuse a token whose algorithm is not listed, and while an EC key
 // replaces an RSA key each server lists only its own.
 func betterDocument(a, b discovery.Document) bool {
-	if x, y := algorithms(a), algorithms(b); x != y {
+	if x, y := len(a.Algorithms()), len(b.Algorithms()); x != y {
 		return x > y
 	}
 	return bytes.Compare(a.Bytes(), b.Bytes()) < 0
-}
-
-func algorithms(d discovery.Document) int {
-	var document struct {
-		Algorithms []string `json:"id_token_signing_alg_values_supported"`
-	}
-	if json.Unmarshal(d.Bytes(), &document) != nil {
-		return 0
-	}
-	return len(document.Algorithms)
 }
 
 func disagreements(views []view, union discovery.KeySet) []string {
