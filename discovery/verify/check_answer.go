@@ -8,7 +8,6 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"oidc-publisher/discovery"
@@ -32,25 +31,18 @@ const (
 // checks checks how one of the two documents is served. id is the prefix of the
 // check IDs, and what the name of the document.
 func (f fetched) checks(id, what string, types ...string) []Check {
-	table := []struct {
-		id, title string
-		run       func() finding
-	}{
-		{"-reachable", "can be reached", f.reachable},
-		{"-tls", "has a valid TLS certificate", f.certificate},
-		{"-redirect", "is not a redirect", f.redirect},
-		{"-status", "is public", f.status},
-		{"-size", "is not too large", f.size},
-		{"-content-type", "has the right content type", func() finding { return f.contentType(types) }},
-		{"-answer-time", "is answered in time", f.answerTime},
-		{"-cache", "has a short cache lifetime", f.cacheLifetime},
-		{"-cached-copy", "is the same with and without caches", f.cachedCopy},
-	}
-	checks := make([]Check, len(table))
-	for i, q := range table {
-		checks[i] = q.run().check(id+q.id, what+" "+q.title)
-	}
-	return checks
+	asked, answer, whole := unless(f.asked, notAsked), unless(f.answered(), f.noAnswer()), unless(f.ok(), f.noAnswer())
+	return rows(
+		row{id + "-reachable", what + " can be reached", asked, f.reachable()},
+		row{id + "-tls", what + " has a valid TLS certificate", asked, f.certificate()},
+		row{id + "-redirect", what + " is not a redirect", answer, f.redirect()},
+		row{id + "-status", what + " is public", answer, f.status()},
+		row{id + "-size", what + " is not too large", answer, f.size()},
+		row{id + "-content-type", what + " has the right content type", whole, f.contentType(types)},
+		row{id + "-answer-time", what + " is answered in time", whole, f.answerTime()},
+		row{id + "-cache", what + " has a short cache lifetime", whole, f.cacheLifetime()},
+		row{id + "-cached-copy", what + " is the same with and without caches", whole, f.cachedCopy()},
+	)
 }
 
 // answered reports whether there was an HTTP answer.
@@ -77,30 +69,26 @@ func (f fetched) unreachable() *UnreachableError {
 
 // reachable is an error where this machine's network may be the cause. A jwks_uri
 // that leads nowhere is a failure, since the document came over that network.
-func (f fetched) reachable() finding {
+func (f fetched) reachable() Check {
 	u := f.unreachable()
 	switch {
-	case !f.asked:
-		return blocked(notAsked)
 	case u == nil:
 		return pass("%s", clip(f.plain.url))
 	case u.Failure.TLS():
 		return pass("%s, as far as TLS", clip(u.URL))
 	}
-	cause, cure := unreachable(u.Failure, u.Err, hostOf(u.URL))
+	cause, cure := u.explain()
 	if f.led && (u.Failure == httpx.NoSuchHost || u.Failure == httpx.Refused) {
 		return fail(clip(u.URL), "jwks_uri leads nowhere: "+cause, cure)
 	}
 	return unchecked(clip(u.URL), cause, cure)
 }
 
-func (f fetched) certificate() finding {
+func (f fetched) certificate() Check {
 	u := f.unreachable()
 	switch {
-	case !f.asked:
-		return blocked(notAsked)
 	case u != nil && u.Failure.TLS():
-		cause, cure := badTLS(u.Failure, u.Err)
+		cause, cure := u.explain()
 		return fail(sentCertificate(u.Err), cause, cure)
 	case u != nil:
 		return blocked(unanswered)
@@ -109,7 +97,7 @@ func (f fetched) certificate() finding {
 	}
 	first := firstToExpire(f.plain)
 	left := first.NotAfter.Sub(f.plainAt)
-	evidence := fmt.Sprintf("%s, %s left", describe(f.plain.tls.PeerCertificates[0]), days(left))
+	evidence := fmt.Sprintf("%s, %d days left", describe(f.plain.tls.PeerCertificates[0]), int(left.Hours()/24))
 	switch {
 	case left <= 0:
 		return fail(describe(first), "a certificate of the chain has expired", "renew it")
@@ -142,41 +130,28 @@ func sentCertificate(err error) string {
 }
 
 func describe(c *x509.Certificate) string {
-	names := append(slices.Clone(c.DNSNames), addresses(c)...)
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
 	return fmt.Sprintf("certificate for %s by %q, valid %s to %s", quoted(names), clip(c.Issuer.String()),
 		c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly))
 }
 
-func addresses(c *x509.Certificate) []string {
-	var out []string
-	for _, ip := range c.IPAddresses {
-		out = append(out, ip.String())
-	}
-	return out
-}
-
-func days(d time.Duration) string { return fmt.Sprintf("%d days", int(d.Hours()/24)) }
-
 // redirect: a bucket's host in another region redirects and breaks STS (ccoctl
 // PR#468), and go clients that do follow would trust the other host.
-func (f fetched) redirect() finding {
-	switch {
-	case !f.answered():
-		return f.noAnswer()
-	case f.plain.redirect():
-		return fail(fmt.Sprintf("%d to %q", f.plain.status, f.plain.redirectHost()),
+func (f fetched) redirect() Check {
+	if host := f.plain.redirectHost(); host != "" {
+		return fail(fmt.Sprintf("%d to %q", f.plain.status, host),
 			"the address redirects, and relying parties do not follow",
 			"make the address that answers by itself the issuer (on S3 the bucket's own region in the host name; no http to https, no trailing slash, no login in front)")
-	default:
-		return pass("none")
 	}
+	return pass("none")
 }
 
-func (f fetched) status() finding {
+func (f fetched) status() Check {
 	switch {
-	case !f.answered():
-		return f.noAnswer()
-	case f.plain.redirect():
+	case f.plain.redirectHost() != "":
 		return blocked("a redirect")
 	case f.plain.status != http.StatusOK:
 		cause, cure := badStatus(f.plain.status, hostOf(f.plain.url))
@@ -186,10 +161,8 @@ func (f fetched) status() finding {
 	}
 }
 
-func (f fetched) size() finding {
+func (f fetched) size() Check {
 	switch {
-	case !f.answered():
-		return f.noAnswer()
 	case f.err != nil:
 		return fail(fmt.Sprintf("more than %d bytes", discovery.MaxSize), "the answer is too large for one of the two documents", "publish again, and find out what else answers at this address")
 	case !f.ok():
@@ -199,10 +172,7 @@ func (f fetched) size() finding {
 	}
 }
 
-func (f fetched) contentType(want []string) finding {
-	if !f.ok() {
-		return f.noAnswer()
-	}
+func (f fetched) contentType(want []string) Check {
 	header := f.plain.header.Get("Content-Type")
 	evidence := fmt.Sprintf("%q", clip(header))
 	got, _, err := mime.ParseMediaType(header)
@@ -220,10 +190,7 @@ func (f fetched) contentType(want []string) finding {
 	}
 }
 
-func (f fetched) answerTime() finding {
-	if !f.ok() {
-		return f.noAnswer()
-	}
+func (f fetched) answerTime() Check {
 	took := max(f.plain.took, f.fresh.took)
 	evidence := took.Round(time.Millisecond).String()
 	cure := "serve the documents from a bucket or a cache near the relying parties"
@@ -239,10 +206,7 @@ func (f fetched) answerTime() finding {
 
 // cacheLifetime: an object in GCS without Cache-Control is public for an hour
 // after it was replaced (Google Cloud Storage, built-in caching).
-func (f fetched) cacheLifetime() finding {
-	if !f.ok() {
-		return f.noAnswer()
-	}
+func (f fetched) cacheLifetime() Check {
 	life := freshnessOf(f.plain.header)
 	evidence := cacheEvidence(f.plain.header, life)
 	const cure = "publish with a short Cache-Control (public, max-age=60); a copy that is cached already keeps its old lifetime"
@@ -269,10 +233,7 @@ func cacheEvidence(h http.Header, f freshness) string {
 	return evidence
 }
 
-func (f fetched) cachedCopy() finding {
-	if !f.ok() {
-		return f.noAnswer()
-	}
+func (f fetched) cachedCopy() Check {
 	life := freshnessOf(f.plain.header)
 	switch {
 	case f.freshErr != nil && !errors.Is(f.freshErr, httpx.ErrTooLarge):
@@ -291,27 +252,14 @@ func (f fetched) cachedCopy() finding {
 	}
 }
 
-// noAnswer is the finding of a check that needs an answer and has none.
-func (f fetched) noAnswer() finding {
+// noAnswer is why a check that needs an answer is not made.
+func (f fetched) noAnswer() string {
 	switch {
 	case !f.asked:
-		return blocked(notAsked)
+		return notAsked
 	case !f.answered():
-		return blocked(unanswered)
+		return unanswered
 	default:
-		return blocked(badAnswer)
+		return badAnswer
 	}
-}
-
-// faults lists the parts of a joined error, one after another.
-func faults(err error) string {
-	var list []string
-	for _, line := range strings.Split(err.Error(), "\n") {
-		list = append(list, clip(line))
-	}
-	const most = 10
-	if len(list) > most {
-		list = append(list[:most], fmt.Sprintf("and %d more", len(list)-most))
-	}
-	return strings.Join(list, "; ")
 }

@@ -5,35 +5,27 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-
-	"oidc-publisher/discovery"
 )
 
-func documentChecks() []checkFunc {
-	return []checkFunc{
-		{"document-syntax", "discovery document is strict JSON with issuer and jwks_uri", view.documentSyntax},
-		{"document-issuer", "discovery document names exactly this issuer", view.documentIssuer},
-		{"document-members", "discovery document has what OpenID Connect requires", view.documentMembers},
-		{"jwks-uri", "jwks_uri is a public https URL", view.jwksURIPublic},
-		{"jwks-uri-origin", "jwks_uri has the issuer's origin", view.jwksURIOrigin},
-	}
+func (v view) documentChecks() []Check {
+	return rows(
+		row{"document-syntax", "discovery document is strict JSON with issuer and jwks_uri",
+			unless(v.document.ok() && !v.document.html(), v.document.noAnswer()), v.documentSyntax()},
+		row{"document-issuer", "discovery document names exactly this issuer", v.noDocument(), v.documentIssuer()},
+		row{"document-members", "discovery document has what OpenID Connect requires", v.noDocument(), v.documentMembers()},
+		row{"jwks-uri", "jwks_uri is a public https URL", v.noDocument(), v.jwksURI},
+		row{"jwks-uri-origin", "jwks_uri has the issuer's origin", v.noDocument(), v.jwksURIOrigin()},
+	)
 }
 
-func (v view) documentSyntax() finding {
-	switch {
-	case !v.document.ok() || v.document.html():
-		return v.document.noAnswer()
-	case v.parseErr != nil:
+func (v view) documentSyntax() Check {
+	if v.parseErr != nil {
 		return fail("the body was read and refused", faults(v.parseErr), "publish the document again; a private key that was public is lost: replace it at once")
-	default:
-		return pass("has issuer and jwks_uri")
 	}
+	return pass("has issuer and jwks_uri")
 }
 
-func (v view) documentIssuer() finding {
-	if !v.haveDocument() {
-		return blocked(noDocument)
-	}
+func (v view) documentIssuer() Check {
 	got, want := string(v.parsed.Issuer()), string(v.issuer)
 	if got == want {
 		return pass("%q", clip(got))
@@ -60,10 +52,7 @@ func differenceOf(got, want string) string {
 
 // documentMembers requires those members that OpenID Connect Discovery 1.0
 // section 3 requires of everyone and kube-apiserver writes.
-func (v view) documentMembers() finding {
-	if !v.haveDocument() {
-		return blocked(noDocument)
-	}
+func (v view) documentMembers() Check {
 	var members map[string]json.RawMessage
 	_ = json.Unmarshal(v.parsed.Bytes(), &members) // it was parsed before
 	var missing []string
@@ -80,18 +69,8 @@ func (v view) documentMembers() finding {
 	return pass("has all required lists")
 }
 
-func (v view) jwksURIPublic() finding {
-	if !v.haveDocument() {
-		return blocked(noDocument)
-	}
-	return v.jwksURI
-}
-
-func (v view) jwksURIOrigin() finding {
-	switch {
-	case !v.haveDocument():
-		return blocked(noDocument)
-	case v.jwksURI.status != Pass:
+func (v view) jwksURIOrigin() Check {
+	if v.jwksURI.Status != Pass {
 		return blocked("jwks_uri is not usable")
 	}
 	from, to := originOf(string(v.issuer)), originOf(v.parsed.JWKSURI())
@@ -114,14 +93,4 @@ func originOf(target string) string {
 		host = strings.TrimSuffix(host, ":443")
 	}
 	return u.Scheme + "://" + host
-}
-
-// supported is the document's list of signing algorithms.
-func supported(d discovery.Document) []string {
-	var members map[string]json.RawMessage
-	var list []string
-	if json.Unmarshal(d.Bytes(), &members) == nil {
-		_ = json.Unmarshal(members["id_token_signing_alg_values_supported"], &list) // documentMembers reports it
-	}
-	return list
 }

@@ -9,20 +9,14 @@ import (
 	"oidc-publisher/discovery"
 )
 
-const (
-	noIssuer   = "the issuer is not usable"
-	noDocument = "the discovery document could not be read"
-	noKeys     = "the key set could not be read"
-)
-
-func issuerChecks() []checkFunc {
-	return []checkFunc{
-		{"issuer-url", "issuer is a well-formed https URL", view.issuerURL},
-		{"issuer-host", "issuer has a public host", view.issuerHost},
-	}
+func (v view) issuerChecks() []Check {
+	return rows(
+		row{"issuer-url", "issuer is a well-formed https URL", "", v.issuerURL()},
+		row{"issuer-host", "issuer has a public host", v.noIssuer(), v.issuerHost()},
+	)
 }
 
-func (v view) issuerURL() finding {
+func (v view) issuerURL() Check {
 	switch {
 	case v.issuerErr != nil:
 		return fail(fmt.Sprintf("%q", clip(v.opts.Issuer)), clip(v.issuerErr.Error()),
@@ -35,10 +29,7 @@ func (v view) issuerURL() finding {
 	}
 }
 
-func (v view) issuerHost() finding {
-	if v.issuerErr != nil {
-		return blocked(noIssuer)
-	}
+func (v view) issuerHost() Check {
 	host := hostOf(v.opts.Issuer)
 	switch reach := reachOf(host); reach {
 	case public:
@@ -115,7 +106,7 @@ func reachOfAddress(addr netip.Addr) reach {
 // checkJWKSURI checks that anyone can fetch the keys at the jwks_uri.
 // kube-apiserver names its own address there by default
 // (openidmetadata.go: https://<external address>/openid/v1/jwks).
-func checkJWKSURI(issuer discovery.Issuer, uri string) finding {
+func checkJWKSURI(issuer discovery.Issuer, uri string) Check {
 	u, err := url.Parse(uri)
 	evidence := fmt.Sprintf("%q", clip(uri))
 	if err != nil || u.Hostname() == "" {

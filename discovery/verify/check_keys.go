@@ -2,42 +2,36 @@ package verify
 
 import (
 	"crypto/ecdsa"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"oidc-publisher/discovery"
 )
 
-func keyChecks() []checkFunc {
-	return []checkFunc{
-		{"jwks-keys", "keys are public, well-formed and unique", view.keysValid},
-		{"jwks-algorithms", "discovery document lists the keys' algorithms", view.keysListed},
-		{"clock-skew", "clocks of this machine and the server agree", view.clockSkew},
-	}
+func (v view) keyChecks() []Check {
+	return rows(
+		row{"jwks-keys", "keys are public, well-formed and unique", unless(v.keys.ok() && !v.keys.html(), v.keys.noAnswer()), v.keysValid()},
+		row{"jwks-algorithms", "discovery document lists the keys' algorithms", v.noKeys(), v.keysListed()},
+		row{"clock-skew", "clocks of this machine and the server agree", unless(v.document.answered(), unanswered), v.clockSkew()},
+	)
 }
 
-func (v view) keysValid() finding {
+func (v view) keysValid() Check {
+	var leftOut []error
+	for _, e := range v.set.LeftOut() {
+		leftOut = append(leftOut, e)
+	}
 	switch {
-	case !v.keys.ok() || v.keys.html():
-		return v.keys.noAnswer()
 	case v.setErr != nil:
 		return fail("the body was read and refused", faults(v.setErr), "publish the keys again; a private or symmetric key that was public is lost: replace it at once")
-	case len(v.set.LeftOut()) > 0:
-		return warn(keysEvidence(v.set), faults(leftOut(v.set)), "some relying parties refuse the whole set for one key they do not know: publish only keys of known types")
+	case len(leftOut) > 0:
+		return warn(keysEvidence(v.set), faults(errors.Join(leftOut...)), "some relying parties refuse the whole set for one key they do not know: publish only keys of known types")
 	default:
 		return pass("%s", keysEvidence(v.set))
 	}
-}
-
-func leftOut(set discovery.KeySet) error {
-	var list []string
-	for _, e := range set.LeftOut() {
-		list = append(list, e.Error())
-	}
-	return fmt.Errorf("%s", strings.Join(list, "\n"))
 }
 
 func keysEvidence(set discovery.KeySet) string {
@@ -45,12 +39,9 @@ func keysEvidence(set discovery.KeySet) string {
 }
 
 // keysListed: go-oidc takes only the algorithms that the document lists.
-func (v view) keysListed() finding {
-	listed := supported(v.parsed)
-	switch {
-	case !v.haveKeys():
-		return blocked(noKeys)
-	case len(listed) == 0:
+func (v view) keysListed() Check {
+	listed := v.parsed.Algorithms()
+	if len(listed) == 0 {
 		return skip("the document has no list of algorithms")
 	}
 	uncovered := without(v.set.Keys(), listed)
@@ -91,17 +82,11 @@ func algorithmsOf(k discovery.Key) []string {
 	return nil
 }
 
-const (
-	skewLimit = 30 * time.Second
-	// leeway is how far a token's times may be off.
-	leeway = 60 * time.Second
-)
+const skewLimit = 30 * time.Second
 
-func (v view) clockSkew() finding {
+func (v view) clockSkew() Check {
 	ahead, known := v.skew()
 	switch {
-	case !v.document.answered():
-		return blocked(unanswered)
 	case !known:
 		return skip("the server sends no Date")
 	case ahead.Abs() > skewLimit:
@@ -131,11 +116,4 @@ func (v view) skew() (time.Duration, bool) {
 		return aged, true
 	}
 	return plain, true
-}
-
-// clocks returns the local time and the server's, which is the local one if the
-// server sends none.
-func (v view) clocks() (local, server time.Time) {
-	ahead, _ := v.skew()
-	return v.now, v.now.Add(ahead)
 }

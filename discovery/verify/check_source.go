@@ -6,15 +6,15 @@ import (
 	"oidc-publisher/discovery"
 )
 
-func sourceChecks() []checkFunc {
-	return []checkFunc{
-		{"source-issuer", "cluster has this issuer", view.sourceIssuer},
-		{"source-keys", "public keys are the cluster's", view.sourceKeys},
-		{"source-signing-key", "key that the cluster signs with is public", view.sourceSigningKey},
-	}
+func (v view) sourceChecks() []Check {
+	return rows(
+		row{"source-issuer", "cluster has this issuer", "", v.sourceIssuer()},
+		row{"source-keys", "public keys are the cluster's", v.noKeys(), v.sourceKeys()},
+		row{"source-signing-key", "key that the cluster signs with is public", v.noKeys(), v.sourceSigningKey()},
+	)
 }
 
-func (v view) sourceIssuer() finding {
+func (v view) sourceIssuer() Check {
 	got, want := string(v.opts.Source.Document.Issuer()), v.opts.Issuer
 	if got == want {
 		return pass("%q", clip(got))
@@ -24,10 +24,7 @@ func (v view) sourceIssuer() finding {
 		fmt.Sprintf("start kube-apiserver with --service-account-issuer=%s as its first, or publish under the cluster's issuer", clip(want)))
 }
 
-func (v view) sourceKeys() finding {
-	if !v.haveKeys() {
-		return blocked(noKeys)
-	}
+func (v view) sourceKeys() Check {
 	missing, different, extra := compare(v.opts.Source.Keys, v.set)
 	switch {
 	case len(different) > 0:
@@ -66,13 +63,10 @@ func compare(cluster, published discovery.KeySet) (missing, different, extra []s
 
 // sourceSigningKey: kube-apiserver starts without complaint with a signing key
 // that it does not publish.
-func (v view) sourceSigningKey() finding {
+func (v view) sourceSigningKey() Check {
 	canary := v.opts.Source.Canary
-	switch {
-	case canary == nil:
+	if canary == nil {
 		return skip("no token could be minted to learn it")
-	case !v.haveKeys():
-		return blocked(noKeys)
 	}
 	if _, ok := v.set.Lookup(canary.KeyID); !ok {
 		return fail(fmt.Sprintf("signs with %q, public are %s", clip(canary.KeyID), quoted(v.set.IDs())),

@@ -4,25 +4,27 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"oidc-publisher/discovery"
 )
 
-const noToken = "the token could not be read"
+func (v view) tokenChecks() []Check {
+	return rows(
+		row{"token-format", "token is a compact JWS", "", v.tokenFormat()},
+		row{"token-algorithm", "token is signed with a public key algorithm", v.noToken(), v.tokenAlgorithm()},
+		row{"token-key-id", "token names its key", v.noToken(), v.tokenKeyID()},
+		row{"token-key", "token's key is public", v.noToken(), v.tokenKey()},
+		row{"token-signature", "token's signature verifies", v.noToken(), v.tokenSignature()},
+		row{"token-issuer", "token is from this issuer", v.noToken(), v.tokenIssuer()},
+		row{"token-audience", "token is for the audience", v.noToken(), v.tokenAudience()},
+		row{"token-expiry", "token has not expired", v.noToken(), v.tokenExpiry()},
+		row{"token-not-before", "token is already valid", v.noToken(), v.tokenNotBefore()},
+		row{"token-issued-at", "token was issued in the past", v.noToken(), v.tokenIssuedAt()},
+	)
+}
 
-func tokenChecks() []checkFunc {
-	return []checkFunc{
-		{"token-format", "token is a compact JWS", view.tokenFormat},
-		{"token-algorithm", "token is signed with a public key algorithm", view.tokenAlgorithm},
-		{"token-key-id", "token names its key", view.tokenKeyID},
-		{"token-key", "token's key is public", view.tokenKey},
-		{"token-signature", "token's signature verifies", view.tokenSignature},
-		{"token-issuer", "token is from this issuer", view.tokenIssuer},
-		{"token-audience", "token is for the audience", view.tokenAudience},
-		{"token-expiry", "token has not expired", view.tokenExpiry},
-		{"token-not-before", "token is already valid", view.tokenNotBefore},
-		{"token-issued-at", "token was issued in the past", view.tokenIssuedAt},
-	}
+// algorithms that a public key can prove (RFC 7518, RFC 8037, RFC 9964). none
+// and HS* prove nothing.
+func algorithms() []string {
+	return slices.Concat(verifiable(), []string{"ML-DSA-44", "ML-DSA-65", "ML-DSA-87"})
 }
 
 // verifiable are the signature algorithms that go-jose can check.
@@ -30,17 +32,14 @@ func verifiable() []string {
 	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 }
 
-func (v view) tokenFormat() finding {
+func (v view) tokenFormat() Check {
 	if v.claimsErr != nil {
 		return fail(fmt.Sprintf("%d characters", len(v.opts.Token.Reveal())), faults(v.claimsErr), "give the token alone, as kubectl create token prints it: no quotes, no Bearer, no line breaks within")
 	}
 	return pass("%d characters", len(v.opts.Token.Reveal()))
 }
 
-func (v view) tokenAlgorithm() finding {
-	if v.claimsErr != nil {
-		return blocked(noToken)
-	}
+func (v view) tokenAlgorithm() Check {
 	if !slices.Contains(algorithms(), v.claims.Algorithm) {
 		return fail(fmt.Sprintf("alg %q", clip(v.claims.Algorithm)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
 	}
@@ -48,25 +47,19 @@ func (v view) tokenAlgorithm() finding {
 }
 
 // tokenKeyID: Google and, with more than one key, AWS refuse a token without.
-func (v view) tokenKeyID() finding {
-	switch {
-	case v.claimsErr != nil:
-		return blocked(noToken)
-	case v.claims.KeyID == "":
+func (v view) tokenKeyID() Check {
+	if v.claims.KeyID == "" {
 		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not one from a legacy secret or of your own making")
-	default:
-		return pass("kid %q", clip(v.claims.KeyID))
 	}
+	return pass("kid %q", clip(v.claims.KeyID))
 }
 
-func (v view) tokenKey() finding {
+func (v view) tokenKey() Check {
 	switch {
-	case v.claimsErr != nil:
-		return blocked(noToken)
 	case v.claims.KeyID == "":
 		return skip("the token names no key")
-	case !v.haveKeys():
-		return blocked(noKeys)
+	case v.noKeys() != "":
+		return blocked(v.noKeys())
 	}
 	key, ok := v.set.Lookup(v.claims.KeyID)
 	switch {
@@ -81,13 +74,16 @@ func (v view) tokenKey() finding {
 	}
 }
 
-func (v view) tokenSignature() finding {
-	key, skipped := v.signingKey()
-	if skipped != "" {
-		return skip(skipped)
-	}
-	public := key.Public()
-	if public == nil || !slices.Contains(verifiable(), v.claims.Algorithm) {
+func (v view) tokenSignature() Check {
+	key, found := v.set.Lookup(v.claims.KeyID)
+	switch {
+	case !slices.Contains(algorithms(), v.claims.Algorithm):
+		return skip("the algorithm is not usable")
+	case !found:
+		return skip("the key is not public")
+	case !slices.Contains(algorithmsOf(key), v.claims.Algorithm):
+		return skip("the key is for another algorithm")
+	case key.Public() == nil || !slices.Contains(verifiable(), v.claims.Algorithm):
 		return unchecked(fmt.Sprintf("alg %q", v.claims.Algorithm), "this build can't check signatures of this kind", "check it at the relying party")
 	}
 	if err := v.opts.Token.Verify(key, v.claims.Algorithm); err != nil {
@@ -97,39 +93,17 @@ func (v view) tokenSignature() finding {
 	return pass("verifies with %q", clip(key.ID))
 }
 
-// signingKey returns the key to verify with, or why there is none.
-func (v view) signingKey() (key discovery.Key, skipped string) {
-	if v.claimsErr != nil {
-		return key, noToken
-	}
-	key, ok := v.set.Lookup(v.claims.KeyID)
-	switch {
-	case !slices.Contains(algorithms(), v.claims.Algorithm):
-		return key, "the algorithm is not usable"
-	case !ok:
-		return key, "the key is not public"
-	case !slices.Contains(algorithmsOf(key), v.claims.Algorithm):
-		return key, "the key is for another algorithm"
-	}
-	return key, ""
-}
-
-func (v view) tokenIssuer() finding {
-	switch {
-	case v.claimsErr != nil:
-		return blocked(noToken)
-	case v.claims.Issuer == v.opts.Issuer:
+func (v view) tokenIssuer() Check {
+	if v.claims.Issuer == v.opts.Issuer {
 		return pass("iss %q, sub %q", clip(v.claims.Issuer), clip(v.claims.Subject))
 	}
 	return fail(fmt.Sprintf("iss %q, issuer %q, sub %q", clip(v.claims.Issuer), clip(v.opts.Issuer), clip(v.claims.Subject)), differenceOf(v.claims.Issuer, v.opts.Issuer),
 		"verify the issuer that the tokens carry, or make this one kube-apiserver's first --service-account-issuer")
 }
 
-func (v view) tokenAudience() finding {
+func (v view) tokenAudience() Check {
 	evidence := "aud " + quoted(v.claims.Audience)
 	switch {
-	case v.claimsErr != nil:
-		return blocked(noToken)
 	case len(v.claims.Audience) == 0:
 		return fail("no aud", "relying parties refuse a token without an audience", "mint it with the relying party's audience (kubectl create token --audience)")
 	case v.opts.Audience == "":
@@ -142,59 +116,56 @@ func (v view) tokenAudience() finding {
 	}
 }
 
-func (v view) tokenExpiry() finding {
-	switch {
-	case v.claimsErr != nil:
-		return blocked(noToken)
-	case v.claims.Expiry.IsZero():
+func (v view) tokenExpiry() Check {
+	if v.claims.Expiry.IsZero() {
 		return fail("no exp", "a token without an expiry is refused", "use a token of TokenRequest (kubectl create token)")
 	}
-	local, server := v.clocks()
-	return inTime("exp", v.claims.Expiry, 0, local.Sub(v.claims.Expiry), server.Sub(v.claims.Expiry),
-		"the token has expired", "mint a new one; a projected token file is renewed by the kubelet and must be read again at each use")
+	return v.inTime("exp", v.claims.Expiry, true, "the token has expired",
+		"mint a new one; a projected token file is renewed by the kubelet and must be read again at each use")
 }
 
-func (v view) tokenNotBefore() finding {
-	switch {
-	case v.claimsErr != nil:
-		return blocked(noToken)
-	case v.claims.NotBefore.IsZero():
+func (v view) tokenNotBefore() Check {
+	if v.claims.NotBefore.IsZero() {
 		return pass("no nbf")
 	}
-	local, server := v.clocks()
-	return inTime("nbf", v.claims.NotBefore, tick, v.claims.NotBefore.Sub(local), v.claims.NotBefore.Sub(server),
-		"the token is not valid yet", "run NTP on the control plane, and mint a new token")
+	return v.inTime("nbf", v.claims.NotBefore, false, "the token is not valid yet", "run NTP on the control plane, and mint a new token")
 }
 
 // tokenIssuedAt: Google wants iat in the past.
-func (v view) tokenIssuedAt() finding {
-	switch {
-	case v.claimsErr != nil:
-		return blocked(noToken)
-	case v.claims.IssuedAt.IsZero():
+func (v view) tokenIssuedAt() Check {
+	if v.claims.IssuedAt.IsZero() {
 		return warn("no iat", "OpenID Connect requires it, and Google checks it", "use a token of TokenRequest (kubectl create token)")
 	}
-	local, server := v.clocks()
-	return inTime("iat", v.claims.IssuedAt, tick, v.claims.IssuedAt.Sub(local), v.claims.IssuedAt.Sub(server),
-		"the token was issued in the future", "run NTP on the control plane, and mint a new token")
+	return v.inTime("iat", v.claims.IssuedAt, false, "the token was issued in the future", "run NTP on the control plane, and mint a new token")
 }
 
-// tick is how far ahead the times of a newly minted token may be: they are whole
-// seconds, and so are Date and Age of a cache.
-const tick = 5 * time.Second
+const (
+	// leeway is how far a token's times may be off.
+	leeway = 60 * time.Second
+	// tick is how far ahead the times of a newly minted token may be: they are
+	// whole seconds, and so are Date and Age of a cache.
+	tick = 5 * time.Second
+)
 
-// inTime checks a time against two clocks. It fails if the time is wrong by both
-// beyond the leeway, and warns if it is wrong by either, since the relying
-// party's clock is a third one. lateLocal and lateServer are how far the time is
-// off, negative where it is right; less than grace is ignored.
-func inTime(name string, at time.Time, grace, lateLocal, lateServer time.Duration, cause, cure string) finding {
+// inTime checks that a time is in the past, or in the future, by the local clock
+// and the server's, which is the local one if the server sends none. It fails if
+// the time is wrong by both beyond the leeway, and warns if it is wrong by either,
+// since the relying party's clock is a third one.
+func (v view) inTime(name string, at time.Time, future bool, cause, cure string) Check {
+	ahead, _ := v.skew()
+	byLocal, grace := at.Sub(v.now), tick
+	byServer := byLocal - ahead
+	if future {
+		byLocal, byServer, grace = -byLocal, -byServer, 0
+	}
+	wrong, most := min(byLocal, byServer), max(byLocal, byServer)
 	evidence := name + " " + at.Format(time.RFC3339)
 	switch {
-	case min(lateLocal, lateServer) > leeway:
-		return fail(evidence, fmt.Sprintf("%s, by %v", cause, min(lateLocal, lateServer).Round(time.Second)), cure)
-	case max(lateLocal, lateServer) > leeway:
+	case wrong > leeway:
+		return fail(evidence, fmt.Sprintf("%s, by %v", cause, wrong.Round(time.Second)), cure)
+	case most > leeway:
 		return warn(evidence, cause+" by one of the two clocks: this machine's or the server's", "see the check clock-skew: run NTP on both machines")
-	case max(lateLocal, lateServer) >= grace:
+	case most >= grace:
 		return warn(evidence, fmt.Sprintf("%s, within the %v that clocks may differ", cause, leeway), cure)
 	default:
 		return pass("%s", evidence)

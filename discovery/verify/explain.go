@@ -11,42 +11,36 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// unreachable explains why no answer came from a host, and what to do.
-func unreachable(f httpx.Failure, err error, host string) (cause, cure string) {
-	switch f {
-	case httpx.NoSuchHost:
-		return fmt.Sprintf("the name %q does not exist in DNS", clip(host)),
-			"correct the issuer, or create the DNS record"
-	case httpx.LookupFailed:
-		return fmt.Sprintf("the name %q could not be looked up", clip(host)),
-			"check the resolver of this machine, and the name's servers"
-	case httpx.Refused:
-		return "the connection was refused", "start the server, open its port, or correct the port in the issuer"
-	case httpx.NoRoute:
-		return "there is no route to the host", "check this machine's network, HTTPS_PROXY and NO_PROXY"
-	case httpx.TimedOut:
-		return "no answer came in time", "check firewalls, the proxy (HTTPS_PROXY, NO_PROXY) and the server's load"
-	case httpx.Canceled:
-		return "the request was canceled", "run it again"
-	case httpx.NotConnected, httpx.Broken:
-		return "the connection broke, or the answer was not HTTP", "check the log of the server and of proxies in front of it"
-	default:
-		return badTLS(f, err)
-	}
+// explanation is why something failed, and what to do.
+type explanation struct{ cause, cure string }
+
+// failures explains what does not depend on more than its kind.
+var failures = map[httpx.Failure]explanation{
+	httpx.Refused:            {"the connection was refused", "start the server, open its port, or correct the port in the issuer"},
+	httpx.NoRoute:            {"there is no route to the host", "check this machine's network, HTTPS_PROXY and NO_PROXY"},
+	httpx.TimedOut:           {"no answer came in time", "check firewalls, the proxy (HTTPS_PROXY, NO_PROXY) and the server's load"},
+	httpx.Canceled:           {"the request was canceled", "run it again"},
+	httpx.CertificateExpired: {"the certificate has expired or is not valid yet", "renew the certificate, and check the clocks of both machines"},
+	httpx.CertificateName: {"the certificate is for another host name",
+		"get a certificate that lists the issuer's host; on S3, a bucket name with dots breaks the wildcard certificate"},
+	httpx.CertificateInvalid: {"the certificate is not valid for this use", "get a server certificate from a public certificate authority"},
+	httpx.NoTLS:              {"the TLS handshake failed", "check that the server speaks TLS 1.2 or later on this port"},
+	httpx.NotConnected:       broken,
+	httpx.Broken:             broken,
 }
 
-func badTLS(f httpx.Failure, err error) (cause, cure string) {
-	switch f {
-	case httpx.CertificateExpired:
-		return "the certificate has expired or is not valid yet", "renew the certificate, and check the clocks of both machines"
-	case httpx.CertificateName:
-		return "the certificate is for another host name", "get a certificate that lists the issuer's host; on S3, a bucket name with dots breaks the wildcard certificate"
+var broken = explanation{"the connection broke, or the answer was not HTTP", "check the log of the server and of proxies in front of it"}
+
+func (e *UnreachableError) explain() (cause, cure string) {
+	switch e.Failure {
+	case httpx.NoSuchHost:
+		return fmt.Sprintf("the name %q does not exist in DNS", clip(hostOf(e.URL))), "correct the issuer, or create the DNS record"
+	case httpx.LookupFailed:
+		return fmt.Sprintf("the name %q could not be looked up", clip(hostOf(e.URL))), "check the resolver of this machine, and the name's servers"
 	case httpx.CertificateUnknown:
-		return unknownAuthority(err)
-	case httpx.CertificateInvalid:
-		return "the certificate is not valid for this use", "get a server certificate from a public certificate authority"
+		return unknownAuthority(e.Err)
 	default:
-		return "the TLS handshake failed", "check that the server speaks TLS 1.2 or later on this port"
+		return failures[e.Failure].cause, failures[e.Failure].cure
 	}
 }
 

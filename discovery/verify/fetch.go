@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -66,23 +67,20 @@ func get(ctx context.Context, client *http.Client, target string, noCache bool) 
 // strict returns an anonymous client with the same transport and timeout.
 func strict(client *http.Client) *http.Client {
 	if client == nil {
-		return httpx.Anonymous(nil, defaultTimeout)
+		client = &http.Client{}
 	}
-	own := httpx.Anonymous(client.Transport, client.Timeout)
-	if own.Timeout == 0 {
-		own.Timeout = defaultTimeout
-	}
-	return own
+	return httpx.Anonymous(client.Transport, cmp.Or(client.Timeout, defaultTimeout))
 }
 
-func (a answer) redirect() bool {
-	return a.status >= 300 && a.status < 400 && a.status != http.StatusNotModified
-}
-
-// redirectHost returns scheme and host of a redirect's target.
+// redirectHost returns scheme and host of a redirect's target, "" for any other
+// answer.
 func (a answer) redirectHost() string {
-	to, err := url.Parse(a.header.Get("Location"))
-	if err != nil || a.header.Get("Location") == "" {
+	if a.status < 300 || a.status >= 400 || a.status == http.StatusNotModified {
+		return ""
+	}
+	location := a.header.Get("Location")
+	to, err := url.Parse(location)
+	if err != nil || location == "" {
 		return "nowhere"
 	}
 	if from, err := url.Parse(a.url); err == nil {

@@ -1,12 +1,9 @@
 package verify_test
 
 import (
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
@@ -112,21 +109,6 @@ func TestCloudsmithNeedsAPublicIssuer(t *testing.T) {
 	if c := find(t, r, "cloudsmith-issuer-host"); c.Status != verify.Fail {
 		t.Errorf("%+v", c)
 	}
-}
-
-func TestAWSAnswerTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := quietSite(t, publicHost)
-		opts := s.waitOptions()
-		opts.Transport, opts.For = inMemory{handler: http.HandlerFunc(s.serve), delay: 6 * time.Second}, []verify.RelyingParty{verify.AWS}
-		r, err := verify.Run(t.Context(), opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if c := find(t, r, "aws-answer-time"); c.Status != verify.Fail {
-			t.Errorf("%+v", c)
-		}
-	})
 }
 
 func TestEveryRelyingPartyHasAProfile(t *testing.T) {

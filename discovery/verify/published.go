@@ -22,8 +22,7 @@ import (
 // A nil client is an anonymous one with a timeout of 10 s per request; of any
 // other only its transport and timeout are used. At most four requests are sent.
 //
-// The error is *UnreachableError, *StatusError, *RedirectError, *StaleError or
-// *DifferentError; Temporary reports whether to try again. Any other error is an
+// The error is *UnreachableError, *StatusError, *StaleError or *DifferentError; Temporary reports whether to try again. Any other error is an
 // invalid wantDocument.
 func Published(ctx context.Context, client *http.Client, issuer discovery.Issuer, wantDocument, wantKeys []byte) error {
 	document, err := discovery.ParseDocument(wantDocument)
@@ -67,10 +66,8 @@ func getOK(ctx context.Context, client *http.Client, target string, noCache bool
 		return a, &DifferentError{URL: target}
 	case err != nil && !errors.Is(err, httpx.ErrTooLarge):
 		return a, err
-	case a.redirect():
-		return a, &RedirectError{URL: target, Host: a.redirectHost()}
 	case a.status != http.StatusOK:
-		return a, &StatusError{URL: target, Code: a.status}
+		return a, &StatusError{URL: target, Code: a.status, redirect: a.redirectHost()}
 	}
 	return a, nil
 }
@@ -92,7 +89,7 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	cause, cure := unreachable(e.Failure, e.Err, hostOf(e.URL))
+	cause, cure := e.explain()
 	return fmt.Sprintf("%s is not reachable: %s: %s", clip(e.URL), cause, cure)
 }
 
@@ -104,14 +101,20 @@ func (e *UnreachableError) Temporary() bool {
 	return !e.Failure.TLS() && e.Failure != httpx.Canceled
 }
 
-// StatusError means that the answer was neither 200 nor a redirect.
+// StatusError means that the answer was not 200. Relying parties such as AWS STS
+// do not follow a redirect.
 type StatusError struct {
 	URL string
 	// Code is the HTTP status.
 	Code int
+	// redirect is the scheme and host that a redirect leads to.
+	redirect string
 }
 
 func (e *StatusError) Error() string {
+	if e.redirect != "" {
+		return fmt.Sprintf("%s redirects to %q and relying parties do not follow: make the address without a redirect the issuer, and publish under it", clip(e.URL), e.redirect)
+	}
 	cause, cure := badStatus(e.Code, hostOf(e.URL))
 	return fmt.Sprintf("%s answers %d: %s: %s", clip(e.URL), e.Code, cause, cure)
 }
@@ -130,18 +133,6 @@ func (e *StatusError) NotThere() bool {
 // objects appear with a delay, and overload passes.
 func (e *StatusError) Temporary() bool {
 	return e.NotPublic() || e.NotThere() || e.Code == http.StatusTooManyRequests || e.Code >= 500
-}
-
-// RedirectError means that the address redirects. Relying parties such as AWS STS
-// do not follow.
-type RedirectError struct {
-	URL string
-	// Host is the scheme and host that the redirect leads to.
-	Host string
-}
-
-func (e *RedirectError) Error() string {
-	return fmt.Sprintf("%s redirects to %q and relying parties do not follow: make the address without a redirect the issuer, and publish under it", clip(e.URL), e.Host)
 }
 
 // StaleError means that a cache still serves an older copy.

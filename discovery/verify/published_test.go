@@ -38,11 +38,11 @@ func TestPublished(t *testing.T) {
 		{name: "redirect", bend: func(s *site) {
 			s.keys.status = 301
 			s.keys.set("Location", "https://other.example.com/login?"+secretBody)
-		}, want: new(*verify.RedirectError), text: `"https://other.example.com"`},
+		}, want: new(*verify.StatusError), text: `"https://other.example.com"`},
 		{name: "redirected document", bend: func(s *site) {
 			s.document.status = 307
 			s.document.set("Location", "/elsewhere")
-		}, want: new(*verify.RedirectError), text: `"https://127.0.0.1:`},
+		}, want: new(*verify.StatusError), text: `"https://127.0.0.1:`},
 		{name: "stale by age", bend: func(s *site) {
 			s.keys.body = old.body
 			s.keys.set("Age", "20")

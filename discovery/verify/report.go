@@ -2,6 +2,7 @@ package verify
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -55,71 +56,78 @@ type Report struct {
 	CertificateExpiry time.Time
 }
 
-func newReport(issuer string, checks []Check) Report {
-	r := Report{Issuer: issuer, Checks: checks, Verdict: Pass}
-	for _, c := range checks {
-		switch {
-		case c.Status == Fail:
-			r.Verdict = Fail
-		case c.Status == Error && r.Verdict == Pass:
-			r.Verdict = Error
+// row is a line of a table of checks.
+type row struct {
+	id, title string
+	// missing is what the check needs and does not have, "" for nothing. Its
+	// result then means nothing.
+	missing string
+	result  Check
+}
+
+func rows(table ...row) []Check {
+	checks := make([]Check, len(table))
+	for i, r := range table {
+		if r.missing != "" {
+			r.result = blocked(r.missing)
 		}
+		r.result.ID, r.result.Title = r.id, r.title
+		checks[i] = r.result
 	}
-	return r
+	return checks
 }
 
-// finding is the result of a check function; its table adds ID and title.
-type finding struct {
-	status                Status
-	evidence, cause, cure string
-	blocked               bool
+// unless returns what is missing, "" if it is there.
+func unless(there bool, missing string) string {
+	if there {
+		return ""
+	}
+	return missing
 }
 
-func (f finding) check(id, title string) Check {
-	return Check{ID: id, Title: title, Status: f.status, Evidence: f.evidence, Blocked: f.blocked, Cause: f.cause, Cure: f.cure}
+func pass(format string, args ...any) Check {
+	return Check{Status: Pass, Evidence: fmt.Sprintf(format, args...)}
 }
 
-func pass(format string, args ...any) finding {
-	return finding{status: Pass, evidence: fmt.Sprintf(format, args...)}
-}
-
-func skip(reason string) finding { return finding{status: Skip, evidence: reason} }
+func skip(reason string) Check { return Check{Status: Skip, Evidence: reason} }
 
 // blocked skips a check that needs what an earlier one could not get.
-func blocked(reason string) finding {
-	return finding{status: Skip, evidence: reason, blocked: true}
+func blocked(reason string) Check { return Check{Status: Skip, Evidence: reason, Blocked: true} }
+
+func warn(evidence, cause, cure string) Check {
+	return Check{Status: Warn, Evidence: evidence, Cause: cause, Cure: cure}
 }
 
-func warn(evidence, cause, cure string) finding {
-	return finding{status: Warn, evidence: evidence, cause: cause, cure: cure}
+func fail(evidence, cause, cure string) Check {
+	return Check{Status: Fail, Evidence: evidence, Cause: cause, Cure: cure}
 }
 
-func fail(evidence, cause, cure string) finding {
-	return finding{status: Fail, evidence: evidence, cause: cause, cure: cure}
-}
-
-func unchecked(evidence, cause, cure string) finding {
-	return finding{status: Error, evidence: evidence, cause: cause, cure: cure}
-}
-
-// softened turns a failure into a warning.
-func (f finding) softened() finding {
-	if f.status == Fail {
-		f.status = Warn
-	}
-	return f
+func unchecked(evidence, cause, cure string) Check {
+	return Check{Status: Error, Evidence: evidence, Cause: cause, Cure: cure}
 }
 
 // quoted lists foreign strings: quoted, clipped, and at most ten.
 func quoted(list []string) string {
-	const most = 10
-	var out []string
+	quotes := make([]string, len(list))
 	for i, s := range list {
-		if i == most {
-			out = append(out, fmt.Sprintf("and %d more", len(list)-most))
-			break
-		}
-		out = append(out, fmt.Sprintf("%q", clip(s)))
+		quotes[i] = strconv.Quote(clip(s))
 	}
-	return strings.Join(out, ", ")
+	return few(quotes, ", ")
+}
+
+// faults lists the parts of a joined error, at most ten, one after another.
+func faults(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		lines[i] = clip(line)
+	}
+	return few(lines, "; ")
+}
+
+func few(list []string, separator string) string {
+	const most = 10
+	if more := len(list) - most; more > 0 {
+		list = append(list[:most], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(list, separator)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"oidc-publisher/discovery"
@@ -42,29 +41,30 @@ func (o Options) client() *http.Client {
 	return httpx.Anonymous(o.Transport, o.Timeout)
 }
 
-func (o Options) now() time.Time {
-	if o.Now == nil {
-		return time.Now()
-	}
-	return o.Now()
-}
-
 // Run makes every check that the options allow and reports them all. Problems
 // with the issuer, the network, the token or the cluster's documents are in the
 // report; the error is for invalid options (a relying party without a profile)
 // and for a canceled context.
 func Run(ctx context.Context, opts Options) (Report, error) {
-	profiles, err := profilesOf(opts.For)
-	if err != nil {
-		return Report{}, err
+	for _, party := range opts.For {
+		if _, err := ParseRelyingParty(string(party)); err != nil {
+			return Report{}, err
+		}
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
 	}
 	v := collect(ctx, opts)
 	// After a timeout the report shows at which check.
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {
 		return Report{}, err
 	}
-	report := newReport(opts.Issuer, v.checks(profiles))
-	report.CertificateExpiry = v.certificateExpiry()
+	report := Report{Issuer: opts.Issuer, Checks: v.checks(), Verdict: Pass, CertificateExpiry: v.certificateExpiry()}
+	for _, c := range report.Checks {
+		if c.Status == Fail || c.Status == Error && report.Verdict == Pass {
+			report.Verdict = c.Status
+		}
+	}
 	return report, nil
 }
 
@@ -79,9 +79,9 @@ type view struct {
 	parsed   discovery.Document
 	parseErr error
 
-	// jwksURI is the finding about the document's jwks_uri; the keys are
+	// jwksURI is the check of the document's jwks_uri; the keys are
 	// fetched only where it passes.
-	jwksURI finding
+	jwksURI Check
 	keys    fetched
 	set     discovery.KeySet
 	setErr  error
@@ -133,68 +133,53 @@ func collect(ctx context.Context, opts Options) view {
 			v.jwksURI = checkJWKSURI(v.issuer, v.parsed.JWKSURI())
 		}
 	}
-	if v.jwksURI.status == Pass {
+	if v.jwksURI.Status == Pass {
 		v.keys = fetch(ctx, client, opts, v.parsed.JWKSURI())
 		v.keys.led = true
 	}
 	if v.keys.ok() && !v.keys.html() {
 		v.set, v.setErr = discovery.ParseKeySet(v.keys.plain.body)
 	}
-	v.now = opts.now()
+	v.now = opts.Now()
 	return v
 }
 
 func fetch(ctx context.Context, client *http.Client, opts Options, target string) fetched {
 	f := fetched{asked: true}
 	f.plain, f.err = get(ctx, client, target, false)
-	f.plainAt = opts.now()
+	f.plainAt = opts.Now()
 	if f.answered() {
 		f.fresh, f.freshErr = get(ctx, client, target, true)
-		f.freshAt = opts.now()
+		f.freshAt = opts.Now()
 	}
 	return f
 }
 
 // checks makes all checks in order.
-func (v view) checks(profiles []profile) []Check {
-	checks := run(v, issuerChecks())
+func (v view) checks() []Check {
+	checks := v.issuerChecks()
 	checks = append(checks, v.document.checks("document", "discovery document", "application/json")...)
-	checks = append(checks, run(v, documentChecks())...)
+	checks = append(checks, v.documentChecks()...)
 	checks = append(checks, v.keys.checks("jwks", "key set", "application/jwk-set+json", "application/json")...)
-	checks = append(checks, run(v, keyChecks())...)
+	checks = append(checks, v.keyChecks()...)
 	if v.opts.Source != nil {
-		checks = append(checks, run(v, sourceChecks())...)
+		checks = append(checks, v.sourceChecks()...)
 	}
 	if v.opts.Token.Given() {
-		checks = append(checks, run(v, tokenChecks())...)
+		checks = append(checks, v.tokenChecks()...)
 	}
-	for _, p := range profiles {
-		checks = append(checks, p.checks(v)...)
-	}
-	return checks
+	return append(checks, v.partyChecks()...)
 }
 
-// checkFunc is one line of a table of checks.
-type checkFunc struct {
-	id, title string
-	run       func(view) finding
+// What later checks need, or the reason why they are not made.
+func (v view) noIssuer() string {
+	return unless(v.issuerErr == nil, "the issuer is not usable")
 }
 
-func run(v view, table []checkFunc) []Check {
-	checks := make([]Check, len(table))
-	for i, q := range table {
-		checks[i] = q.run(v).check(q.id, q.title)
-	}
-	return checks
+func (v view) noDocument() string {
+	return unless(v.parsed.Issuer() != "", "the discovery document could not be read")
 }
 
-// haveDocument and haveKeys report whether later checks have their input.
-func (v view) haveDocument() bool { return v.parsed.Issuer() != "" }
+func (v view) noKeys() string { return unless(v.set.Len() > 0, "the key set could not be read") }
 
-func (v view) haveKeys() bool { return v.set.Len() > 0 }
-
-// algorithms that a public key can prove (RFC 7518, RFC 8037, RFC 9964). none
-// and HS* prove nothing.
-func algorithms() []string {
-	return slices.Concat(verifiable(), []string{"ML-DSA-44", "ML-DSA-65", "ML-DSA-87"})
-}
+func (v view) noToken() string { return unless(v.claimsErr == nil, "the token could not be read") }

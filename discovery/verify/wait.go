@@ -97,8 +97,10 @@ func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Pro
 		if w.safe {
 			return nil
 		}
-		if err := sleep(ctx, w.interval()); err != nil {
-			return &WaitError{Last: w.state, Err: err}
+		select {
+		case <-ctx.Done():
+			return &WaitError{Last: w.state, Err: ctx.Err()}
+		case <-time.After(w.interval()):
 		}
 	}
 }
@@ -116,37 +118,21 @@ type waiter struct {
 // meantime, so that the last result is still reported.
 func (w *waiter) poll(ctx context.Context) {
 	err := w.findKey(ctx)
-	now := time.Now()
-	if ctx.Err() == nil && (err == nil || !unseen(err)) {
-		w.state.Answered = true
-	}
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return
-	case err == nil:
-		w.present(now)
-	case unseen(err):
-		w.state.Seen = err.Error()
-		w.count(now)
-	default:
-		w.state.Seen = err.Error()
-		w.state.Public, w.state.Since, w.state.Remaining = false, time.Time{}, 0
 	}
-}
-
-func (w *waiter) present(now time.Time) {
-	if !w.state.Public {
-		w.state.Public, w.state.Since = true, now
+	now, state := time.Now(), &w.state
+	state.Answered = state.Answered || !unseen(err)
+	if err != nil {
+		state.Seen, state.Public = err.Error(), state.Public && unseen(err)
+	} else if state.Seen = "the key is public"; !state.Public {
+		state.Public, state.Since = true, now
 	}
-	w.state.Seen = "the key is public"
-	w.count(now)
-	w.safe = now.Sub(w.state.Since) > w.state.Lifetime
-}
-
-func (w *waiter) count(now time.Time) {
-	if w.state.Public {
-		w.state.Remaining = max(0, w.state.Lifetime-now.Sub(w.state.Since))
+	state.Remaining = 0
+	if state.Public {
+		state.Remaining = max(0, state.Lifetime-now.Sub(state.Since))
 	}
+	w.safe = err == nil && now.Sub(state.Since) > state.Lifetime
 }
 
 // findKey returns nil if the key is public, and else why it is not or was not
@@ -163,11 +149,14 @@ func (w *waiter) findKey(ctx context.Context) error {
 	if document.Issuer() != w.issuer {
 		return fmt.Errorf("the discovery document names another issuer: %s", differenceOf(string(document.Issuer()), string(w.issuer)))
 	}
-	if f := checkJWKSURI(w.issuer, document.JWKSURI()); f.status != Pass {
-		return errors.New(f.cause)
+	if f := checkJWKSURI(w.issuer, document.JWKSURI()); f.Status != Pass {
+		return errors.New(f.Cause)
 	}
-	if err := w.follow(document.JWKSURI(), a); err != nil {
-		return err
+	moved := w.keysAt != "" && w.keysAt != document.JWKSURI()
+	w.keysAt = document.JWKSURI()
+	if moved { // relying parties use the old address for the lifetime of the old document
+		w.remember(a)
+		return errors.New("jwks_uri has just changed")
 	}
 	plain, fresh := w.inAnswer(ctx, false), w.inAnswer(ctx, true)
 	if plain == nil || unseen(plain) && fresh != nil && !unseen(fresh) {
@@ -182,18 +171,6 @@ func unseen(err error) bool {
 	var status *StatusError
 	return errors.As(err, &unreachable) ||
 		errors.As(err, &status) && status.Temporary() && !status.NotThere() && !status.NotPublic()
-}
-
-// follow restarts the clock when jwks_uri changes: relying parties use the old
-// document's address for the lifetime of that document.
-func (w *waiter) follow(uri string, document answer) error {
-	moved := w.keysAt != "" && w.keysAt != uri
-	w.keysAt = uri
-	if !moved {
-		return nil
-	}
-	w.remember(document)
-	return errors.New("jwks_uri has just changed")
 }
 
 func (w *waiter) inAnswer(ctx context.Context, noCache bool) error {
@@ -230,15 +207,4 @@ func (w *waiter) interval() time.Duration {
 		base = min(max(w.state.Remaining, shortestPoll), longestPoll)
 	}
 	return time.Duration(float64(base) * (0.8 + 0.4*rand.Float64()))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
