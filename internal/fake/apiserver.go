@@ -10,7 +10,6 @@ import (
 	"io"
 	"log"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -149,7 +148,7 @@ func (e *APIServer) Start() error {
 	if e.server != nil {
 		return nil
 	}
-	listener, err := net.Listen("tcp", e.address)
+	listener, err := listen(e.address)
 	if err != nil {
 		return fmt.Errorf("API server: %w", err)
 	}

@@ -3,7 +3,6 @@ package fake
 import (
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -125,7 +124,7 @@ func (p *FaultProxy) Down() { p.server.Close() }
 // Up listens again, on the same port.
 func (p *FaultProxy) Up(t testing.TB) {
 	t.Helper()
-	l, err := net.Listen("tcp", p.Host)
+	l, err := listen(p.Host)
 	if err != nil {
 		t.Fatal(err)
 	}
