@@ -38,7 +38,7 @@ func ParseKeySet(data []byte) (KeySet, error) {
 		return KeySet{}, &UnfitError{[]error{errors.New(`JWKS member "keys" is not an array`)}}
 	}
 	if len(raws) > MaxKeys {
-		return KeySet{}, &UnfitError{[]error{fmt.Errorf("JWKS has %d keys, and relying parties take at most %d", len(raws), MaxKeys)}}
+		return KeySet{}, &UnfitError{[]error{fmt.Errorf("JWKS has %d keys, and relying parties accept at most %d", len(raws), MaxKeys)}}
 	}
 	s := KeySet{
 		before: bytes.Clone(data[:m.start]),

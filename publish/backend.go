@@ -12,8 +12,8 @@ import (
 const MaxObjectSize = 1 << 20
 
 var (
-	// ErrPrecondition is wrapped by the error of a Put whose Precondition did not
-	// hold: another writer came first.
+	// ErrPrecondition is wrapped by the error of a Put whose Precondition did
+	// not hold: another writer changed the object first.
 	ErrPrecondition = errors.New("the object changed since it was read")
 
 	// ErrTooLarge is wrapped by the error of a Get or Put of an object above
@@ -37,11 +37,11 @@ type Backend interface {
 	// different error, which names the fix.
 	Get(ctx context.Context, name string) (Object, error)
 
-	// Put writes the object whole if the precondition holds, or leaves what
-	// was there untouched. When it returns nil the object is durable and a
-	// Get returns it. A lost race wraps ErrPrecondition. The error of a write
-	// that lost its acknowledgement is that of the store's client: the caller
-	// reads back and compares.
+	// Put writes the whole object if the precondition holds, and otherwise
+	// changes nothing. When it returns nil the object is durable and Get returns
+	// it. If the precondition does not hold, the error wraps ErrPrecondition. If
+	// the acknowledgement of a write is lost, the error is the one of the
+	// store's client: the caller reads the object back and compares.
 	//
 	// Object.Version is ignored: only Precondition decides what is overwritten.
 	Put(ctx context.Context, object Object, precondition Precondition) error
@@ -50,7 +50,7 @@ type Backend interface {
 	Close() error
 }
 
-// Object is one published file with everything a reader of it may see.
+// Object is one published file with everything that its readers see.
 type Object struct {
 	// Name is the slash-separated path below the target's root, valid in the
 	// sense of fs.ValidPath.
@@ -62,8 +62,8 @@ type Object struct {
 	// BytesOnly is set by a backend without metadata in its store (a
 	// directory): ContentType and CacheControl are then unknown, not empty.
 	BytesOnly bool
-	// Version identifies this very state of the object to the backend that
-	// returned it (ETag, generation, content hash). Opaque to everyone else.
+	// Version identifies this state of the object for the backend that returned
+	// it (ETag, generation, content hash). It is opaque to everyone else.
 	Version string
 }
 
@@ -75,15 +75,15 @@ func (o Object) Same(other Object) bool {
 			o.ContentType == other.ContentType && o.CacheControl == other.CacheControl)
 }
 
-// Precondition is what must be in the store for a Put to take place. The
-// zero value demands that nothing is there.
+// Precondition is the state of the store that a Put requires. The zero value
+// requires that the object is absent.
 type Precondition struct{ version string }
 
-// IfAbsent holds while no object of that name exists.
+// IfAbsent requires that no object with that name exists.
 func IfAbsent() Precondition { return Precondition{} }
 
-// IfVersion holds while the object still has the version that Get returned.
+// IfVersion requires that the object still has the version that Get returned.
 func IfVersion(version string) Precondition { return Precondition{version: version} }
 
-// Version returns the version demanded, or false where the object must be absent.
+// Version returns the required version, or false if the object must be absent.
 func (p Precondition) Version() (string, bool) { return p.version, p.version != "" }

@@ -43,8 +43,9 @@ func (g *Gate) Put(ctx context.Context, object Object) error {
 // Close closes the gate and reports whether it was open.
 func (g *Gate) Close() bool { return !g.closed.Swap(true) }
 
-// checkName is fs.ValidPath without what some store would read differently:
-// backslashes, control characters and names that the object stores refuse.
+// checkName accepts the names of fs.ValidPath, except those that some store
+// would read differently: backslashes, control characters and names that the
+// object stores refuse.
 func checkName(name string) error {
 	switch {
 	case len(name) > maxName:

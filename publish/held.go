@@ -7,15 +7,15 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// Held is what a backend has, nil for an absent object.
+// Held is the content of a target. An absent object is nil.
 type Held struct {
 	State, Keys, Document *Object
-	// remembered is the state that this process last found or wrote there, nil for
-	// none.
+	// remembered is the state that this process last found or wrote there, nil
+	// if there was none.
 	remembered *state
 }
 
-// readHeld reads what the target holds, and what is remembered of it.
+// readHeld parses what the target holds and what this process remembers of it.
 func (p *planner) readHeld() {
 	p.parseDocuments()
 	p.plan.unproved = p.held.State == nil
@@ -47,9 +47,9 @@ func (p *planner) parseDocuments() {
 	}
 }
 
-// readState sets what is known of the target: by its state or, where that is
-// missing or damaged, by this process's memory of it. Of a damaged state that is
-// given up it returns the revoked keys.
+// readState sets what is known about the target: from its state object or, if
+// that is missing or damaged, from this process's memory. If a damaged state is
+// given up, it returns the revoked keys found in it.
 func (p *planner) readState() (salvaged []keyMemory) {
 	if p.held.State == nil {
 		if p.known = p.remembered(); p.known != nil {
@@ -80,9 +80,9 @@ func (p *planner) readState() (salvaged []keyMemory) {
 	return salvaged
 }
 
-// seedMemory fills the memory from the state or, without one, from the public
-// keys: an earlier publisher did not record when its keys came. Revocations
-// that this process remembers join a state that lacks them: another replica may
+// seedMemory fills the memory from the state or, if there is none, from the
+// public keys, whose age is then unknown. Revocations that this process
+// remembers are added to a state that lacks them, because another replica may
 // have written it from an older memory.
 func (p *planner) seedMemory(salvaged []keyMemory) {
 	p.memory = map[string]keyMemory{}
@@ -113,8 +113,8 @@ func (p *planner) seedMemory(salvaged []keyMemory) {
 	}
 }
 
-// remembered is the state in this process's memory, if what is public at the
-// target is nothing or ours.
+// remembered returns the state in this process's memory, unless the target now
+// holds documents that do not belong to it.
 func (p *planner) remembered() *state {
 	s := p.held.remembered
 	if s == nil || s.Issuer != p.plan.Issuer {
@@ -134,7 +134,7 @@ func (p *planner) remembered() *state {
 }
 
 // warnOfDrift reports what another writer did to the public keys: the repair
-// removes the traces.
+// removes every trace of it.
 func (p *planner) warnOfDrift() {
 	if p.known == nil {
 		return

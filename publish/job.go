@@ -21,7 +21,7 @@ type job struct {
 	policy    Policy
 	held      Held
 	TargetReport
-	// warnings are those of plans that were carried out in part: the next plan
+	// warnings come from plans that were only partly carried out: the next plan
 	// finds what the last one wrote, and no longer warns.
 	warnings []string
 }
@@ -34,7 +34,7 @@ func (j *job) plan(with fetched) {
 	j.Plan = NewPlan(j.held, with.Snapshot, j.policy, j.publisher.now())
 }
 
-// run carries out the plan, and plans again until no other writer comes between.
+// run carries out the plan, and plans again while other writers interfere.
 func (j *job) run(ctx context.Context, last fetched) {
 	defer func() { j.Plan.Warnings = append(j.warnings, j.Plan.Warnings...) }()
 	var err error
@@ -72,7 +72,7 @@ func (j *job) run(ctx context.Context, last fetched) {
 	j.Err = fmt.Errorf("gave up after %d conflicting writes: %w", maxRaces, err)
 }
 
-// keep takes down what the target holds now.
+// keep records what the target holds now.
 func (j *job) keep() {
 	now := Published{
 		Target: j.Target.Name, Document: j.Plan.Document, Keys: j.Plan.Keys, GraceEnds: j.Plan.GraceEnds,

@@ -8,8 +8,7 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// checkMaterial is the part of rule 1 that needs memory: a key ID never changes
-// its key.
+// checkMaterial refuses a key ID whose key has changed since it was first seen.
 func (p *planner) checkMaterial() {
 	for _, key := range p.fetched.Keys.Keys() {
 		seen, ok := p.memory[key.ID]
@@ -25,8 +24,8 @@ func (p *planner) checkMaterial() {
 	}
 }
 
-// liveKeys is rule 4: it moves every key along its life and returns those to be
-// public.
+// liveKeys moves every key through its life cycle (current, retired, dropped)
+// and returns the keys to publish.
 func (p *planner) liveKeys() []discovery.Key {
 	p.plan.GraceEnds = map[string]time.Time{}
 	live := p.currentKeys()
@@ -69,34 +68,36 @@ func (p *planner) currentKeys() []discovery.Key {
 	return live
 }
 
-// restampAfter is how old the stamp of a retired key may get while the key is
-// listed again. Its grace period is longer by as much.
-const restampAfter = 5 * time.Minute
+// renewRetiredAfter is the age at which the retirement time of a key that is listed
+// again is renewed. The grace period of the key is longer by this much.
+const renewRetiredAfter = 5 * time.Minute
 
-// relist keeps the stamp of a retired key that is listed again, and moves it
-// forward at most every restampAfter. Two API servers behind a balancer may
-// differ for long: if the one that lists the key deleted the stamp, each pass
-// would write, and no pass would be sure when the key was last listed.
+// relist keeps the retirement time of a key that is listed again, and moves it
+// forward at most once per renewRetiredAfter. Two API servers behind a load balancer
+// may disagree for a long time: if the retirement time were deleted whenever
+// the key is listed, each pass would write, and none would know when the key
+// was last listed.
 func (p *planner) relist(m *keyMemory) {
 	if m.Retired == nil {
 		return
 	}
-	p.lowerStamp(m)
-	if !m.Relisted || p.latest.Sub(*m.Retired) >= restampAfter {
+	p.lowerRetired(m)
+	if !m.Relisted || p.latest.Sub(*m.Retired) >= renewRetiredAfter {
 		m.Relisted, m.Retired = true, &p.latest
 	}
 }
 
-// lowerStamp corrects a stamp of a clock that was ahead: it would protect the
-// key for as long as that clock was wrong.
-func (p *planner) lowerStamp(m *keyMemory) {
+// lowerRetired corrects a retirement time that came from a clock that was ahead:
+// it would keep the key public for too long.
+func (p *planner) lowerRetired(m *keyMemory) {
 	if m.Retired.After(p.latest) {
 		m.Retired = &p.latest
 	}
 }
 
 // retiredKey returns a key that the cluster no longer lists, until its grace
-// period ends. That starts by the latest of all clocks and ends by the earliest.
+// period ends. The grace period starts by the latest of all clocks and ends by
+// the earliest.
 func (p *planner) retiredKey(id string) (discovery.Key, bool) {
 	m := p.memory[id]
 	if m.JWK == "" || p.revoked(id, m) {
@@ -106,12 +107,12 @@ func (p *planner) retiredKey(id string) (discovery.Key, bool) {
 		m.Retired = &p.latest
 		p.plan.retires = true
 	}
-	p.lowerStamp(&m)
+	p.lowerRetired(&m)
 	ends := m.Retired.Add(p.policy.Grace)
 	switch {
 	case !m.Relisted:
-	case p.latest.Sub(*m.Retired) < restampAfter:
-		ends = ends.Add(restampAfter) // another writer may still list it
+	case p.latest.Sub(*m.Retired) < renewRetiredAfter:
+		ends = ends.Add(renewRetiredAfter) // another writer may still list it
 	default:
 		m.Relisted, m.Retired = false, &p.latest // no other writer does, or none ran
 		ends = m.Retired.Add(p.policy.Grace)
@@ -151,17 +152,17 @@ func (p *planner) forgetRevoked() {
 	}
 }
 
-// checkSet is the rest of rule 1.
+// checkSet refuses an empty set, and one with too many keys.
 func (p *planner) checkSet(live []discovery.Key) {
 	if len(live) == 0 {
 		p.refuse("no key would be left: an empty key set cuts off every relying party")
 	}
 	if len(live) > discovery.MaxKeys {
-		p.refuse("%d keys would be public, and relying parties take at most %d: shorten --grace or --revoke retired keys", len(live), discovery.MaxKeys)
+		p.refuse("%d keys would be public, and relying parties accept at most %d: shorten --grace or --revoke retired keys", len(live), discovery.MaxKeys)
 	}
 }
 
-// checkCanary is rule 10: what the API server signs with must be public.
+// checkCanary requires that the key that the API server signs with is public.
 func (p *planner) checkCanary(live []discovery.Key) {
 	canary := p.fetched.Canary
 	if canary == nil {

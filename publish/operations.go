@@ -59,8 +59,7 @@ func (j *job) confirmState(ctx context.Context) error {
 // probePoll is the time between two reads of another replica's open probe.
 const probePoll = time.Second
 
-// waitsForProbe reports whether another replica probes the store and may still
-// be at it.
+// waitsForProbe reports whether another replica is probing the store.
 func (j *job) waitsForProbe() bool {
 	return j.publisher.Replicated && j.Plan.openProbe != "" && !j.publisher.memory.knowsProbe(j.Target.Name, j.Plan.openProbe)
 }
@@ -112,9 +111,9 @@ func (p *Publisher) get(ctx context.Context, backend Backend, name string) (Obje
 	return backend.Get(ctx, name)
 }
 
-// put writes, and after an error reads back whether the object was written all
-// the same: a lost acknowledgement looks like a lost race on S3 and like a
-// broken connection on Cloud Storage (rule 9).
+// put writes, and after an error reads back whether the object was written
+// nevertheless: a lost acknowledgement looks like a lost race on S3 and like a
+// broken connection on Cloud Storage.
 func (p *Publisher) put(ctx context.Context, backend Backend, write Write) error {
 	err := p.tryPut(ctx, backend, write)
 	if err == nil {
@@ -160,7 +159,7 @@ func (j *job) probe(ctx context.Context) error {
 		return err
 	}
 	for _, unmet := range []Precondition{IfAbsent(), IfVersion(stale)} {
-		err := p.putUnmet(ctx, backend, Write{s.object(), unmet})
+		err := p.putUnmetCondition(ctx, backend, Write{s.object(), unmet})
 		if err == nil {
 			return fmt.Errorf("%w: two publishers would overwrite each other's keys, so nothing was published. Use a store with conditional writes", ErrUnconditional)
 		}
@@ -172,10 +171,10 @@ func (j *job) probe(ctx context.Context) error {
 	return p.put(ctx, backend, Write{s.object(), IfVersion(open)})
 }
 
-// putUnmet attempts a write that must be refused. If no answer came and the store
+// putUnmetCondition attempts a write that must be refused. If no answer came and the store
 // still answers, it tries once more: what the store holds does not show whether
 // the write was refused.
-func (p *Publisher) putUnmet(ctx context.Context, backend Backend, write Write) error {
+func (p *Publisher) putUnmetCondition(ctx context.Context, backend Backend, write Write) error {
 	err := p.tryPut(ctx, backend, write)
 	if err == nil || errors.Is(err, ErrPrecondition) {
 		return err

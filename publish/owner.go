@@ -13,7 +13,7 @@ import (
 // ErrOwner is wrapped by the refusal to overwrite what another owner published.
 var ErrOwner = errors.New("target belongs to another cluster")
 
-// checkOwner is rule 5: no other cluster is overwritten.
+// checkOwner refuses to overwrite what another cluster published.
 func (p *planner) checkOwner() {
 	p.ours = p.sameOwner()
 	switch {
@@ -64,7 +64,7 @@ func (p *planner) sameOwner() bool {
 	}
 	byCA := slices.ContainsFunc(p.fetched.Cluster, p.known.hasName)
 	if byCA && then != "" {
-		p.warn("this cluster is recognised by its CA alone, without one known key: let this user get the namespace kube-system, so that its UID can be compared")
+		p.warn("this cluster is recognised only by its CA, since no key here is known: let this user get the namespace kube-system, so that its UID can be compared")
 	}
 	return byCA
 }
@@ -105,21 +105,22 @@ func (p *planner) checkHeldDocument() {
 	case p.publicDocument == nil:
 		p.refuse("%w: its %s was not written by this tool. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath)
 	case p.publicDocument.Issuer() != p.plan.Issuer:
-		p.refuse("%w: its %s is of the issuer %q. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath, p.publicDocument.Issuer())
+		p.refuse("%w: its %s names the issuer %q. If it is yours to replace, use --take-over", ErrOwner, discovery.ConfigurationPath, p.publicDocument.Issuer())
 	case p.held.State == nil:
 		p.warn("there is no %s beside the public documents, so its owner and its revocations are forgotten: repeat --revoke for every revoked key", StateName)
 	}
 }
 
-// inherit decides what a take-over keeps of the keys that were here. Those of
-// another issuer sign no token of this one, so they are dropped at once; those of
-// this issuer, such as a rebuilt cluster's, have their grace period.
+// inherit decides which keys of the former owner a take-over keeps. Keys of
+// another issuer sign no tokens of this one, so they are dropped at once. Keys
+// of this issuer, such as those of a cluster that was rebuilt, get their grace
+// period.
 func (p *planner) inherit() {
 	before := p.plan.Issuer
 	if p.known != nil {
 		before = p.known.Issuer
 	} else if p.held.Document != nil {
-		before = "" // of no issuer, if it can't be read
+		before = "" // its issuer is unknown if it can't be read
 		if p.publicDocument != nil {
 			before = p.publicDocument.Issuer()
 		}

@@ -45,7 +45,7 @@ func Described(o Object) Object {
 // that clouds accept for a service account token is 24 hours.
 const DefaultGrace = 24 * time.Hour
 
-// Policy is what the user decided.
+// Policy holds the choices of the user.
 type Policy struct {
 	// Issuer is the public issuer, or empty for the cluster's own.
 	Issuer discovery.Issuer
@@ -71,39 +71,39 @@ type Write struct {
 	Precondition Precondition
 }
 
-// KeyChanges are the key IDs that a plan is about, each list sorted.
+// KeyChanges lists key IDs by what happens to the keys. Each list is sorted.
 type KeyChanges struct {
-	// Published is the whole set that will be public.
+	// Published are all keys that will be public.
 	Published []string
-	// Added are not public yet.
+	// Added will become public.
 	Added []string
 	// Retired are no longer listed by the cluster and stay public until
 	// their grace ends.
 	Retired []string
-	// Dropped are public now and will not be any more.
+	// Dropped will no longer be public.
 	Dropped []string
 }
 
 // Plan is what one pass does to one target.
 type Plan struct {
 	Issuer discovery.Issuer
-	// Document and Keys are what is to be public.
+	// Document and Keys are the documents to publish.
 	Document discovery.Document
 	Keys     discovery.KeySet
-	// Writes are what must be written for it, in order: state, keys, document.
+	// Writes are the objects to write, in this order: state, keys, document.
 	Writes []Write
-	// Changes is what that means for each key.
+	// Changes is what happens to each key.
 	Changes KeyChanges
-	// GraceEnds is when each retired key will be dropped.
+	// GraceEnds has the time at which each retired key will be dropped.
 	GraceEnds map[string]time.Time
 	// Refusals are the rules that forbid this publication. A plan with
 	// refusals has no writes.
 	Refusals []error
-	// Warnings are for people and stop nothing.
+	// Warnings are messages for people. They prevent no write.
 	Warnings []string
-	// Unknown are keys to revoke that this target never had and the cluster
-	// does not list. A Publisher refuses those that no target had; the others
-	// will not be published here should they appear.
+	// Unknown are keys to revoke that this target never had and the cluster does
+	// not list. A Publisher refuses those that no target had; the others are
+	// never published here, even if they appear later.
 	Unknown []string
 
 	// unproved is set if the store must first prove that it honours
@@ -112,7 +112,7 @@ type Plan struct {
 	openProbe string
 	// retires is set if a key goes from current to retired or dropped.
 	retires bool
-	// state is what stateObject holds.
+	// state is the content of stateObject.
 	state       state
 	stateObject Object
 }
@@ -137,12 +137,13 @@ func (e *RefusedError) Error() string { return errors.Join(e.Reasons...).Error()
 func (e *RefusedError) Unwrap() []error { return append([]error{ErrRefused}, e.Reasons...) }
 
 // NewPlan compares what a target holds with what the cluster lists and decides,
-// by the rules of publication, what to write. It is pure: now is the only clock
-// beside the Date of the API servers in the snapshot.
+// by the rules of publication, what to write. It is pure: its only clocks are
+// now and the Date of the API servers in the snapshot.
 //
-// Grace periods protect tokens that the API servers stamped. One starts by the
-// latest of all their clocks and this machine's, and ends by the earliest. A
-// stamp later than all of them is lowered when it is read.
+// Grace periods protect tokens whose times were set by the API servers. A grace
+// period starts by the latest of their clocks and this machine's, and ends by
+// the earliest. A retirement time later than all of them is lowered when it is
+// read.
 func NewPlan(held Held, fetched discovery.Snapshot, policy Policy, now time.Time) Plan {
 	now = now.UTC().Round(0)
 	p := planner{held: held, fetched: fetched, policy: policy, earliest: now, latest: now}
@@ -166,7 +167,8 @@ type planner struct {
 	held    Held
 	fetched discovery.Snapshot
 	policy  Policy
-	// earliest and latest are the present by the slowest and by the fastest clock.
+	// earliest and latest are the current time by the slowest and by the fastest
+	// clock.
 	earliest, latest time.Time
 
 	known          *state              // nil if the target has no state
@@ -185,7 +187,7 @@ func (p *planner) warn(format string, args ...any) {
 	p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(format, args...))
 }
 
-// checkIssuer is rule 2: the issuer is exact.
+// checkIssuer requires that the public issuer is exactly the cluster's own.
 func (p *planner) checkIssuer() {
 	own := p.fetched.Document.Issuer()
 	p.plan.Issuer = p.policy.Issuer
@@ -225,15 +227,15 @@ func (p *planner) readClocks() {
 		return
 	}
 	if local.Sub(earliest) > maxClockDifference {
-		p.warn("this machine's clock is ahead of the API server's by more than a minute: a retired key is dropped only when its grace period is over by both. Set the one that is wrong")
+		p.warn("this machine's clock is ahead of the API server's by more than a minute: a retired key is dropped only when its grace period is over by both clocks. Set the one that is wrong")
 	}
 	if latest.Sub(local) > maxClockDifference {
-		p.warn("this machine's clock is behind the API server's by more than a minute: the grace period of a key that is retired now starts by the API server's. Set the one that is wrong")
+		p.warn("this machine's clock is behind the API server's by more than a minute: the grace period of a key that is retired now starts by the API server's clock. Set the one that is wrong")
 	}
 }
 
 // write turns the decision into objects and, where they differ from what is
-// held, into writes: rules 3 and 6.
+// held, into writes.
 func (p *planner) write(live []discovery.Key) {
 	set := p.fetched.Keys.WithKeys(live)
 	document := p.fetched.Document.WithJWKSURI(p.plan.Issuer.JWKSURI()).WithAlgorithms(algorithms(live))
@@ -253,9 +255,9 @@ func (p *planner) write(live []discovery.Key) {
 	p.step(Object{Name: discovery.ConfigurationPath, Body: document.Bytes(), ContentType: documentContentType, CacheControl: documentCacheControl}, p.held.Document)
 }
 
-// algorithms are those that the document must list for the keys: relying
-// parties refuse tokens of an algorithm that is not listed, and a retired key may
-// have another than the cluster's present ones.
+// algorithms returns the algorithms that the document must list for the keys:
+// relying parties refuse a token whose algorithm is not listed, and a retired
+// key may have another algorithm than the current keys.
 func algorithms(keys []discovery.Key) []string {
 	var algorithms []string
 	for _, key := range keys {

@@ -19,27 +19,27 @@ const (
 	longestProofPause = 5 * time.Second
 )
 
-// Proof is the result of reading the public issuer back, anonymously (rule 8).
+// Proof is the result of reading the public issuer back, anonymously.
 type Proof struct {
 	// Read is set if the issuer was read.
 	Read bool
-	// FreshIn is how long a cache may still hand out an older copy; 0 if
-	// what was published is what is read.
+	// FreshIn is how long a cache may still serve an older copy; 0 if the
+	// published documents were read.
 	FreshIn time.Duration
-	// Err is why the issuer does not answer with what was published: an error of
-	// verify.Published.
+	// Err is the reason why the issuer does not serve the published documents:
+	// an error of verify.Published.
 	Err error
-	// Expected is set where the answer has to be right: something other than
-	// a local directory was published to.
+	// Expected is set if the issuer has to serve the published documents: at
+	// least one target is not a local directory.
 	Expected bool
 }
 
-// Failed reports whether publication can't count as done.
+// Failed reports whether the issuer fails to serve what it has to.
 func (p Proof) Failed() bool { return p.Expected && p.Err != nil }
 
 // prove reads the public issuer and compares it with what the targets hold now.
-// What was just written may take a while to be public, so it is read again until
-// the pass runs out of time.
+// New documents may take a while to become public, so it reads again until the
+// pass runs out of time.
 func (p *Publisher) prove(ctx context.Context, report Report) Proof {
 	done := done(report.Targets)
 	if p.NoVerify || p.DryRun || len(done) == 0 {
@@ -56,7 +56,7 @@ func (p *Publisher) prove(ctx context.Context, report Report) Proof {
 			break
 		}
 		if wait == firstProofPause {
-			p.log().InfoContext(ctx, "published; the issuer does not answer with it yet and is asked again", "error", proof.Err)
+			p.log().InfoContext(ctx, "published; the issuer does not serve it yet, retrying", "error", proof.Err)
 		}
 		if !retry.Sleep(ctx, wait) {
 			break
@@ -97,7 +97,7 @@ func (p *Publisher) compare(ctx context.Context, issuer discovery.Issuer, docume
 }
 
 // overtaken returns what the target holds now if another publisher has added to
-// it since: that has to be public then.
+// it since: then that has to be public.
 func (p *Publisher) overtaken(ctx context.Context, t TargetReport) (Held, bool) {
 	held, err := p.read(ctx, t.Target.Backend)
 	if err != nil || held.Keys == nil || held.Document == nil {

@@ -9,20 +9,20 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// Published is what one target holds, by the last pass that found or made it so.
-// It is the only copy in the process of what is public, and a failed pass leaves
-// it as it was.
+// Published is what one target holds after the last pass that found it up to
+// date or wrote it. It is the only copy in the process of what is public, and a
+// failed pass does not change it.
 type Published struct {
 	// Target is the target's name.
 	Target   string
 	Document discovery.Document
 	Keys     discovery.KeySet
-	// GraceEnds is when each retired key will be dropped.
+	// GraceEnds has the time at which each retired key will be dropped.
 	GraceEnds map[string]time.Time
 	// Since is when the documents were last written, or first found.
 	Since time.Time
 
-	// state refills a target that lost its own.
+	// state restores a target that lost its state object.
 	state state
 }
 

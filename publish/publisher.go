@@ -31,8 +31,8 @@ type Target struct {
 	// it is served yet.
 	Local bool
 	// CheckIssuer returns an error for an issuer that is the URL of another
-	// bucket than this target; nil where any will do. One target of several
-	// has to be the issuer's own; the others are copies.
+	// bucket than this target; nil if the target fits every issuer. Of several
+	// targets only one has to be the issuer's own; the others are copies.
 	CheckIssuer func(discovery.Issuer) error
 }
 
@@ -41,8 +41,8 @@ type Target struct {
 var ErrUnconditional = errors.New("the store ignores the conditions of a write")
 
 const (
-	// operations is how many steps the deadline of a pass is divided into: one
-	// silent operation must leave time to report it.
+	// operations is the number of parts into which the deadline of a pass is
+	// divided, so that an operation that hangs leaves time to report it.
 	operations = 3
 	// freshness is how old a fetched snapshot may be once the targets were read.
 	// An older one is fetched again: another publisher may have published a key
@@ -53,8 +53,9 @@ const (
 // Publisher publishes a cluster's documents.
 type Publisher struct {
 	Source Source
-	// First is what was fetched already, to learn the targets from, if anything.
-	// The first pass uses it unless it is too old by then.
+	// First is a snapshot that was already fetched to find out the targets, if
+	// there was any need to. The first pass uses it unless it is too old by
+	// then.
 	First   discovery.Snapshot
 	Targets []Target
 	Policy  Policy
@@ -62,10 +63,10 @@ type Publisher struct {
 	Timeout time.Duration
 	// DryRun plans and writes nothing.
 	DryRun bool
-	// NoVerify leaves the public issuer unread after a pass.
+	// NoVerify skips reading the public issuer after a pass.
 	NoVerify bool
-	// Replicated is set if other replicas may run: a probe of the store that
-	// another one has begun is waited for.
+	// Replicated is set if other replicas may run. A pass then waits for a probe
+	// of the store that another replica has begun.
 	Replicated bool
 	// Client reads the public issuer back; nil is an anonymous one.
 	Client *http.Client
@@ -74,7 +75,7 @@ type Publisher struct {
 	Log *slog.Logger
 
 	memory targetMemory
-	// settled is set once a pass of any Run was complete and found no target of
+	// settled is set after the first complete pass that found no target of
 	// another cluster.
 	settled bool
 }
@@ -94,8 +95,8 @@ type Report struct {
 type TargetReport struct {
 	Target Target
 	Plan   Plan
-	// Published is what the target holds now or, after an error, by the last
-	// pass that had none; the zero value if there was no such pass.
+	// Published is what the target holds now. After an error it is the result of
+	// the last successful pass, or the zero value if there was none.
 	Published Published
 	// Written are the names of the objects written, in order.
 	Written []string
@@ -232,9 +233,10 @@ func (p *Publisher) plan(ctx context.Context, jobs []*job, last fetched, again b
 }
 
 // fetchMore fetches once more and adds the keys of both fetches together. A key
-// is retired only by a fetch that came after the target was read, else it may be
-// a new one that another publisher was faster with; and an API server that lists
-// it must not hide the keys of the one that was asked before.
+// may be retired only if a fetch that began after the target was read does not
+// list it: otherwise it may be a new key that another publisher was faster to
+// publish. Both fetches count, because they may have reached different API
+// servers.
 func (p *Publisher) fetchMore(ctx context.Context, last fetched) (fetched, error) {
 	next, err := p.fetchAgain(ctx, last)
 	if err != nil {
@@ -278,14 +280,14 @@ func (p *Publisher) checkRevoke(jobs []*job) {
 	if len(unknown) == 0 {
 		return
 	}
-	err := fmt.Errorf("can't revoke what neither a target nor the cluster knows: %s", strings.Join(unknown, ", "))
+	err := fmt.Errorf("can't revoke keys that neither a target nor the cluster knows: %s", strings.Join(unknown, ", "))
 	for _, j := range jobs {
 		j.Err = &RefusedError{Reasons: []error{err}}
 	}
 }
 
-// Fetch asks the source once. Documents that must not be published (rule 1) are
-// a *RefusedError; any other error means that the fetch failed.
+// Fetch asks the source once. Documents that must not be published are a
+// *RefusedError; any other error means that the fetch failed.
 func Fetch(ctx context.Context, source Source) (discovery.Snapshot, error) {
 	began := time.Now()
 	snapshot, err := source.Fetch(ctx)

@@ -12,18 +12,20 @@ import (
 const (
 	// firstRetry is the wait after a failed pass; it doubles up to shortRetry.
 	// After failingLong without success the wait is the interval, but at most
-	// longRetry: what is down that long is not just restarting, and an interval
-	// of an hour is too long to wait.
+	// longRetry: an outage that long is not just a restart, and an interval of
+	// an hour is too long to wait.
 	firstRetry  = 250 * time.Millisecond
 	shortRetry  = time.Second
 	failingLong = time.Minute
 	longRetry   = time.Minute
-	// shortestRest lies between two passes, however often the loop is nudged.
+	// shortestRest is the shortest time between two passes, however often the
+	// loop is nudged.
 	shortestRest = 200 * time.Millisecond
-	// stopTimeout is what a write in progress may still take at the end.
+	// stopTimeout is how long a write in progress may take after the context
+	// ended.
 	stopTimeout = 10 * time.Second
-	// For nudgedFor after a nudge it polls every nudgedPoll: a server that closed
-	// its connections comes back with other keys.
+	// For nudgedFor after a nudge it polls every nudgedPoll: a server that
+	// closed its connections may come back with other keys.
 	nudgedFor  = 20 * time.Second
 	nudgedPoll = time.Second
 	// shortestPoll bounds how often the announcements of an external signer make
@@ -53,15 +55,16 @@ func (p Pass) Failed() bool {
 }
 
 // Run publishes at each interval, jittered by a tenth, until ctx ends, and at
-// once and more often for a while after a nudge; it calls done after every pass.
-// A failed pass is retried, soon at first and then at the interval: what is
-// public stays public meanwhile. Run returns nil when ctx ends. It returns an
-// error that wraps ErrOwner if the first complete pass of all its runs finds a
-// target that belongs to another cluster; later ones don't end it, since a
-// target that was this cluster's may be handed back. TakeOver holds until a pass
-// is complete: two publishers must not take over from each other without end.
+// once and more often for a while after a nudge; it calls done after every
+// pass. A failed pass is retried, soon at first and then at the interval: until
+// then the public documents do not change. Run returns nil when ctx ends. It
+// returns an error that wraps ErrOwner if the first complete pass of all its
+// runs finds a target that belongs to another cluster; later ones don't end it,
+// since the other cluster may give the target back. TakeOver applies until one
+// pass is complete, so that two publishers do not keep taking over from each
+// other.
 func (p *Publisher) Run(ctx context.Context, interval time.Duration, nudge <-chan struct{}, done func(Pass)) error {
-	var failing time.Time // since when
+	var failing time.Time // when the failures began
 	backoff := firstRetry
 	var nudged time.Time
 	for ctx.Err() == nil {

@@ -13,9 +13,10 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// StateName is the object, beside the documents, that remembers across runs
-// who publishes here and how each key lives. It may be as public as the
-// documents: it names the cluster's UID and CA and key IDs, and holds no secret.
+// StateName is the object beside the documents that records, across runs, the
+// owner of the target and the life cycle of each key. It may be as public as
+// the documents: it names the cluster's UID and CA and key IDs, and holds no
+// secret.
 const StateName = ".oidc-publisher.json"
 
 const (
@@ -43,8 +44,9 @@ type state struct {
 	others map[string]json.RawMessage
 }
 
-// keyMemory is the life of one key. A key is current, then retired, then
-// dropped; a revoked key is not public however often the cluster lists it.
+// keyMemory is the recorded life cycle of one key. A key is current, then
+// retired, then dropped; a revoked key is not public however often the cluster
+// lists it.
 type keyMemory struct {
 	KeyID      string     `json:"kid"`
 	Thumbprint string     `json:"thumbprint"`
@@ -65,7 +67,8 @@ type keyMemory struct {
 	others map[string]json.RawMessage
 }
 
-// newerStateError is a state that only a newer program understands.
+// newerStateError means that only a newer version of this program understands
+// the state.
 type newerStateError struct{ version int }
 
 func (e *newerStateError) Error() string {
@@ -154,7 +157,7 @@ func (s state) revoked() []string {
 	return ids
 }
 
-// remember is a key that is seen for the first time.
+// remember returns the record of a key that is seen for the first time.
 func remember(key discovery.Key, now time.Time) keyMemory {
 	return keyMemory{KeyID: key.ID, Thumbprint: key.Thumbprint, FirstSeen: now, JWK: string(key.Bytes()), key: key}
 }
@@ -185,8 +188,8 @@ func (k keyMemory) droppedAt() int64 {
 	return k.Dropped.Unix()
 }
 
-// mergeCluster adds what is now known of the cluster to what was known. A CA
-// may be replaced, and the UID is readable to some users only.
+// mergeCluster adds the names of the cluster that are known now to those known
+// before. A CA may be replaced, and the UID is readable to some users only.
 func mergeCluster(known, seen []string) []string {
 	kind := func(name string) string { before, _, _ := strings.Cut(name, ":"); return before }
 	merged := slices.Clone(seen)
@@ -241,7 +244,7 @@ func unmarshalKnown(data []byte, known any) (others map[string]json.RawMessage, 
 	return others, nil
 }
 
-// marshalWith is the JSON of a struct with other members after its own.
+// marshalWith returns the JSON of a struct, followed by other members.
 func marshalWith(known any, others map[string]json.RawMessage) ([]byte, error) {
 	data, err := json.Marshal(known)
 	if err != nil || len(others) == 0 {

@@ -89,7 +89,7 @@ func printReport(w io.Writer, report publish.Report, dryRun bool) error {
 		printKeys(&out, t.Plan)
 	}
 	if report.Proof.Read && report.Proof.Err == nil && report.Proof.FreshIn == 0 {
-		fmt.Fprintf(&out, "the public issuer answers with these documents\n")
+		fmt.Fprintf(&out, "the public issuer serves these documents\n")
 	}
 	_, err := io.WriteString(w, out.String())
 	return err
@@ -143,7 +143,7 @@ func outcome(stderr io.Writer, report publish.Report) error {
 	case refused > 0:
 		return &cli.ExitError{Code: cli.ExitRefused}
 	case report.Proof.Failed():
-		return fmt.Errorf("published, but the public issuer does not answer with it: %w", report.Proof.Err)
+		return fmt.Errorf("published, but the public issuer does not serve it: %w", report.Proof.Err)
 	}
 	return nil
 }
@@ -170,9 +170,9 @@ func warnings(report publish.Report) []string {
 	}
 	switch proof := report.Proof; {
 	case proof.FreshIn > 0:
-		add(fmt.Sprintf("a cache in front of the issuer still answers with an older copy, for at most %v", proof.FreshIn.Round(time.Second)))
+		add(fmt.Sprintf("a cache in front of the issuer still serves an older copy, for at most %v", proof.FreshIn.Round(time.Second)))
 	case proof.Err != nil && !proof.Expected:
-		add(fmt.Sprintf("the issuer does not answer with these documents yet: %v", proof.Err))
+		add(fmt.Sprintf("the issuer does not serve these documents yet: %v", proof.Err))
 	}
 	return all
 }

@@ -160,7 +160,7 @@ type DifferentError struct {
 }
 
 func (e *DifferentError) Error() string {
-	return fmt.Sprintf("%s answers with other content than was published: check that the issuer leads to this target, and that only this program writes there", clip(e.URL))
+	return fmt.Sprintf("%s serves other content than was published: check that the issuer leads to this target, and that only this program writes there", clip(e.URL))
 }
 
 // Temporary is true while a cache can be the reason.

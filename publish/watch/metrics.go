@@ -58,7 +58,7 @@ func newMetrics(registry prometheus.Registerer, publisher *publish.Publisher) *m
 	}
 	registry.MustRegister(m.attempt, m.success, m.unpublished, m.rotations, m.toPublic,
 		m.fetches, m.writes, m.checks, m.certificate, m.repairs, newKeyCollector(publisher.Published))
-	// What alerts use exists from the start.
+	// Alerts need these series from the start.
 	for _, target := range publisher.Targets {
 		m.attempt.WithLabelValues(target.Name)
 		m.success.WithLabelValues(target.Name)

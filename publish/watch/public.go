@@ -21,11 +21,12 @@ import (
 const (
 	// settle is how long the check after a change waits for stores and caches.
 	settle = 5 * time.Second
-	// expiryNotice is how long before its end a certificate is reported.
+	// expiryNotice is how long before its expiry a certificate is reported.
 	expiryNotice = 14 * 24 * time.Hour
 )
 
-// public is what the public check needs beside publish.Publisher.Published.
+// public is the state of the public check, in addition to
+// publish.Publisher.Published.
 type public struct {
 	// changed asks for a check after a change.
 	changed service.Nudge
@@ -36,7 +37,7 @@ type public struct {
 	canary *discovery.Canary
 }
 
-// observe takes in a pass that reached the cluster.
+// observe records a pass that reached the cluster.
 func (p *public) observe(pass publish.Pass) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -52,7 +53,8 @@ func (p *public) observe(pass publish.Pass) {
 }
 
 // expected returns the different contents of the targets: the issuer leads to
-// one of them, and mostly they are equal. It also returns when they last changed.
+// one of them, and usually they are equal. It also returns when they last
+// changed.
 func (w *Watcher) expected() (copies []publish.Published, since time.Time) {
 	for _, p := range w.Publisher.Published() {
 		if !slices.ContainsFunc(copies, p.SameDocuments) {
@@ -79,7 +81,7 @@ func (w *Watcher) watchPublic(ctx context.Context) {
 }
 
 // checkPublic reports what is wrong with what relying parties find. It reports
-// nothing while a cache may rightly return what was published before, nor if
+// nothing while a cache may still return the previous documents, nor if
 // something was written during the check.
 func (w *Watcher) checkPublic(ctx context.Context) {
 	copies, since := w.expected()
@@ -103,7 +105,8 @@ func (w *Watcher) checkPublic(ctx context.Context) {
 	w.failures.Report("public certificate check", certificateFailure(report))
 }
 
-// verify makes every check of package verify, against the copy that fits best.
+// verify makes every check of package verify, against the copy that matches
+// best.
 func (w *Watcher) verify(ctx context.Context, copies []publish.Published) (report verify.Report, err error) {
 	w.public.mu.Lock()
 	canary := w.public.canary
@@ -131,7 +134,8 @@ func (w *Watcher) notYetFresh(ctx context.Context, copies []publish.Published, s
 	})
 }
 
-// statusOf is the verdict as a label: what verify only warns of may be a failure here.
+// statusOf returns the verdict as a label. Some warnings of verify are failures
+// here.
 func statusOf(report verify.Report, failure error) verify.Status {
 	switch {
 	case failure == nil:
@@ -143,8 +147,8 @@ func statusOf(report verify.Report, failure error) verify.Status {
 	}
 }
 
-// verdict returns what is wrong. A key that this program did not publish is an
-// error here, although for verify it may be a retired one.
+// verdict returns the failed checks as an error. A key that this program did
+// not publish is an error here, although for verify it may be a retired one.
 func verdict(report verify.Report) error {
 	var failures []string
 	for _, check := range report.Checks {

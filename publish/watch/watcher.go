@@ -15,31 +15,35 @@ import (
 	"oidc-publisher/publish"
 )
 
-// Config is what to watch, and how. Nudge, Transport and Follower are optional.
+// Config is the configuration of a Watcher. Nudge, Transport and Follower are
+// optional.
 type Config struct {
-	// Publisher's proof is left to the watcher, which sets NoVerify.
+	// Publisher makes the passes. The watcher sets its NoVerify and checks the
+	// public issuer itself.
 	Publisher *publish.Publisher
 	// Interval is the time between two passes, VerifyInterval between two checks
-	// of the public issuer; 0 for none.
+	// of the public issuer; 0 disables the checks.
 	Interval, VerifyInterval time.Duration
 	// Nudge starts a pass at once.
 	Nudge <-chan struct{}
 	// Transport reads the public issuer; nil is an anonymous one.
 	Transport http.RoundTripper
-	// Follower hears what a person at a terminal waits for; nil for none.
+	// Follower, if not nil, receives the progress that a person at a terminal
+	// waits for.
 	Follower Follower
 	Log      *slog.Logger
 }
 
-// Follower gets the progress of one target, each step in place of a line in the
-// log.
+// Follower receives the progress of one target. Each call replaces a line in
+// the log.
 type Follower interface {
-	// Waiting says why the cluster can't be read while it never could be, or
-	// why what it says can't be published; again only when the reason changes.
+	// Waiting is called with the reason why the cluster could not be read yet,
+	// or why its documents can't be published. It is called again when the
+	// reason changes.
 	Waiting(reason error)
-	// Found is what the cluster said when it could be read for the first time.
+	// Found is called with the first snapshot of the cluster.
 	Found(cluster discovery.Snapshot)
-	// Published is called after each pass that found or made a target so.
+	// Published is called after each pass that succeeded for the target.
 	Published(now publish.Published)
 }
 
@@ -55,8 +59,8 @@ type Watcher struct {
 	found bool
 }
 
-// slack covers the longest wait between two passes but the interval (an API
-// server's Retry-After), and then some.
+// slack is more than the longest wait between two passes apart from the
+// interval (an API server's Retry-After).
 const slack = 3 * time.Minute
 
 // New makes a watcher and registers its metrics.
@@ -72,7 +76,7 @@ func New(c Config, registry prometheus.Registerer) *Watcher {
 }
 
 // Handler serves /livez, /readyz and, from the given handler, /metrics. It is
-// ready once it has published, or stands by to.
+// ready after its first complete pass.
 func (w *Watcher) Handler(metrics http.Handler) http.Handler { return w.health.Handler(metrics) }
 
 // Run watches until ctx ends and then returns nil, once the write in progress is
@@ -91,8 +95,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	return w.Publisher.Run(ctx, w.Interval, w.Nudge, w.observe)
 }
 
-// observe takes in a pass: one line in the log where the world changed, and
-// none where it did not.
+// observe records a pass. It logs one line for each change and nothing if there
+// was none.
 func (w *Watcher) observe(pass publish.Pass) {
 	w.metrics.observe(pass)
 	w.health.Passed(!pass.Failed())
