@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // view is what one API server answers. The source keeps it until the next
@@ -35,8 +34,15 @@ func allowDiscovery(subject string) string {
 // are read: the other way round, a server that restarts in between with a new
 // key would seem not to publish it.
 func (s *Source) fetchFrom(ctx context.Context, from server) (v view, err error) {
-	v = s.lastView(from.Address())
-	defer func() { s.keepView(v) }()
+	s.mu.Lock()
+	v = s.views[from.Address()]
+	s.mu.Unlock()
+	v.address = from.Address()
+	defer func() {
+		s.mu.Lock()
+		s.views[v.address] = v
+		s.mu.Unlock()
+	}()
 	if err := v.readDocument(ctx, from); err != nil {
 		return v, err
 	}
@@ -52,21 +58,6 @@ func (s *Source) fetchFrom(ctx context.Context, from server) (v view, err error)
 	}
 	_, err = v.readKeys(ctx, from, s.now())
 	return v, err
-}
-
-func (s *Source) lastView(address string) view {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if v, ok := s.views[address]; ok {
-		return v
-	}
-	return view{address: address}
-}
-
-func (s *Source) keepView(v view) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.views[v.address] = v
 }
 
 func (v *view) readDocument(ctx context.Context, from server) error {
@@ -90,7 +81,7 @@ func (v *view) readKeys(ctx context.Context, from server, now time.Time) (change
 	if err != nil {
 		return false, err
 	}
-	v.maxAge, v.date = maxAge(a.header.Get("Cache-Control")), a.date()
+	v.maxAge, v.date = httpx.FreshnessOf(a.header).Lifetime, a.date()
 	if bytes.Equal(a.body, v.keysBody) {
 		return false, nil
 	}
@@ -105,46 +96,24 @@ func (v *view) readKeys(ctx context.Context, from server, now time.Time) (change
 	return changed, nil
 }
 
-func (v view) warnings() []string {
-	var warnings []string
-	if v.canary.warning != "" {
-		warnings = append(warnings, v.canary.warning)
-	}
-	for _, fault := range v.keys.LeftOut() {
-		warnings = append(warnings, fmt.Sprintf("API server %s: %v", v.address, fault))
-	}
-	return warnings
-}
-
-// maxAge reads the directive of RFC 9111 section 5.2.2.1, 0 if there is none.
-func maxAge(cacheControl string) time.Duration {
-	const longest = 365 * 24 * time.Hour
-	for directive := range strings.SplitSeq(cacheControl, ",") {
-		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
-		if !strings.EqualFold(name, "max-age") {
-			continue
-		}
-		seconds, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 32)
-		if err != nil {
-			return 0
-		}
-		return min(time.Duration(seconds)*time.Second, longest)
-	}
-	return 0
-}
-
 // merge makes one snapshot of the servers' answers. Except for the canary it does
 // not depend on their order.
 func merge(views []view) (discovery.Snapshot, error) {
-	if err := sameIssuer(views); err != nil {
-		return discovery.Snapshot{}, err
-	}
 	first := views[0]
 	snapshot := discovery.Snapshot{Document: first.document, Keys: first.keys, MaxAge: first.maxAge}
 	sets := make([]discovery.KeySet, len(views))
 	for i, v := range views {
+		if v.document.Issuer() != first.document.Issuer() {
+			return discovery.Snapshot{}, fmt.Errorf("API servers have different issuers: %s has %q, %s has %q: give all of them the same first --service-account-issuer",
+				first.address, first.document.Issuer(), v.address, v.document.Issuer())
+		}
 		sets[i] = v.keys
-		snapshot.Warnings = append(snapshot.Warnings, v.warnings()...)
+		if v.canary.warning != "" {
+			snapshot.Warnings = append(snapshot.Warnings, v.canary.warning)
+		}
+		for _, fault := range v.keys.LeftOut() {
+			snapshot.Warnings = append(snapshot.Warnings, fmt.Sprintf("API server %s: %v", v.address, fault))
+		}
 		if snapshot.MaxAge == 0 || v.maxAge > 0 && v.maxAge < snapshot.MaxAge {
 			snapshot.MaxAge = v.maxAge
 		}
@@ -169,16 +138,6 @@ func merge(views []view) (discovery.Snapshot, error) {
 	return snapshot, nil
 }
 
-func sameIssuer(views []view) error {
-	for _, v := range views[1:] {
-		if v.document.Issuer() != views[0].document.Issuer() {
-			return fmt.Errorf("API servers have different issuers: %s has %q, %s has %q: give all of them the same first --service-account-issuer",
-				views[0].address, views[0].document.Issuer(), v.address, v.document.Issuer())
-		}
-	}
-	return nil
-}
-
 // betterDocument prefers the document that lists more algorithms: relying
 // parties refuse a token whose algorithm is not listed, and while an EC key
 // replaces an RSA key each server lists only its own.
@@ -200,7 +159,7 @@ func disagreements(views []view, union discovery.KeySet) []string {
 		}
 		if len(missing) > 0 {
 			warnings = append(warnings, fmt.Sprintf("API server %s does not publish %s, which others do: a rotation is under way, "+
-				"or the servers' --service-account-key-file flags differ", v.address, quoteAll(missing)))
+				"or the servers' --service-account-key-file flags differ", v.address, httpx.Quote(missing)))
 		}
 	}
 	return warnings

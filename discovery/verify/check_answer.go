@@ -73,15 +73,15 @@ func (f fetched) reachable() Check {
 	u := f.unreachable()
 	switch {
 	case u == nil:
-		return pass("%s", clip(f.plain.url))
+		return pass("%s", httpx.Clip(f.plain.url))
 	case u.Failure.TLS():
-		return pass("%s, as far as TLS", clip(u.URL))
+		return pass("%s, as far as TLS", httpx.Clip(u.URL))
 	}
 	cause, cure := u.explain()
 	if f.led && (u.Failure == httpx.NoSuchHost || u.Failure == httpx.Refused) {
-		return fail(clip(u.URL), "jwks_uri leads nowhere: "+cause, cure)
+		return fail(httpx.Clip(u.URL), "jwks_uri leads nowhere: "+cause, cure)
 	}
-	return unchecked(clip(u.URL), cause, cure)
+	return unchecked(httpx.Clip(u.URL), cause, cure)
 }
 
 func (f fetched) certificate() Check {
@@ -134,7 +134,7 @@ func describe(c *x509.Certificate) string {
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())
 	}
-	return fmt.Sprintf("certificate for %s by %q, valid %s to %s", quoted(names), clip(c.Issuer.String()),
+	return fmt.Sprintf("certificate for %s by %q, valid %s to %s", httpx.Quote(names), httpx.Clip(c.Issuer.String()),
 		c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly))
 }
 
@@ -155,7 +155,7 @@ func (f fetched) status() Check {
 		return blocked("a redirect")
 	case f.plain.status != http.StatusOK:
 		cause, cure := badStatus(f.plain.status, hostOf(f.plain.url))
-		return fail(fmt.Sprintf("%s answers %d", clip(f.plain.url), f.plain.status), cause, cure)
+		return fail(fmt.Sprintf("%s answers %d", httpx.Clip(f.plain.url), f.plain.status), cause, cure)
 	default:
 		return pass("200 to an anonymous GET")
 	}
@@ -174,7 +174,7 @@ func (f fetched) size() Check {
 
 func (f fetched) contentType(want []string) Check {
 	header := f.plain.header.Get("Content-Type")
-	evidence := fmt.Sprintf("%q", clip(header))
+	evidence := fmt.Sprintf("%q", httpx.Clip(header))
 	got, _, err := mime.ParseMediaType(header)
 	cure := fmt.Sprintf("serve it as %s: set it on the object, or in the web server for files without an extension", want[0])
 	switch {
@@ -207,34 +207,34 @@ func (f fetched) answerTime() Check {
 // cacheLifetime: an object in GCS without Cache-Control is public for an hour
 // after it was replaced (Google Cloud Storage, built-in caching).
 func (f fetched) cacheLifetime() Check {
-	life := freshnessOf(f.plain.header)
+	life := httpx.FreshnessOf(f.plain.header)
 	evidence := cacheEvidence(f.plain.header, life)
 	const cure = "publish with a short Cache-Control (public, max-age=60); a copy that is cached already keeps its old lifetime"
 	switch {
-	case !life.known:
+	case !life.Known:
 		return warn(evidence, "the answer has no max-age: every cache decides for itself, and GCS adds one hour, for which a new key stays hidden", cure)
-	case life.lifetime > lifetimeLimit:
-		return warn(evidence, fmt.Sprintf("a new key may stay hidden for %v, and no token may be signed with it until then", life.lifetime), cure)
-	case life.age > life.lifetime:
+	case life.Lifetime > lifetimeLimit:
+		return warn(evidence, fmt.Sprintf("a new key may stay hidden for %v, and no token may be signed with it until then", life.Lifetime), cure)
+	case life.Age > life.Lifetime:
 		return warn(evidence, "a cache serves a copy that is older than its lifetime", "find the cache on the way and make it obey Cache-Control")
 	default:
 		return pass("%s", evidence)
 	}
 }
 
-func cacheEvidence(h http.Header, f freshness) string {
-	if !f.known {
+func cacheEvidence(h http.Header, f httpx.Freshness) string {
+	if !f.Known {
 		return "no max-age"
 	}
-	evidence := f.lifetime.String()
+	evidence := f.Lifetime.String()
 	if h.Get("Age") != "" {
-		evidence += fmt.Sprintf(", in a cache for %v", f.age)
+		evidence += fmt.Sprintf(", in a cache for %v", f.Age)
 	}
 	return evidence
 }
 
 func (f fetched) cachedCopy() Check {
-	life := freshnessOf(f.plain.header)
+	life := httpx.FreshnessOf(f.plain.header)
 	switch {
 	case f.freshErr != nil && !errors.Is(f.freshErr, httpx.ErrTooLarge):
 		return unchecked("a second request got no answer", "the connection failed between two requests", "run it again")
@@ -245,8 +245,8 @@ func (f fetched) cachedCopy() Check {
 		cause, cure := badStatus(f.fresh.status, hostOf(f.fresh.url))
 		return fail(fmt.Sprintf("200 from a cache, %d past it", f.fresh.status), "only a cached copy is still public: "+cause, cure)
 	case f.freshErr != nil || !bytes.Equal(f.plain.body, f.fresh.body):
-		return warn(fmt.Sprintf("two different copies, the cached one is %v old", life.age),
-			fmt.Sprintf("a cache still serves an older copy, for up to %v", life.remaining()), "wait for that long before anything depends on the new copy, then verify again")
+		return warn(fmt.Sprintf("two different copies, the cached one is %v old", life.Age),
+			fmt.Sprintf("a cache still serves an older copy, for up to %v", life.Remaining()), "wait for that long before anything depends on the new copy, then verify again")
 	default:
 		return pass("the same %d bytes", len(f.plain.body))
 	}

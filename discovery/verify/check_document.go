@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"oidc-publisher/internal/httpx"
 )
 
 func (v view) documentChecks() []Check {
@@ -28,10 +30,10 @@ func (v view) documentSyntax() Check {
 func (v view) documentIssuer() Check {
 	got, want := string(v.parsed.Issuer()), string(v.issuer)
 	if got == want {
-		return pass("%q", clip(got))
+		return pass("%q", httpx.Clip(got))
 	}
-	return fail(fmt.Sprintf("issuer %q, in the document %q", clip(want), clip(got)), differenceOf(got, want),
-		fmt.Sprintf("relying parties accept this cluster's tokens only with the issuer %q, byte for byte: verify and register that, or change kube-apiserver --service-account-issuer and publish again", clip(got)))
+	return fail(fmt.Sprintf("issuer %q, in the document %q", httpx.Clip(want), httpx.Clip(got)), differenceOf(got, want),
+		fmt.Sprintf("relying parties accept this cluster's tokens only with the issuer %q, byte for byte: verify and register that, or change kube-apiserver --service-account-issuer and publish again", httpx.Clip(got)))
 }
 
 // differenceOf names the differences that are easy to overlook.
@@ -63,7 +65,7 @@ func (v view) documentMembers() Check {
 		}
 	}
 	if len(missing) > 0 {
-		return warn("missing, empty or not a list: "+quoted(missing), "strict relying parties refuse a document without them",
+		return warn("missing, empty or not a list: "+httpx.Quote(missing), "strict relying parties refuse a document without them",
 			"publish the document as kube-apiserver writes it; only jwks_uri has to be changed")
 	}
 	return pass("has all required lists")
@@ -75,9 +77,9 @@ func (v view) jwksURIOrigin() Check {
 	}
 	from, to := originOf(string(v.issuer)), originOf(v.parsed.JWKSURI())
 	if from == to {
-		return pass("%q", clip(to))
+		return pass("%q", httpx.Clip(to))
 	}
-	return warn(fmt.Sprintf("issuer at %q, keys at %q", clip(from), clip(to)),
+	return warn(fmt.Sprintf("issuer at %q, keys at %q", httpx.Clip(from), httpx.Clip(to)),
 		"the operator of the other host decides which tokens are valid, and strict relying parties refuse it",
 		"publish both documents below the issuer")
 }

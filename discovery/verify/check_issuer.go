@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 func (v view) issuerChecks() []Check {
@@ -19,13 +20,13 @@ func (v view) issuerChecks() []Check {
 func (v view) issuerURL() Check {
 	switch {
 	case v.issuerErr != nil:
-		return fail(fmt.Sprintf("%q", clip(v.opts.Issuer)), clip(v.issuerErr.Error()),
+		return fail(fmt.Sprintf("%q", httpx.Clip(v.opts.Issuer)), httpx.Clip(v.issuerErr.Error()),
 			"set kube-apiserver --service-account-issuer to an https URL without query and fragment, and verify that")
 	case v.issuer.Insecure():
 		return warn(fmt.Sprintf("%q", v.opts.Issuer), "plain http is for tests on this machine only: relying parties require https",
 			"publish under an https URL before you register it at a relying party")
 	default:
-		return pass("%q", clip(v.opts.Issuer))
+		return pass("%q", httpx.Clip(v.opts.Issuer))
 	}
 }
 
@@ -33,14 +34,14 @@ func (v view) issuerHost() Check {
 	host := hostOf(v.opts.Issuer)
 	switch reach := reachOf(host); reach {
 	case public:
-		return pass("%q", clip(host))
+		return pass("%q", httpx.Clip(host))
 	case loopback:
 		return warn(fmt.Sprintf("%q", host), "a loopback address reaches this machine only", "use it for tests only")
 	case inCluster:
-		return fail(fmt.Sprintf("%q", clip(host)), "the name exists inside the cluster only, so no relying party can fetch the documents",
+		return fail(fmt.Sprintf("%q", httpx.Clip(host)), "the name exists inside the cluster only, so no relying party can fetch the documents",
 			"set kube-apiserver --service-account-issuer to the public URL that is published to, and keep the present value as a second --service-account-issuer while its tokens live")
 	default:
-		return warn(fmt.Sprintf("%q", clip(host)), fmt.Sprintf("the host is %s: relying parties outside of that network can't fetch the documents", reach),
+		return warn(fmt.Sprintf("%q", httpx.Clip(host)), fmt.Sprintf("the host is %s: relying parties outside of that network can't fetch the documents", reach),
 			"publish under a public host name unless every relying party is in the same network")
 	}
 }
@@ -108,7 +109,7 @@ func reachOfAddress(addr netip.Addr) reach {
 // (openidmetadata.go: https://<external address>/openid/v1/jwks).
 func checkJWKSURI(issuer discovery.Issuer, uri string) Check {
 	u, err := url.Parse(uri)
-	evidence := fmt.Sprintf("%q", clip(uri))
+	evidence := fmt.Sprintf("%q", httpx.Clip(uri))
 	if err != nil || u.Hostname() == "" {
 		return fail(evidence, "jwks_uri is not an absolute URL", republish)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 func (v view) keyChecks() []Check {
@@ -35,7 +36,7 @@ func (v view) keysValid() Check {
 }
 
 func keysEvidence(set discovery.KeySet) string {
-	return fmt.Sprintf("%d: %s", set.Len(), quoted(set.IDs()))
+	return fmt.Sprintf("%d: %s", set.Len(), httpx.Quote(set.IDs()))
 }
 
 // keysListed: go-oidc takes only the algorithms that the document lists.
@@ -46,9 +47,9 @@ func (v view) keysListed() Check {
 	}
 	uncovered := without(v.set.Keys(), listed)
 	if len(uncovered) == 0 {
-		return pass("%s", quoted(listed))
+		return pass("%s", httpx.Quote(listed))
 	}
-	return fail(fmt.Sprintf("listed %s; not covered: keys %s", quoted(listed), quoted(uncovered)),
+	return fail(fmt.Sprintf("listed %s; not covered: keys %s", httpx.Quote(listed), httpx.Quote(uncovered)),
 		"relying parties that enforce the list refuse tokens signed with these keys",
 		"add their algorithms to id_token_signing_alg_values_supported, as the API server that publishes the key does: publish its present document")
 }
@@ -111,7 +112,7 @@ func (v view) skew() (time.Duration, bool) {
 	}
 	// Date is cut to the second, and half the exchange has passed since.
 	plain := date.Add(time.Second / 2).Sub(at.Add(-a.took / 2))
-	aged := plain + freshnessOf(a.header).age
+	aged := plain + httpx.FreshnessOf(a.header).Age
 	if aged.Abs() < plain.Abs() {
 		return aged, true
 	}

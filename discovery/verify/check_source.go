@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 func (v view) sourceChecks() []Check {
@@ -17,24 +18,24 @@ func (v view) sourceChecks() []Check {
 func (v view) sourceIssuer() Check {
 	got, want := string(v.opts.Source.Document.Issuer()), v.opts.Issuer
 	if got == want {
-		return pass("%q", clip(got))
+		return pass("%q", httpx.Clip(got))
 	}
-	return fail(fmt.Sprintf("issuer %q, in the cluster %q", clip(want), clip(got)),
+	return fail(fmt.Sprintf("issuer %q, in the cluster %q", httpx.Clip(want), httpx.Clip(got)),
 		differenceOf(got, want)+": every relying party refuses this cluster's tokens",
-		fmt.Sprintf("start kube-apiserver with --service-account-issuer=%s as its first, or publish under the cluster's issuer", clip(want)))
+		fmt.Sprintf("start kube-apiserver with --service-account-issuer=%s as its first, or publish under the cluster's issuer", httpx.Clip(want)))
 }
 
 func (v view) sourceKeys() Check {
 	missing, different, extra := compare(v.opts.Source.Keys, v.set)
 	switch {
 	case len(different) > 0:
-		return fail("same ID, other key: "+quoted(different), "a key was replaced under its ID: the holder of the other key can sign in the cluster's name",
+		return fail("same ID, other key: "+httpx.Quote(different), "a key was replaced under its ID: the holder of the other key can sign in the cluster's name",
 			"find out who else writes there, publish again, and treat tokens signed since then as forged")
 	case len(missing) > 0:
-		return fail("not public: "+quoted(missing), "the cluster has keys that relying parties can't see, so tokens signed with them are refused",
+		return fail("not public: "+httpx.Quote(missing), "the cluster has keys that relying parties can't see, so tokens signed with them are refused",
 			"run oidc-publisher publish, and keep oidc-publisher watch running")
 	case len(extra) > 0:
-		return warn("public, but not the cluster's: "+quoted(extra), "these are retired keys in their grace period, or a foreign key whose holder can sign in the cluster's name",
+		return warn("public, but not the cluster's: "+httpx.Quote(extra), "these are retired keys in their grace period, or a foreign key whose holder can sign in the cluster's name",
 			"nothing, if a rotation was less than the grace period ago; else remove them with oidc-publisher publish --revoke KID")
 	default:
 		return pass("%s", keysEvidence(v.set))
@@ -69,8 +70,8 @@ func (v view) sourceSigningKey() Check {
 		return skip("no token could be minted to learn it")
 	}
 	if _, ok := v.set.Lookup(canary.KeyID); !ok {
-		return fail(fmt.Sprintf("signs with %q, public are %s", clip(canary.KeyID), quoted(v.set.IDs())),
+		return fail(fmt.Sprintf("signs with %q, public are %s", httpx.Clip(canary.KeyID), httpx.Quote(v.set.IDs())),
 			"every new token is refused", "publish again; if the cluster's own keys lack it too, add the signing key's public half to kube-apiserver --service-account-key-file")
 	}
-	return pass("%q", clip(canary.KeyID))
+	return pass("%q", httpx.Clip(canary.KeyID))
 }

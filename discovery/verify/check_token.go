@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"oidc-publisher/internal/httpx"
 )
 
 func (v view) tokenChecks() []Check {
@@ -41,7 +43,7 @@ func (v view) tokenFormat() Check {
 
 func (v view) tokenAlgorithm() Check {
 	if !slices.Contains(algorithms(), v.claims.Algorithm) {
-		return fail(fmt.Sprintf("alg %q", clip(v.claims.Algorithm)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
+		return fail(fmt.Sprintf("alg %q", httpx.Clip(v.claims.Algorithm)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
 	}
 	return pass("alg %q", v.claims.Algorithm)
 }
@@ -51,7 +53,7 @@ func (v view) tokenKeyID() Check {
 	if v.claims.KeyID == "" {
 		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not one from a legacy secret or of your own making")
 	}
-	return pass("kid %q", clip(v.claims.KeyID))
+	return pass("kid %q", httpx.Clip(v.claims.KeyID))
 }
 
 func (v view) tokenKey() Check {
@@ -64,13 +66,13 @@ func (v view) tokenKey() Check {
 	key, ok := v.set.Lookup(v.claims.KeyID)
 	switch {
 	case !ok:
-		return fail(fmt.Sprintf("kid %q, public are %s", clip(v.claims.KeyID), quoted(v.set.IDs())),
+		return fail(fmt.Sprintf("kid %q, public are %s", httpx.Clip(v.claims.KeyID), httpx.Quote(v.set.IDs())),
 			"the key that signed the token is not public: it is new and not published yet, was dropped, or a cache hides it",
 			"run oidc-publisher publish; before signing with a new key wait with oidc-publisher verify --wait-for-kid")
 	case slices.Contains(algorithms(), v.claims.Algorithm) && !slices.Contains(algorithmsOf(key), v.claims.Algorithm):
 		return fail(fmt.Sprintf("token %q, key %q", v.claims.Algorithm, algorithmsOf(key)), "the token's algorithm is not the key's", "compare the two documents with the cluster's: this key ID belongs to another key")
 	default:
-		return pass("kid %q", clip(v.claims.KeyID))
+		return pass("kid %q", httpx.Clip(v.claims.KeyID))
 	}
 }
 
@@ -87,29 +89,29 @@ func (v view) tokenSignature() Check {
 		return unchecked(fmt.Sprintf("alg %q", v.claims.Algorithm), "this build can't check signatures of this kind", "check it at the relying party")
 	}
 	if err := v.opts.Token.Verify(key, v.claims.Algorithm); err != nil {
-		return fail(fmt.Sprintf("kid %q", clip(key.ID)), "the signature does not match the public key of that ID",
+		return fail(fmt.Sprintf("kid %q", httpx.Clip(key.ID)), "the signature does not match the public key of that ID",
 			"check for two clusters with one key ID, a truncated or changed token, and keys that were replaced under the same ID")
 	}
-	return pass("verifies with %q", clip(key.ID))
+	return pass("verifies with %q", httpx.Clip(key.ID))
 }
 
 func (v view) tokenIssuer() Check {
 	if v.claims.Issuer == v.opts.Issuer {
-		return pass("iss %q, sub %q", clip(v.claims.Issuer), clip(v.claims.Subject))
+		return pass("iss %q, sub %q", httpx.Clip(v.claims.Issuer), httpx.Clip(v.claims.Subject))
 	}
-	return fail(fmt.Sprintf("iss %q, issuer %q, sub %q", clip(v.claims.Issuer), clip(v.opts.Issuer), clip(v.claims.Subject)), differenceOf(v.claims.Issuer, v.opts.Issuer),
+	return fail(fmt.Sprintf("iss %q, issuer %q, sub %q", httpx.Clip(v.claims.Issuer), httpx.Clip(v.opts.Issuer), httpx.Clip(v.claims.Subject)), differenceOf(v.claims.Issuer, v.opts.Issuer),
 		"verify the issuer that the tokens carry, or make this one kube-apiserver's first --service-account-issuer")
 }
 
 func (v view) tokenAudience() Check {
-	evidence := "aud " + quoted(v.claims.Audience)
+	evidence := "aud " + httpx.Quote(v.claims.Audience)
 	switch {
 	case len(v.claims.Audience) == 0:
 		return fail("no aud", "relying parties refuse a token without an audience", "mint it with the relying party's audience (kubectl create token --audience)")
 	case v.opts.Audience == "":
 		return warn(evidence, "no audience was given to compare with", "give the one that the relying party expects with --audience")
 	case !slices.Contains(v.claims.Audience, v.opts.Audience):
-		return fail(fmt.Sprintf("%s, wanted %q", evidence, clip(v.opts.Audience)), "the token is for another audience; it is compared byte for byte",
+		return fail(fmt.Sprintf("%s, wanted %q", evidence, httpx.Clip(v.opts.Audience)), "the token is for another audience; it is compared byte for byte",
 			"mint it with this audience (kubectl create token --audience, or audience in the projected volume), or correct the relying party's")
 	default:
 		return pass("%s", evidence)

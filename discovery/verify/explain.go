@@ -34,9 +34,9 @@ var broken = explanation{"the connection broke, or the answer was not HTTP", "ch
 func (e *UnreachableError) explain() (cause, cure string) {
 	switch e.Failure {
 	case httpx.NoSuchHost:
-		return fmt.Sprintf("the name %q does not exist in DNS", clip(hostOf(e.URL))), "correct the issuer, or create the DNS record"
+		return fmt.Sprintf("the name %q does not exist in DNS", httpx.Clip(hostOf(e.URL))), "correct the issuer, or create the DNS record"
 	case httpx.LookupFailed:
-		return fmt.Sprintf("the name %q could not be looked up", clip(hostOf(e.URL))), "check the resolver of this machine, and the name's servers"
+		return fmt.Sprintf("the name %q could not be looked up", httpx.Clip(hostOf(e.URL))), "check the resolver of this machine, and the name's servers"
 	case httpx.CertificateUnknown:
 		return unknownAuthority(e.Err)
 	default:

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"oidc-publisher/discovery"
@@ -40,7 +39,7 @@ type answer struct {
 func get(ctx context.Context, client *http.Client, target string, noCache bool) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
-		return answer{}, fmt.Errorf("%q is not a URL", clip(target))
+		return answer{}, fmt.Errorf("%q is not a URL", httpx.Clip(target))
 	}
 	req.Header.Set("User-Agent", httpx.UserAgent)
 	req.Close = true
@@ -86,15 +85,5 @@ func (a answer) redirectHost() string {
 	if from, err := url.Parse(a.url); err == nil {
 		to = from.ResolveReference(to)
 	}
-	return clip(to.Scheme + "://" + to.Host)
-}
-
-// clip bounds foreign text. The result is always printed quoted or through a
-// renderer that escapes control characters.
-func clip(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return httpx.Clip(to.Scheme + "://" + to.Host)
 }

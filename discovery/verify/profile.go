@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // RelyingParty is a service with a profile.
@@ -37,7 +38,7 @@ func ParseRelyingParty(name string) (RelyingParty, error) {
 	for _, party := range RelyingParties() {
 		known = append(known, string(party))
 	}
-	return "", fmt.Errorf("unknown relying party %q: use %s", clip(name), strings.Join(known, ", "))
+	return "", fmt.Errorf("unknown relying party %q: use %s", httpx.Clip(name), strings.Join(known, ", "))
 }
 
 // limit is what one relying party requires beyond the standards. Limits that
@@ -149,7 +150,7 @@ func (v view) eachKey(good func(discovery.Key) bool, cause, cure string) Check {
 		}
 	}
 	if len(bad) > 0 {
-		return fail("keys "+quoted(bad), cause, cure)
+		return fail("keys "+httpx.Quote(bad), cause, cure)
 	}
 	return pass("all %d keys", v.set.Len())
 }
@@ -161,15 +162,15 @@ func (v view) onlyAlgorithms(allowed ...string) Check {
 	bad := without(v.set.Keys(), allowed)
 	switch {
 	case v.readable() && !slices.Contains(allowed, v.claims.Algorithm):
-		return fail(fmt.Sprintf("token with alg %q", clip(v.claims.Algorithm)), "it takes only "+names, cure)
+		return fail(fmt.Sprintf("token with alg %q", httpx.Clip(v.claims.Algorithm)), "it takes only "+names, cure)
 	case v.noKeys() != "":
 		return blocked(v.noKeys())
 	case len(bad) == 0:
 		return pass("%s", names)
 	case len(bad) == v.set.Len():
-		return fail("keys "+quoted(bad), "it takes only "+names+", and no key is for that", cure)
+		return fail("keys "+httpx.Quote(bad), "it takes only "+names+", and no key is for that", cure)
 	default:
-		return warn("keys "+quoted(bad), "tokens signed with these keys are refused: it takes only "+names, cure)
+		return warn("keys "+httpx.Quote(bad), "tokens signed with these keys are refused: it takes only "+names, cure)
 	}
 }
 
@@ -180,16 +181,16 @@ func (v view) readable() bool { return v.opts.Token.Given() && v.claimsErr == ni
 // for every issuer).
 func (v view) withoutPort() Check {
 	if u, err := url.Parse(v.opts.Issuer); err == nil && u.Port() != "" {
-		return fail(fmt.Sprintf("%q", clip(v.opts.Issuer)), "it takes no port in the issuer", "serve the documents on port 443 and take the port out of the issuer")
+		return fail(fmt.Sprintf("%q", httpx.Clip(v.opts.Issuer)), "it takes no port in the issuer", "serve the documents on port 443 and take the port out of the issuer")
 	}
-	return pass("%q", clip(v.opts.Issuer))
+	return pass("%q", httpx.Clip(v.opts.Issuer))
 }
 
 func (v view) rootOfIssuer() Check {
 	if strings.Contains(v.opts.Issuer, "/.well-known") {
-		return fail(fmt.Sprintf("%q", clip(v.opts.Issuer)), "the provider URL is the issuer without the .well-known part", "give the issuer alone, here and in the provider's settings")
+		return fail(fmt.Sprintf("%q", httpx.Clip(v.opts.Issuer)), "the provider URL is the issuer without the .well-known part", "give the issuer alone, here and in the provider's settings")
 	}
-	return pass("%q", clip(v.opts.Issuer))
+	return pass("%q", httpx.Clip(v.opts.Issuer))
 }
 
 func (v view) publicHost() Check {
@@ -236,7 +237,7 @@ func (v view) usualAudience(want string) Check {
 	case len(list) == 0:
 		return skip(noAudience)
 	case !slices.Contains(list, want):
-		return warn("aud "+quoted(list), fmt.Sprintf("the usual audience is %q", want), "use it, unless the provider's required claims name another")
+		return warn("aud "+httpx.Quote(list), fmt.Sprintf("the usual audience is %q", want), "use it, unless the provider's required claims name another")
 	default:
 		return pass("%q", want)
 	}
@@ -247,7 +248,7 @@ func (v view) oneAudience() Check {
 	case !v.readable():
 		return skip(noTokenGiven)
 	case len(v.claims.Audience) != 1:
-		return fail(fmt.Sprintf("%d: %s", len(v.claims.Audience), quoted(v.claims.Audience)), "it takes exactly one audience", "mint the token with one audience")
+		return fail(fmt.Sprintf("%d: %s", len(v.claims.Audience), httpx.Quote(v.claims.Audience)), "it takes exactly one audience", "mint the token with one audience")
 	default:
 		return pass("one")
 	}

@@ -51,11 +51,11 @@ func proveBody(ctx context.Context, client *http.Client, target string, want []b
 	if bytes.Equal(a.body, want) {
 		return nil
 	}
-	f := freshnessOf(a.header)
-	if f.age > 0 && f.remaining() > 0 || fresherExists(ctx, client, target, want) {
-		return &StaleError{URL: target, FreshIn: f.remaining()}
+	f := httpx.FreshnessOf(a.header)
+	if f.Age > 0 && f.Remaining() > 0 || fresherExists(ctx, client, target, want) {
+		return &StaleError{URL: target, FreshIn: f.Remaining()}
 	}
-	return &DifferentError{URL: target, FreshIn: f.remaining()}
+	return &DifferentError{URL: target, FreshIn: f.Remaining()}
 }
 
 // getOK is get with every answer but 200 turned into its error.
@@ -90,7 +90,7 @@ type UnreachableError struct {
 
 func (e *UnreachableError) Error() string {
 	cause, cure := e.explain()
-	return fmt.Sprintf("%s is not reachable: %s: %s", clip(e.URL), cause, cure)
+	return fmt.Sprintf("%s is not reachable: %s: %s", httpx.Clip(e.URL), cause, cure)
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
@@ -113,10 +113,10 @@ type StatusError struct {
 
 func (e *StatusError) Error() string {
 	if e.redirect != "" {
-		return fmt.Sprintf("%s redirects to %q and relying parties do not follow: make the address without a redirect the issuer, and publish under it", clip(e.URL), e.redirect)
+		return fmt.Sprintf("%s redirects to %q and relying parties do not follow: make the address without a redirect the issuer, and publish under it", httpx.Clip(e.URL), e.redirect)
 	}
 	cause, cure := badStatus(e.Code, hostOf(e.URL))
-	return fmt.Sprintf("%s answers %d: %s: %s", clip(e.URL), e.Code, cause, cure)
+	return fmt.Sprintf("%s answers %d: %s: %s", httpx.Clip(e.URL), e.Code, cause, cure)
 }
 
 // NotPublic reports whether the server refuses anonymous requests.
@@ -144,7 +144,7 @@ type StaleError struct {
 }
 
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("%s: a cache still serves an older copy, for up to %v: wait, and use a short Cache-Control next time", clip(e.URL), e.FreshIn)
+	return fmt.Sprintf("%s: a cache still serves an older copy, for up to %v: wait, and use a short Cache-Control next time", httpx.Clip(e.URL), e.FreshIn)
 }
 
 // Temporary is always true: the copy expires by itself.
@@ -160,7 +160,7 @@ type DifferentError struct {
 }
 
 func (e *DifferentError) Error() string {
-	return fmt.Sprintf("%s serves other content than was published: check that the issuer leads to this target, and that only this program writes there", clip(e.URL))
+	return fmt.Sprintf("%s serves other content than was published: check that the issuer leads to this target, and that only this program writes there", httpx.Clip(e.URL))
 }
 
 // Temporary is true while a cache can be the reason.

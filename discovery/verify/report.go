@@ -2,9 +2,10 @@ package verify
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
+
+	"oidc-publisher/internal/httpx"
 )
 
 // Status is the outcome of one check, and of a whole report.
@@ -106,28 +107,11 @@ func unchecked(evidence, cause, cure string) Check {
 	return Check{Status: Error, Evidence: evidence, Cause: cause, Cure: cure}
 }
 
-// quoted lists foreign strings: quoted, clipped, and at most ten.
-func quoted(list []string) string {
-	quotes := make([]string, len(list))
-	for i, s := range list {
-		quotes[i] = strconv.Quote(clip(s))
-	}
-	return few(quotes, ", ")
-}
-
 // faults lists the parts of a joined error, at most ten, one after another.
 func faults(err error) string {
 	lines := strings.Split(err.Error(), "\n")
 	for i, line := range lines {
-		lines[i] = clip(line)
+		lines[i] = httpx.Clip(line)
 	}
-	return few(lines, "; ")
-}
-
-func few(list []string, separator string) string {
-	const most = 10
-	if more := len(list) - most; more > 0 {
-		list = append(list[:most], fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(list, separator)
+	return httpx.Few(lines, "; ")
 }

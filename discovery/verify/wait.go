@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 const (
@@ -59,7 +60,7 @@ func (e *WaitError) Error() string {
 		state = fmt.Sprintf("it had not been public for %v when waiting ended", e.Last.Lifetime.Round(time.Second))
 		cure = "give a longer --timeout, or a shorter Cache-Control to the keys; each wait starts from zero"
 	}
-	return fmt.Sprintf("key %q: do not sign with it yet: %s (last seen: %s): %s", clip(e.Last.KeyID), state, e.Last.Seen, cure)
+	return fmt.Sprintf("key %q: do not sign with it yet: %s (last seen: %s): %s", httpx.Clip(e.Last.KeyID), state, e.Last.Seen, cure)
 }
 
 func (e *WaitError) Unwrap() error { return e.Err }
@@ -184,16 +185,16 @@ func (w *waiter) inAnswer(ctx context.Context, noCache bool) error {
 		return fmt.Errorf("the key set is not valid: %s", faults(err))
 	}
 	if _, ok := set.Lookup(w.state.KeyID); !ok {
-		return fmt.Errorf("the key is not in the set, which has %s", quoted(set.IDs()))
+		return fmt.Errorf("the key is not in the set, which has %s", httpx.Quote(set.IDs()))
 	}
 	return nil
 }
 
 // remember keeps the longest lifetime, also of an error: caches keep a 404 too.
 func (w *waiter) remember(a answer) {
-	f := freshnessOf(a.header)
-	life := max(f.lifetime, f.age)
-	if !f.known && a.status == http.StatusOK && reachOf(hostOf(string(w.issuer))) != loopback {
+	f := httpx.FreshnessOf(a.header)
+	life := max(f.Lifetime, f.Age)
+	if !f.Known && a.status == http.StatusOK && reachOf(hostOf(string(w.issuer))) != loopback {
 		life = max(life, assumedLifetime)
 	}
 	w.state.Lifetime = max(w.state.Lifetime, life)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"syscall"
 )
 
 // Failure is the kind of a network failure.
@@ -77,15 +78,20 @@ func FailureOf(err error) Failure {
 		return TimedOut
 	case errors.As(err, &dns):
 		return LookupFailed
-	case errors.Is(err, errConnectionRefused):
+	case isErrno(err, syscall.ECONNREFUSED, 10061):
 		return Refused
-	case errors.Is(err, errHostUnreachable), errors.Is(err, errNetworkUnreachable):
+	case isErrno(err, syscall.EHOSTUNREACH, 10065), isErrno(err, syscall.ENETUNREACH, 10051):
 		return NoRoute
 	case errors.As(err, &socket) && socket.Op == "dial":
 		return NotConnected
 	default:
 		return Broken
 	}
+}
+
+// isErrno takes the number on Windows too, where syscall has made-up ones.
+func isErrno(err error, unix, windows syscall.Errno) bool {
+	return errors.Is(err, unix) || errors.Is(err, windows)
 }
 
 func certificateFailure(err error) Failure {

@@ -1,6 +1,9 @@
 package httpx
 
 import (
+	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -10,6 +13,8 @@ const (
 	masked = "[masked]"
 	// maxForeign bounds foreign text in an error, in bytes.
 	maxForeign = 400
+	// maxClipped bounds a foreign name or sentence within a message, in bytes.
+	maxClipped = 200
 	// maxScanned bounds how much of a foreign text is examined.
 	maxScanned = 4 << 10
 	// minShared is how many bytes in a row of a secret give it away.
@@ -44,10 +49,36 @@ func MaskForeign(text string, secrets ...string) string {
 		}
 		return -1
 	})
-	if len(text) > maxForeign {
-		text = strings.ToValidUTF8(text[:maxForeign], "") + "…"
+	return clip(text, maxForeign)
+}
+
+// Clip bounds foreign text. The result is always printed quoted or through a
+// renderer that escapes control characters.
+func Clip(text string) string { return clip(text, maxClipped) }
+
+func clip(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	return text
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
+
+// Quote lists foreign strings: quoted, clipped, and at most ten.
+func Quote(list []string) string {
+	quotes := make([]string, len(list))
+	for i, s := range list {
+		quotes[i] = strconv.Quote(Clip(s))
+	}
+	return Few(quotes, ", ")
+}
+
+// Few joins the first ten texts and says how many follow.
+func Few(list []string, separator string) string {
+	const most = 10
+	if more := len(list) - most; more > 0 {
+		list = append(slices.Clone(list[:most]), fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(list, separator)
 }
 
 // maskShared masks whatever text and secret have in common.

@@ -44,7 +44,7 @@ func (s Server) NoAnswer(ctx context.Context, r Request, err error) error {
 		return fmt.Errorf("%s: the connection broke in the middle of the answer to %s: try again: %w", where, r, err)
 	default:
 		// Not wrapped: the text may repeat what the remote side sent.
-		return fmt.Errorf("%s: %s failed: %s: try again, and if it fails again check proxies and load balancers on the way", where, r, cut(err.Error()))
+		return fmt.Errorf("%s: %s failed: %s: try again, and if it fails again check proxies and load balancers on the way", where, r, httpx.Clip(err.Error()))
 	}
 }
 

@@ -40,6 +40,9 @@ func (r Rule) Allow(subject string) string {
 		kind, role, scope, strings.Join(r.Verbs, ","), r.Resource, only, subject)
 }
 
+// maxName bounds a user's name.
+const maxName = 253
+
 func (s Server) explainForbidden(r Request, message string) error {
 	user := userOf(message)
 	if user == "" && s.User != nil {

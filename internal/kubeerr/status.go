@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // Refused explains an HTTP status other than the one that was expected. It
@@ -96,7 +97,7 @@ func (s Server) Content(r Request, header http.Header, err error) error {
 	if contentType := header.Get("Content-Type"); !isJSON(contentType) {
 		media, _, _ := strings.Cut(contentType, ";")
 		return fmt.Errorf("API server %s: answered %s with %q and not JSON: a login page or gateway answers in its place: "+
-			"set the kubeconfig's server to the API server itself", s.Address(), r, cut(media))
+			"set the kubeconfig's server to the API server itself", s.Address(), r, httpx.Clip(media))
 	}
 	return fmt.Errorf("API server %s: %s: %w", s.Address(), r.Object, err)
 }
@@ -113,7 +114,7 @@ func redirectHost(header http.Header) string {
 	if err != nil || u.Host == "" {
 		return "another path"
 	}
-	return strconv.Quote(cut(u.Host))
+	return strconv.Quote(httpx.Clip(u.Host))
 }
 
 // retryAfter reads the header of RFC 9110 section 10.2.3, in seconds as API
@@ -149,13 +150,3 @@ func (e *BusyError) Error() string {
 
 // RetryAfter is After, for callers that do not import this package.
 func (e *BusyError) RetryAfter() time.Duration { return e.After }
-
-// maxName bounds the names of a remote side in messages.
-const maxName = 253
-
-func cut(s string) string {
-	if len(s) > maxName {
-		return s[:maxName]
-	}
-	return s
-}
