@@ -35,17 +35,14 @@ type caTransport struct {
 }
 
 func (t *caTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := t.current().RoundTrip(req)
+	t.mu.Lock()
+	next := t.next
+	t.mu.Unlock()
+	resp, err := next.RoundTrip(req)
 	if unknown := new(x509.UnknownAuthorityError); errors.As(err, unknown) {
 		t.reload() // for the next request
 	}
 	return resp, err
-}
-
-func (t *caTransport) current() http.RoundTripper {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.next
 }
 
 func (t *caTransport) reload() {
@@ -55,26 +52,17 @@ func (t *caTransport) reload() {
 	if err != nil || bytes.Equal(data, t.ca) {
 		return
 	}
-	roots, base := x509.NewCertPool(), baseOf(t.next)
-	if base == nil || !roots.AppendCertsFromPEM(data) {
+	next := t.next
+	for wrapper, ok := next.(net.RoundTripperWrapper); ok; wrapper, ok = next.(net.RoundTripperWrapper) {
+		next = wrapper.WrappedRoundTripper()
+	}
+	roots := x509.NewCertPool()
+	base, ok := next.(*http.Transport)
+	if !ok || !roots.AppendCertsFromPEM(data) {
 		return
 	}
 	fresh := base.Clone()
 	fresh.TLSClientConfig.RootCAs = roots
 	base.CloseIdleConnections()
 	t.next, t.ca = fresh, data
-}
-
-// baseOf finds what client-go wraps.
-func baseOf(transport http.RoundTripper) *http.Transport {
-	for {
-		switch t := transport.(type) {
-		case *http.Transport:
-			return t
-		case net.RoundTripperWrapper:
-			transport = t.WrappedRoundTripper()
-		default:
-			return nil
-		}
-	}
 }

@@ -6,14 +6,12 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 
 	"k8s.io/client-go/rest"
@@ -23,13 +21,22 @@ import (
 const maxUID = 253
 
 // cluster returns the names that identify this cluster: the UID of its
-// kube-system namespace where RBAC allows to read it, and its CA.
+// kube-system namespace, and its CA. The UID is read once; while RBAC does not
+// allow it, every mintInterval.
 func (s *Source) cluster(ctx context.Context) ([]string, error) {
-	var names []string
-	uid, err := s.knownUID(ctx)
-	if err != nil {
-		return nil, err
+	s.mu.Lock()
+	uid, read := s.uid, s.uidRead
+	s.mu.Unlock()
+	if uid == "" && s.now().Sub(read) >= mintInterval {
+		var err error
+		if uid, err = s.readUID(ctx); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		s.uid, s.uidRead = uid, s.now()
+		s.mu.Unlock()
 	}
+	var names []string
 	if uid != "" {
 		names = append(names, "uid:"+uid)
 	}
@@ -43,52 +50,27 @@ func (s *Source) cluster(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// clusterUID is the UID of the kube-system namespace, "" if it can't be read.
-type clusterUID struct {
-	value string
-	read  time.Time
-}
-
-// knownUID reads the UID once. While RBAC does not allow it, it tries again every
-// mintInterval.
-func (s *Source) knownUID(ctx context.Context) (string, error) {
-	s.mu.Lock()
-	known := s.uid
-	s.mu.Unlock()
-	if known.value != "" || !known.read.IsZero() && s.now().Sub(known.read) < mintInterval {
-		return known.value, nil
-	}
-	uid, err := s.readUID(ctx)
-	if err != nil {
-		return "", err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.uid = clusterUID{uid, s.now()}
-	return uid, nil
-}
-
 // readUID returns "" where RBAC does not allow to read the namespace. A server
 // that fails is an error: the cluster must not seem to change its identity.
 func (s *Source) readUID(ctx context.Context) (string, error) {
-	r := request{method: http.MethodGet, path: "api/v1/namespaces/kube-system"}
+	r := request{path: "api/v1/namespaces/kube-system"}
 	a, err := s.home.do(ctx, r)
 	if err != nil {
 		return "", err
 	}
-	if a.status == http.StatusTooManyRequests || a.status >= 500 {
+	switch {
+	case a.status == http.StatusTooManyRequests || a.status >= 500:
 		return "", s.home.refused(r, a)
+	case a.status != http.StatusOK:
+		return "", nil
 	}
 	var namespace struct {
 		Metadata struct {
 			UID string `json:"uid"`
 		} `json:"metadata"`
 	}
-	if a.status != http.StatusOK {
-		return "", nil
-	}
-	if err := json.Unmarshal(a.body, &namespace); err != nil {
-		return "", s.home.unusable(r, a, errors.New("the answer is not the expected JSON"))
+	if err := s.home.decode(r, a, &namespace); err != nil {
+		return "", err
 	}
 	uid := namespace.Metadata.UID
 	if uid == "" || len(uid) > maxUID || strings.ContainsFunc(uid, func(r rune) bool { return !unicode.IsPrint(r) }) {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -20,37 +22,23 @@ const (
 	closeDelay = 100 * time.Millisecond
 )
 
-// dialer connects to API servers and reports when one of them ends a connection:
-// it may be restarting, which is when its keys change.
-type dialer struct {
-	net.Dialer
-	report func()
-
-	mu       sync.Mutex
-	reported [maxReports]time.Time // the latest, oldest first
-}
-
-func newDialer(report func()) *dialer {
-	return &dialer{Dialer: net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}, report: report}
-}
-
-func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
+// reportEnds returns a dialer for API servers that reports when one of them ends
+// a connection: it may be restarting, which is when its keys change.
+func reportEnds(report func()) func(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	limit := rate.NewLimiter(rate.Every(reportWindow/maxReports), maxReports)
+	ended := func() {
+		if limit.Allow() {
+			report()
+		}
 	}
-	return &watchedConn{Conn: conn, ended: d.ended}, nil
-}
-
-func (d *dialer) ended() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if time.Since(d.reported[0]) < reportWindow {
-		return
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &watchedConn{Conn: conn, ended: ended}, nil
 	}
-	copy(d.reported[:], d.reported[1:])
-	d.reported[maxReports-1] = time.Now()
-	d.report()
 }
 
 // watchedConn calls ended once when the server ends the connection. It relies on

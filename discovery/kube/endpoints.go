@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -48,8 +49,12 @@ func (s *Source) endpoints(ctx context.Context) ([]netip.AddrPort, error) {
 		query: url.Values{"labelSelector": {"kubernetes.io/service-name=kubernetes"}},
 		allow: endpointsRule.Allow,
 	}
+	a, err := s.home.get(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	var list sliceList
-	if err := s.home.getObject(ctx, r, &list); err != nil {
+	if err := s.home.decode(r, a, &list); err != nil {
 		return nil, err
 	}
 	found, err := list.addresses()
@@ -105,8 +110,7 @@ func (s *Source) fetchFromAll(ctx context.Context) ([]view, []string, error) {
 	for range maxRounds {
 		failed := s.fetchFromEach(ctx, endpoints, views)
 		if len(failed) == 0 {
-			s.dropOthers(views)
-			return inOrder(views), warnings, nil
+			return s.keepOnly(views), warnings, nil
 		}
 		if endpoints, err = s.endpoints(ctx); err != nil {
 			return nil, nil, err
@@ -153,29 +157,19 @@ func (s *Source) fetchFromEach(ctx context.Context, endpoints []netip.AddrPort, 
 	return failed
 }
 
-// dropOthers drops the answers of servers that are gone.
-func (s *Source) dropOthers(views map[netip.AddrPort]view) {
+// keepOnly drops the answers of servers that are gone, and returns the others.
+func (s *Source) keepOnly(views map[netip.AddrPort]view) []view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.views)
-	for _, v := range views {
-		s.views[v.address] = v
-	}
-}
-
-func inOrder(views map[netip.AddrPort]view) []view {
-	var out []view
+	var all []view
 	for _, address := range sortedKeys(views) {
-		out = append(out, views[address])
+		all = append(all, views[address])
+		s.views[views[address].address] = views[address]
 	}
-	return out
+	return all
 }
 
 func sortedKeys[V any](m map[netip.AddrPort]V) []netip.AddrPort {
-	keys := make([]netip.AddrPort, 0, len(m))
-	for address := range m {
-		keys = append(keys, address)
-	}
-	slices.SortFunc(keys, netip.AddrPort.Compare)
-	return keys
+	return slices.SortedFunc(maps.Keys(m), netip.AddrPort.Compare)
 }

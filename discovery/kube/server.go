@@ -27,10 +27,10 @@ type server struct {
 
 // request is one request to an API server.
 type request struct {
-	method string
-	path   string
-	query  url.Values
-	body   []byte
+	path  string
+	query url.Values
+	// body is nil for a GET, and that of a POST.
+	body []byte
 	// allow returns the commands by which an administrator allows the request
 	// to a subject, which is a flag of kubectl like --user=NAME.
 	allow func(subject string) string
@@ -40,7 +40,7 @@ type request struct {
 func (s server) explained(r request) kubeerr.Request {
 	verb := "get"
 	switch {
-	case r.method == http.MethodPost:
+	case r.body != nil:
 		verb = "create"
 	case r.query != nil:
 		verb = "list"
@@ -75,13 +75,17 @@ func (s server) do(ctx context.Context, r request) (answer, error) {
 func (s server) try(ctx context.Context, client *http.Client, r request) (answer, error) {
 	u := s.URL.JoinPath(r.path)
 	u.RawQuery = r.query.Encode()
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), bytes.NewReader(r.body))
+	method := http.MethodGet
+	if r.body != nil {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(r.body))
 	if err != nil {
 		return answer{}, err
 	}
 	// The API server answers 406 to application/json alone on the keys.
 	req.Header.Set("Accept", "application/json, */*")
-	if len(r.body) > 0 {
+	if r.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := doWithin(ctx, client, req)
@@ -122,7 +126,6 @@ func doWithin(ctx context.Context, client *http.Client, req *http.Request) (*htt
 
 // get requires the status 200.
 func (s server) get(ctx context.Context, r request) (answer, error) {
-	r.method = http.MethodGet
 	a, err := s.do(ctx, r)
 	if err != nil {
 		return answer{}, err
@@ -133,13 +136,9 @@ func (s server) get(ctx context.Context, r request) (answer, error) {
 	return a, nil
 }
 
-// getObject requires a JSON object.
-func (s server) getObject(ctx context.Context, r request, into any) error {
-	a, err := s.get(ctx, r)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(a.body, into); err != nil {
+// decode requires a JSON object.
+func (s server) decode(r request, a answer, into any) error {
+	if json.Unmarshal(a.body, into) != nil {
 		return s.unusable(r, a, errors.New("the answer is not the expected JSON"))
 	}
 	return nil
@@ -159,9 +158,6 @@ func (a answer) date() time.Time {
 	if a.header.Get("Age") != "" {
 		return time.Time{}
 	}
-	at, err := http.ParseTime(a.header.Get("Date"))
-	if err != nil {
-		return time.Time{}
-	}
+	at, _ := http.ParseTime(a.header.Get("Date"))
 	return at
 }

@@ -6,13 +6,13 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,8 +78,9 @@ type Source struct {
 	mu sync.Mutex
 	// views are the API servers' latest answers by address.
 	views map[string]view
-	// uid names the cluster once it could be read.
-	uid clusterUID
+	// uid names the cluster, "" where it could not be read at uidRead.
+	uid     string
+	uidRead time.Time
 }
 
 // New loads the configuration and prepares the connection. It makes no request.
@@ -103,15 +104,12 @@ func New(c Config) (*Source, error) {
 	}
 	s := &Source{
 		config: config, namespace: namespace, all: c.AllAPIServers, mints: mints, account: account,
-		timeout: c.Timeout, now: time.Now, views: map[string]view{},
+		timeout: cmp.Or(c.Timeout, defaultTimeout), now: time.Now, views: map[string]view{},
 	}
 	if c.Disconnected != nil {
-		config.Dial = newDialer(func() { s.reconnects.Add(1); c.Disconnected() }).dial
+		config.Dial = reportEnds(func() { s.reconnects.Add(1); c.Disconnected() })
 	}
 	s.tokenFile = useTokenFile(config)
-	if s.timeout <= 0 {
-		s.timeout = defaultTimeout
-	}
 	client, err := newClient(config)
 	if err != nil {
 		return nil, err
@@ -149,7 +147,15 @@ func (s *Source) Namespace() string { return s.namespace }
 // Its errors name the server and what to do. Those that callers may need to
 // distinguish wrap the sentinels of internal/kubeerr, or are its BusyError.
 func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
-	views, warnings, err := s.fetchViews(ctx)
+	var views []view
+	var warnings []string
+	var err error
+	if s.all {
+		views, warnings, err = s.fetchFromAll(ctx)
+	} else {
+		views = make([]view, 1)
+		views[0], err = s.fetchFrom(ctx, s.home)
+	}
 	if err != nil {
 		return discovery.Snapshot{}, err
 	}
@@ -160,16 +166,8 @@ func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	if snapshot.Cluster, err = s.cluster(ctx); err != nil {
 		return discovery.Snapshot{}, err
 	}
-	snapshot.Warnings = unique(append(warnings, snapshot.Warnings...))
+	snapshot.Warnings = append(warnings, snapshot.Warnings...)
 	return snapshot, nil
-}
-
-func (s *Source) fetchViews(ctx context.Context) ([]view, []string, error) {
-	if s.all {
-		return s.fetchFromAll(ctx)
-	}
-	v, err := s.fetchFrom(ctx, s.home)
-	return []view{v}, nil, err
 }
 
 func (s *Source) server(base *url.URL, clients ...*http.Client) server {
@@ -221,12 +219,8 @@ func directClients(config *rest.Config, base *url.URL) ([]*http.Client, error) {
 		return nil, errors.New("--all-api-servers needs TLS with the cluster's CA, so that credentials can't reach another host: " +
 			"use a kubeconfig with an https server and certificate-authority-data")
 	}
-	known := config.ServerName
-	if known == "" {
-		known = base.Hostname()
-	}
 	var clients []*http.Client
-	for _, name := range []string{internalName, "", known} {
+	for _, name := range []string{internalName, "", cmp.Or(config.ServerName, base.Hostname())} {
 		named := rest.CopyConfig(config)
 		named.ServerName = name
 		client, err := newClient(named)
@@ -236,14 +230,4 @@ func directClients(config *rest.Config, base *url.URL) ([]*http.Client, error) {
 		clients = append(clients, client)
 	}
 	return clients, nil
-}
-
-func unique(texts []string) []string {
-	var out []string
-	for _, text := range texts {
-		if !slices.Contains(out, text) {
-			out = append(out, text)
-		}
-	}
-	return out
 }

@@ -89,12 +89,7 @@ func (s *Source) requestToken(ctx context.Context, at server, a account, audienc
 	if err != nil {
 		return discovery.Token{}, err
 	}
-	r := request{
-		method: http.MethodPost,
-		path:   "api/v1/namespaces/" + a.namespace + "/serviceaccounts/" + a.name + "/token",
-		body:   body,
-		allow:  a.mintRule().Allow,
-	}
+	r := request{path: "api/v1/namespaces/" + a.namespace + "/serviceaccounts/" + a.name + "/token", body: body, allow: a.mintRule().Allow}
 	answer, err := at.do(ctx, r)
 	switch {
 	case err != nil:
@@ -104,17 +99,13 @@ func (s *Source) requestToken(ctx context.Context, at server, a account, audienc
 	case answer.status != http.StatusCreated:
 		return discovery.Token{}, at.refused(r, answer)
 	}
-	return at.readToken(r, answer)
-}
-
-func (s server) readToken(r request, a answer) (discovery.Token, error) {
 	var response struct {
 		Status struct {
 			Token string `json:"token"`
 		} `json:"status"`
 	}
-	if err := json.Unmarshal(a.body, &response); err != nil || response.Status.Token == "" {
-		return discovery.Token{}, s.unusable(r, a, errors.New("the answer holds no token"))
+	if json.Unmarshal(answer.body, &response) != nil || response.Status.Token == "" {
+		return discovery.Token{}, at.unusable(r, answer, errors.New("the answer holds no token"))
 	}
 	return discovery.NewToken(response.Status.Token), nil
 }
