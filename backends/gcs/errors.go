@@ -15,7 +15,6 @@ import (
 	"google.golang.org/api/googleapi"
 
 	"oidc-publisher/backends/internal/answer"
-	"oidc-publisher/publish"
 )
 
 // provider marks the errors of getting a token as such.
@@ -24,62 +23,33 @@ type provider struct{ auth.TokenProvider }
 func (p provider) Token(ctx context.Context) (*auth.Token, error) {
 	token, err := p.TokenProvider.Token(ctx)
 	if err != nil {
-		return nil, &credentialsError{err}
+		return nil, &answer.CredentialsError{Err: err}
 	}
 	return token, nil
 }
 
-type credentialsError struct{ err error }
-
-func (e *credentialsError) Error() string { return e.err.Error() }
-func (e *credentialsError) Unwrap() error { return e.err }
-
-// explain turns the SDK's error into one that names the target and the cure.
-// Text that a server may have written is left out, and the SDK's error is not
-// wrapped: a missing credentials file must not pass for an
-// absent object.
 func (b *Backend) explain(ctx context.Context, name string, err error) error {
-	target := "gs://" + path.Join(b.config.Bucket, b.key(name))
-	var credentials *credentialsError
-	for _, ours := range []error{
-		fs.ErrNotExist, publish.ErrPrecondition, publish.ErrTooLarge, publish.ErrInvalidName, publish.ErrClosed,
-	} {
-		if errors.Is(err, ours) && !errors.As(err, &credentials) {
-			return fmt.Errorf("%s: %w", target, err)
+	var credentials *answer.CredentialsError
+	return answer.Explain(ctx, "gs://"+path.Join(b.config.Bucket, b.key(name)), err, errors.As(err, &credentials), func(ended error) string {
+		if credentials != nil {
+			return describeCredentials(credentials.Err)
 		}
-	}
-	ended := answer.Ended(ctx, err)
-	if text := b.describe(err, ended); text != "" {
-		target += ": " + text
-	}
-	if ended != nil {
-		return fmt.Errorf("%s: %w", target, ended)
-	}
-	return errors.New(target)
-}
-
-func (b *Backend) describe(err, ended error) string {
-	var credentials *credentialsError
-	if errors.As(err, &credentials) {
-		return describeCredentials(credentials.err)
-	}
-	if text := b.describeStatus(err); text != "" {
-		return text
-	}
-	switch {
-	case errors.Is(ended, context.DeadlineExceeded):
-		// The SDK tries until the deadline: why it had to is the cause.
-		if cause := local(err); cause != "" && cause != ended.Error() {
-			return "no answer in time: " + cause
+		if text := b.describeStatus(err); text != "" {
+			return text
 		}
-		return "no answer in time"
-	case ended != nil:
-		return ""
-	}
-	if cause := local(err); cause != "" {
-		return "no answer from Cloud Storage: " + cause
-	}
-	return err.Error()
+		cause := local(err)
+		switch {
+		case errors.Is(ended, context.DeadlineExceeded) && cause != "" && cause != ended.Error():
+			return "no answer in time: " + cause // the SDK tries until the deadline
+		case errors.Is(ended, context.DeadlineExceeded):
+			return "no answer in time"
+		case ended != nil:
+			return ""
+		case cause != "":
+			return "no answer from Cloud Storage: " + cause
+		}
+		return err.Error()
+	})
 }
 
 func (b *Backend) describeStatus(err error) string {

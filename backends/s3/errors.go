@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"path"
@@ -15,10 +14,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"oidc-publisher/backends/internal/answer"
-	"oidc-publisher/publish"
 )
-
-var errNoETag = errors.New("the store returned no ETag, so writes can't be conditional: use another store")
 
 // chain marks the errors of the SDK's credential chain.
 type chain struct{ aws.CredentialsProvider }
@@ -26,15 +22,10 @@ type chain struct{ aws.CredentialsProvider }
 func (c chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	credentials, err := c.CredentialsProvider.Retrieve(ctx)
 	if err != nil {
-		return credentials, &credentialsError{err}
+		return credentials, &answer.CredentialsError{Err: err}
 	}
 	return credentials, nil
 }
-
-type credentialsError struct{ err error }
-
-func (e *credentialsError) Error() string { return e.err.Error() }
-func (e *credentialsError) Unwrap() error { return e.err }
 
 // access is a kind of request, for the advice when it is denied.
 type access string
@@ -44,51 +35,31 @@ const (
 	writeAccess access = "allow s3:PutObject and s3:GetObject on %[1]s, and check for a bucket policy that denies"
 )
 
-// explain turns the SDK's error into one that names the target and the cure.
-// Text that a server may have written is left out, and the SDK's error is not
-// wrapped: a missing token file must not pass for an absent
-// object.
 func (b *Backend) explain(ctx context.Context, name string, kind access, err error) error {
-	target := "s3://" + path.Join(b.config.Bucket, *b.key(name))
-	for _, ours := range []error{
-		fs.ErrNotExist, publish.ErrPrecondition, publish.ErrTooLarge, publish.ErrInvalidName, publish.ErrClosed, errNoETag,
-	} {
-		if isOurs(err, ours) {
-			return fmt.Errorf("%s: %w", target, err)
-		}
-	}
-	ended := answer.Ended(ctx, err)
-	if text := b.describe(kind, err, ended); text != "" {
-		target += ": " + text
-	}
-	if ended != nil {
-		return fmt.Errorf("%s: %w", target, ended)
-	}
-	return errors.New(target)
-}
-
-// isOurs reports whether the error is this package's own, and not one of the SDK
-// that wraps the same sentinel, such as that of a missing file.
-func isOurs(err, ours error) bool {
 	var operation *smithy.OperationError
-	return errors.Is(err, ours) && !errors.As(err, &operation)
+	return answer.Explain(ctx, "s3://"+path.Join(b.config.Bucket, *b.key(name)), err, errors.As(err, &operation),
+		func(ended error) string { return b.describe(kind, err, ended) })
 }
 
 func (b *Backend) describe(kind access, err, ended error) string {
-	var credentials *credentialsError
+	var credentials *answer.CredentialsError
 	switch {
 	case errors.As(err, &credentials):
 		return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role: " +
-			local("the credential service", credentials.err)
+			local("the credential service", credentials.Err)
 	case errors.Is(ended, context.DeadlineExceeded):
 		return "no answer in time"
 	case ended != nil:
 		return ""
 	}
-	if region := actualRegion(err); region != "" && region != b.config.Region {
-		return fmt.Sprintf("the bucket is in region %s, not %s: use ?region=%s", region, b.config.Region, region)
+	var response *smithyhttp.ResponseError
+	if errors.As(err, &response) && response.Response != nil {
+		if region := response.Response.Header.Get("X-Amz-Bucket-Region"); answer.IsCode(region) && region != b.config.Region {
+			return fmt.Sprintf("the bucket is in region %s, not %s: use ?region=%s", region, b.config.Region, region)
+		}
 	}
-	if publicAccessBlocked(err) {
+	// The one refusal that is known by its message alone.
+	if failure := smithy.APIError(nil); errors.As(err, &failure) && strings.Contains(failure.ErrorMessage(), "BlockPublic") {
 		return "S3 Block Public Access forbids this write: allow public bucket policies on the bucket and its account"
 	}
 	if text := b.describeCode(kind, code(err)); text != "" {
@@ -97,22 +68,18 @@ func (b *Backend) describe(kind access, err, ended error) string {
 	return local("the store", err)
 }
 
-// publicAccessBlocked recognizes the one refusal that is known by its message
-// alone.
-func publicAccessBlocked(err error) bool {
-	var failure smithy.APIError
-	return errors.As(err, &failure) && strings.Contains(failure.ErrorMessage(), "BlockPublic")
-}
-
 func (b *Backend) describeCode(kind access, code string) string {
-	arn := "arn:aws:s3:::" + b.config.Bucket
+	arn, place := "arn:aws:s3:::"+b.config.Bucket, "Amazon S3 in "+b.config.Region
+	if b.config.Endpoint != "" {
+		place = b.config.Endpoint // it has no credentials
+	}
 	switch code {
 	case "NoSuchBucket":
-		return fmt.Sprintf("bucket %s does not exist at %s: create it first, or correct the target", b.config.Bucket, b.place())
+		return fmt.Sprintf("bucket %s does not exist at %s: create it first, or correct the target", b.config.Bucket, place)
 	case "AccessDenied", "Forbidden", "AllAccessDisabled":
 		return "access denied: " + fmt.Sprintf(string(kind), arn+path.Join("/", b.config.Prefix, "*"), arn)
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired":
-		return "the AWS credentials were refused (" + code + "): renew them, and check that they are for " + b.place()
+		return "the AWS credentials were refused (" + code + "): renew them, and check that they are for " + place
 	case "RequestTimeTooSkewed":
 		return "the clock of this machine is wrong: set it"
 	case "PermanentRedirect", "MovedPermanently", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
@@ -129,27 +96,18 @@ func (b *Backend) describeCode(kind access, code string) string {
 	return ""
 }
 
-// place returns the endpoint, which has no credentials, or the region.
-func (b *Backend) place() string {
-	if b.config.Endpoint != "" {
-		return b.config.Endpoint
-	}
-	return "Amazon S3 in " + b.config.Region
-}
-
 // code returns S3's name of the error. An answer without one, such as that of a
 // proxy, is known by its status alone.
 func code(err error) string {
 	var response *smithyhttp.ResponseError
 	var failure smithy.APIError
-	status := 0
-	if errors.As(err, &response) {
-		status = response.HTTPStatusCode()
-	}
 	if errors.As(err, &failure) && answer.IsCode(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
 		return failure.ErrorCode()
 	}
-	switch status {
+	if !errors.As(err, &response) {
+		return ""
+	}
+	switch response.HTTPStatusCode() {
 	case http.StatusPreconditionFailed:
 		return "PreconditionFailed"
 	case http.StatusForbidden, http.StatusUnauthorized:
@@ -160,18 +118,6 @@ func code(err error) string {
 		return "SlowDown"
 	case http.StatusNotImplemented:
 		return "NotImplemented"
-	}
-	return ""
-}
-
-// actualRegion returns the bucket's region according to S3.
-func actualRegion(err error) string {
-	var response *smithyhttp.ResponseError
-	if !errors.As(err, &response) || response.Response == nil {
-		return ""
-	}
-	if region := response.Response.Header.Get("X-Amz-Bucket-Region"); answer.IsCode(region) {
-		return region
 	}
 	return ""
 }

@@ -105,7 +105,7 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 		return publish.Object{}, err
 	}
 	if aws.ToString(out.ETag) == "" {
-		return publish.Object{}, errNoETag
+		return publish.Object{}, errors.New("the store returned no ETag, so writes can't be conditional: use another store")
 	}
 	return publish.Object{
 		Name:         name,

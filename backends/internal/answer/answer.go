@@ -5,7 +5,9 @@ package answer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 
 	"oidc-publisher/internal/httpx"
@@ -22,15 +24,39 @@ func Body(r io.Reader) ([]byte, error) {
 	return body, err
 }
 
-// Ended returns why an operation was given up, if it was: context.Canceled or
-// context.DeadlineExceeded, even where the client's error hides it.
-func Ended(ctx context.Context, err error) error {
-	for _, reason := range []error{context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, reason) || errors.Is(ctx.Err(), reason) {
-			return reason
+// CredentialsError is why there are no credentials to ask the store with.
+type CredentialsError struct{ Err error }
+
+func (e *CredentialsError) Error() string { return e.Err.Error() }
+func (e *CredentialsError) Unwrap() error { return e.Err }
+
+// Explain turns the error of an operation into one that names the target. An
+// error of the SDK is not wrapped, because a missing credentials file must not
+// pass for an absent object: describe gives its cause and cure without any text
+// that a server may have written. ended is why the operation was given up, if it
+// was, even where the SDK's error hides it.
+func Explain(ctx context.Context, target string, err error, fromSDK bool, describe func(ended error) string) error {
+	for _, ours := range []error{
+		fs.ErrNotExist, publish.ErrPrecondition, publish.ErrTooLarge, publish.ErrInvalidName, publish.ErrClosed,
+	} {
+		if errors.Is(err, ours) && !fromSDK {
+			return fmt.Errorf("%s: %w", target, err)
 		}
 	}
-	return nil
+	var ended error
+	for _, reason := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, reason) || errors.Is(ctx.Err(), reason) {
+			ended = reason
+			break
+		}
+	}
+	if text := describe(ended); text != "" {
+		target += ": " + text
+	}
+	if ended != nil {
+		return fmt.Errorf("%s: %w", target, ended)
+	}
+	return errors.New(target)
 }
 
 // Missing describes the error of a request that got no answer, and what to do
