@@ -19,6 +19,7 @@
 package dir
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -76,15 +77,8 @@ func (c Config) Open(context.Context) (publish.Backend, error) {
 
 // Get reads a file. Symbolic links as objects, and links that lead out of the
 // directory, are refused.
-func (b *Backend) Get(ctx context.Context, name string) (publish.Object, error) {
-	object, err := b.get(ctx, name)
-	if err != nil {
-		return publish.Object{}, b.explain(name, err)
-	}
-	return object, nil
-}
-
-func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) {
+func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err error) {
+	defer func() { err = b.explain(name, err) }()
 	if err := b.admit(b.gate.Get(ctx, name), name); err != nil {
 		return publish.Object{}, err
 	}
@@ -98,14 +92,8 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 
 // Put replaces a file whole. Only the body is kept: the web server in front
 // chooses the headers.
-func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
-	if err := b.put(ctx, object, precondition); err != nil {
-		return b.explain(object.Name, err)
-	}
-	return nil
-}
-
-func (b *Backend) put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
+func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) (err error) {
+	defer func() { err = b.explain(object.Name, err) }()
 	if err := b.admit(b.gate.Put(ctx, object), object.Name); err != nil {
 		return err
 	}
@@ -243,17 +231,8 @@ func write(root *os.Root, name string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	if _, err := file.Write(body); err != nil {
-		return err
-	}
-	if err := file.Chmod(fileMode); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	return file.Close()
+	_, err = file.Write(body)
+	return cmp.Or(err, file.Chmod(fileMode), file.Sync(), file.Close())
 }
 
 // createRoot opens a directory and creates it first, with its parents, where
@@ -296,8 +275,5 @@ func makeDir(root *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := root.Chmod(name, dirMode); err != nil {
-		return err
-	}
-	return syncDir(root, path.Dir(name))
+	return cmp.Or(root.Chmod(name, dirMode), syncDir(root, path.Dir(name)))
 }

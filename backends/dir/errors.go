@@ -13,27 +13,24 @@ import (
 
 // explain names the target and adds what to do about the error.
 func (b *Backend) explain(name string, err error) error {
+	if err == nil {
+		return nil
+	}
 	at := filepath.Join(b.path, filepath.FromSlash(name))
 	if errors.Is(err, publish.ErrInvalidName) || errors.Is(err, publish.ErrClosed) {
 		at = b.path
 	}
-	if cure := cure(err); cure != "" {
-		return fmt.Errorf("%s: %w: %s", at, bare(err), cure)
+	cure := cure(err)
+	// The operating system's errors may name the temporary file instead.
+	if file := (*fs.PathError)(nil); errors.As(err, &file) {
+		err = file.Err
+	} else if rename := (*os.LinkError)(nil); errors.As(err, &rename) {
+		err = rename.Err
 	}
-	return fmt.Errorf("%s: %w", at, bare(err))
-}
-
-// bare drops the path from the operating system's error.
-func bare(err error) error {
-	var file *fs.PathError
-	var rename *os.LinkError
-	switch {
-	case errors.As(err, &file):
-		return file.Err
-	case errors.As(err, &rename):
-		return rename.Err
+	if cure != "" {
+		return fmt.Errorf("%s: %w: %s", at, err, cure)
 	}
-	return err
+	return fmt.Errorf("%s: %w", at, err)
 }
 
 const (

@@ -74,15 +74,8 @@ func findCredentials() (*auth.Credentials, error) {
 }
 
 // Get reads an object, all of one generation.
-func (b *Backend) Get(ctx context.Context, name string) (publish.Object, error) {
-	object, err := b.get(ctx, name)
-	if err != nil {
-		return publish.Object{}, b.explain(ctx, name, err)
-	}
-	return object, nil
-}
-
-func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) {
+func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err error) {
+	defer func() { err = b.explain(ctx, name, err) }()
 	if err := b.gate.Get(ctx, name); err != nil {
 		return publish.Object{}, err
 	}
@@ -119,14 +112,8 @@ func (b *Backend) absent(ctx context.Context, name string) error {
 
 // Put writes an object in one request, which is cancelled after an error: closing
 // the writer would store the part that was sent.
-func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
-	if err := b.put(ctx, object, precondition); err != nil {
-		return b.explain(ctx, object.Name, err)
-	}
-	return nil
-}
-
-func (b *Backend) put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
+func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) (err error) {
+	defer func() { err = b.explain(ctx, object.Name, err) }()
 	if err := b.gate.Put(ctx, object); err != nil {
 		return err
 	}

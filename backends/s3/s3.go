@@ -80,15 +80,8 @@ func (c Config) apply(o *s3.Options) {
 
 // Get reads an object. Without the permission s3:ListBucket Amazon answers 403
 // for an absent object. That is an error, since the object may exist.
-func (b *Backend) Get(ctx context.Context, name string) (publish.Object, error) {
-	object, err := b.get(ctx, name)
-	if err != nil {
-		return publish.Object{}, b.explain(ctx, name, readAccess, err)
-	}
-	return object, nil
-}
-
-func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) {
+func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err error) {
+	defer func() { err = b.explain(ctx, name, readAccess, err) }()
 	if err := b.gate.Get(ctx, name); err != nil {
 		return publish.Object{}, err
 	}
@@ -118,14 +111,8 @@ func (b *Backend) get(ctx context.Context, name string) (publish.Object, error) 
 
 // Put writes an object. After a lost acknowledgement the SDK tries again and
 // then sees its own first write: that is reported as ErrPrecondition.
-func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
-	if err := b.put(ctx, object, precondition); err != nil {
-		return b.explain(ctx, object.Name, writeAccess, err)
-	}
-	return nil
-}
-
-func (b *Backend) put(ctx context.Context, object publish.Object, precondition publish.Precondition) error {
+func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) (err error) {
+	defer func() { err = b.explain(ctx, object.Name, writeAccess, err) }()
 	if err := b.gate.Put(ctx, object); err != nil {
 		return err
 	}
@@ -141,7 +128,7 @@ func (b *Backend) put(ctx context.Context, object publish.Object, precondition p
 	} else {
 		in.IfNoneMatch = aws.String("*")
 	}
-	_, err := b.api.PutObject(ctx, in)
+	_, err = b.api.PutObject(ctx, in)
 	switch code(err) {
 	case "PreconditionFailed", "ConditionalRequestConflict":
 		return publish.ErrPrecondition

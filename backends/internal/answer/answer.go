@@ -36,6 +36,9 @@ func (e *CredentialsError) Unwrap() error { return e.Err }
 // that a server may have written. ended is why the operation was given up, if it
 // was, even where the SDK's error hides it.
 func Explain(ctx context.Context, target string, err error, fromSDK bool, describe func(ended error) string) error {
+	if err == nil {
+		return nil
+	}
 	for _, ours := range []error{
 		fs.ErrNotExist, publish.ErrPrecondition, publish.ErrTooLarge, publish.ErrInvalidName, publish.ErrClosed,
 	} {
