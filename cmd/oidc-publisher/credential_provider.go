@@ -2,8 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	kubelet "k8s.io/kubelet/config/v1"
@@ -45,9 +45,9 @@ func credentialProviderOf(provider string) *cli.Command {
 	output := func() cli.Flag { return cli.Output("text", "json") }
 	return &cli.Command{
 		Name:        provider,
-		Usage:       "credentials of " + serviceName(provider),
+		Usage:       "credentials of " + plugins[provider].title,
 		ArgsUsage:   "[config|rbac|check IMAGE]",
-		Description: credentialProviderExamples(provider),
+		Description: strings.ReplaceAll(fmt.Sprintf(credentialProviderExamples, plugins[provider].exampleFlags, plugins[provider].exampleImage), "PLUGIN", cli.Name+" credential-provider "+provider),
 		Flags:       pluginFlags(provider),
 		Action:      func(c *cli.Context) error { return answerKubelet(c, provider) },
 		Subcommands: []*cli.Command{
@@ -71,25 +71,26 @@ func credentialProviderOf(provider string) *cli.Command {
 	}
 }
 
-func serviceName(provider string) string {
-	return map[string]string{credentialprovider.ProviderCloudsmith: "Cloudsmith", credentialprovider.ProviderGCP: "Google Cloud"}[provider]
+// plugins describes the providers for the help.
+var plugins = map[string]struct{ title, audience, exampleFlags, exampleImage string }{
+	credentialprovider.ProviderCloudsmith: {
+		"Cloudsmith", credentialprovider.CloudsmithAudience, "", "docker.cloudsmith.io/acme/team/app:1",
+	},
+	credentialprovider.ProviderGCP: {
+		"Google Cloud", "https://iam.googleapis.com/ and the provider's name", ` \
+    --provider projects/123456789/locations/global/workloadIdentityPools/clusters/providers/cluster-a`,
+		"europe-docker.pkg.dev/project/repository/app:1",
+	},
 }
 
-func credentialProviderExamples(provider string) string {
-	example := cli.Name + " credential-provider " + provider
-	flags := map[string]string{credentialprovider.ProviderGCP: ` \
-    --provider projects/123456789/locations/global/workloadIdentityPools/clusters/providers/cluster-a`}[provider]
-	return `Examples:
+//nolint:gosec // G101: a text about credentials
+const credentialProviderExamples = `Examples:
   # what each node needs, and what is applied to the cluster
-  ` + example + ` config` + flags + ` > credential-provider.yaml
-  ` + example + ` rbac` + flags + ` | kubectl apply -f -
+  PLUGIN config%[1]s > credential-provider.yaml
+  PLUGIN rbac%[1]s | kubectl apply -f -
 
   # would kubelet call the plugin for this image?
-  ` + example + ` check ` + map[string]string{
-		credentialprovider.ProviderCloudsmith: "docker.cloudsmith.io/acme/team/app:1",
-		credentialprovider.ProviderGCP:        "europe-docker.pkg.dev/project/repository/app:1",
-	}[provider]
-}
+  PLUGIN check %[2]s`
 
 // pluginFlags are the settings of the plugin, which kubelet passes too.
 func pluginFlags(provider string) []cli.Flag {
@@ -102,10 +103,7 @@ func pluginFlags(provider string) []cli.Flag {
 
 func nodeFlags(provider string) []cli.Flag {
 	audience := cli.String("audience", "", "`AUDIENCE` of the tokens")
-	audience.DefaultText = map[string]string{
-		credentialprovider.ProviderCloudsmith: credentialprovider.CloudsmithAudience,
-		credentialprovider.ProviderGCP:        "https://iam.googleapis.com/ and the provider's name",
-	}[provider]
+	audience.DefaultText = plugins[provider].audience
 	name := cli.String("name", "", "file `NAME` of the plugin; each audience needs its own")
 	name.DefaultText = credentialprovider.ProgramName + "-" + provider
 	return cli.InCategory("Node", audience, name, cli.String("kubernetes-version", "1.34+", "`VERSION` of the kubelets: 1.33, 1.34+"))
@@ -175,9 +173,6 @@ func nodeOf(c *cli.Context, provider string) (nodeconfig.Node, error) {
 // answerKubelet returns no error with an exit code of its own: kubelet knows
 // success and failure only.
 func answerKubelet(c *cli.Context, provider string) error {
-	if err := cli.CheckArgs(c); err != nil {
-		return err
-	}
 	settings, _, err := pluginSettings(c, provider)
 	if err != nil {
 		return err
@@ -206,18 +201,11 @@ func printNodeRights(c *cli.Context, provider string) error {
 }
 
 func printNode(c *cli.Context, provider string, text func(nodeconfig.Node) ([]byte, error), object func(nodeconfig.Node) any) error {
-	if err := cli.CheckArgs(c); err != nil {
-		return err
-	}
-	format, err := cli.OutputFormat(c, "text", "json")
-	if err != nil {
-		return err
-	}
 	node, err := nodeOf(c, provider)
 	if err != nil {
 		return err
 	}
-	if format == "json" {
+	if c.String("output") == "json" {
 		return cli.PrintJSON(c.App.Writer, object(node))
 	}
 	data, err := text(node)
@@ -229,13 +217,6 @@ func printNode(c *cli.Context, provider string, text func(nodeconfig.Node) ([]by
 }
 
 func checkImage(c *cli.Context, provider string) error {
-	if err := cli.CheckArgs(c, "IMAGE"); err != nil {
-		return err
-	}
-	format, err := cli.OutputFormat(c, "text", "json")
-	if err != nil {
-		return err
-	}
 	settings, _, err := pluginSettings(c, provider)
 	if err != nil {
 		return err
@@ -252,7 +233,7 @@ func checkImage(c *cli.Context, provider string) error {
 		}
 	}
 	report := node.Check(config, image)
-	if format == "json" {
+	if c.String("output") == "json" {
 		err = cli.PrintJSON(c.App.Writer, report)
 	} else {
 		_, err = io.WriteString(c.App.Writer, checkText(report))
@@ -264,21 +245,21 @@ func checkImage(c *cli.Context, provider string) error {
 }
 
 func checkText(report nodeconfig.Report) string {
-	var lines []string
+	var out strings.Builder
 	for _, m := range report.Patterns {
 		verdict := "matches"
 		if !m.Matches {
 			verdict = "does not match: " + m.Why
 		}
-		lines = append(lines, m.Provider+": "+m.Pattern+" "+verdict)
+		fmt.Fprintf(&out, "%s: %s %s\n", m.Provider, m.Pattern, verdict)
 	}
 	switch {
 	case report.Why != "":
-		lines = append(lines, "auth key: none; "+cli.Printable(report.Why))
+		fmt.Fprintf(&out, "auth key: none; %s\n", cli.Printable(report.Why))
 	case report.AuthKey == "":
-		lines = append(lines, "auth key: none; the image is not from one of the plugin's registries (--registry)")
+		fmt.Fprintf(&out, "auth key: none; the image is not from one of the plugin's registries (--registry)\n")
 	default:
-		lines = append(lines, "auth key: "+report.AuthKey)
+		fmt.Fprintf(&out, "auth key: %s\n", report.AuthKey)
 	}
-	return strings.Join(slices.Concat(lines, []string{""}), "\n")
+	return out.String()
 }

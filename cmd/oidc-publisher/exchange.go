@@ -37,7 +37,8 @@ not. --allow-api-token overrides the refusal.
 Examples:`
 
 func exchangeWith(service exchangeService) *cli.Command {
-	flags := slices.Concat(service.flags(), subjectFlags(), clusterFlags(), []cli.Flag{cli.Output("text", "json", "docker-config", "env"), cli.Timeout()},
+	flags := slices.Concat(service.flags(), subjectFlags(), clusterFlags(),
+		[]cli.Flag{cli.Output("text", "json", "docker-config", "env"), cli.Timeout(defaultTimeout)},
 		cli.InCategory(cli.CategoryOutput, service.registryFlag("`HOST` in a docker-config; repeatable")))
 	if service.credentialConfig != nil {
 		flags = append(flags, cli.InCategory(cli.CategoryOutput,
@@ -53,9 +54,6 @@ func exchangeWith(service exchangeService) *cli.Command {
 }
 
 func exchangeAction(c *cli.Context, service exchangeService) error {
-	if err := cli.CheckArgs(c); err != nil {
-		return err
-	}
 	if c.Bool("print-credential-config") {
 		return printCredentialConfig(c, service)
 	}
@@ -67,12 +65,12 @@ func exchangeAction(c *cli.Context, service exchangeService) error {
 	if err != nil {
 		return err
 	}
-	if err := cli.CheckTimeout(c); err != nil {
-		return err
-	}
-	printer, err := credentialPrinter(c, service)
+	registries, err := registryHosts(c, service.registries)
 	if err != nil {
 		return err
+	}
+	if c.String("output") == "docker-config" && len(registries) == 0 {
+		return cli.Usagef("--output docker-config needs --registry HOST, such as europe-docker.pkg.dev")
 	}
 	ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 	defer cancel()
@@ -80,7 +78,7 @@ func exchangeAction(c *cli.Context, service exchangeService) error {
 	if err != nil {
 		return cli.Overtime(err, c.Duration("timeout"))
 	}
-	return printer(c.App.Writer, credential)
+	return printCredential(c, service, registries, credential)
 }
 
 func printCredentialConfig(c *cli.Context, service exchangeService) error {

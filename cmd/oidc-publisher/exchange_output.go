@@ -12,41 +12,22 @@ import (
 	"oidc-publisher/internal/cli"
 )
 
-// credentialPrinter returns what prints the credential in the format of --output.
-func credentialPrinter(c *cli.Context, service exchangeService) (func(io.Writer, exchange.Credential) error, error) {
-	format, err := cli.OutputFormat(c, "text", "json", "docker-config", "env")
-	if err != nil {
-		return nil, err
-	}
-	registries, err := registryHosts(c, service.registries)
-	if err != nil {
-		return nil, err
-	}
-	switch format {
+// printCredential prints the credential in the format of --output.
+func printCredential(c *cli.Context, service exchangeService, registries []string, credential exchange.Credential) error {
+	switch c.String("output") {
 	case "json":
-		return func(w io.Writer, credential exchange.Credential) error {
-			return cli.PrintJSON(w, credentialJSONOf(service.name, credential))
-		}, nil
+		return cli.PrintJSON(c.App.Writer, credentialJSON{service.name, credential.Username, credential.Password.Reveal(), orNull(credential.Expiry)})
 	case "docker-config":
-		if len(registries) == 0 {
-			return nil, cli.Usagef("--output docker-config needs --registry HOST, such as europe-docker.pkg.dev")
-		}
-		return func(w io.Writer, credential exchange.Credential) error {
-			config, err := pullsecret.DockerConfig(registries, credential)
-			if err != nil {
-				return err
-			}
-			return cli.PrintJSON(w, json.RawMessage(config))
-		}, nil
-	case "env":
-		return func(w io.Writer, credential exchange.Credential) error {
-			return printEnv(w, credential, service.variables)
-		}, nil
-	default:
-		return func(w io.Writer, credential exchange.Credential) error {
-			_, err := fmt.Fprintln(w, credential.Password.Reveal())
+		config, err := pullsecret.DockerConfig(registries, credential)
+		if err != nil {
 			return err
-		}, nil
+		}
+		return cli.PrintJSON(c.App.Writer, json.RawMessage(config))
+	case "env":
+		return printEnv(c.App.Writer, credential, service.variables)
+	default:
+		_, err := fmt.Fprintln(c.App.Writer, credential.Password.Reveal())
+		return err
 	}
 }
 
@@ -66,19 +47,10 @@ func registryHosts(c *cli.Context, defaults []string) ([]string, error) {
 
 // The JSON form of an exchange: a contract with scripts.
 type credentialJSON struct {
-	Service  string  `json:"service"`
-	Username string  `json:"username"`
-	Token    string  `json:"token"`
-	Expiry   *string `json:"expiry"` // RFC 3339; null where the service does not say
-}
-
-func credentialJSONOf(service string, credential exchange.Credential) credentialJSON {
-	out := credentialJSON{Service: service, Username: credential.Username, Token: credential.Password.Reveal()}
-	if !credential.Expiry.IsZero() {
-		expiry := credential.Expiry.UTC().Format(time.RFC3339)
-		out.Expiry = &expiry
-	}
-	return out
+	Service  string     `json:"service"`
+	Username string     `json:"username"`
+	Token    string     `json:"token"`
+	Expiry   *time.Time `json:"expiry"` // null where the service does not say
 }
 
 // printEnv prints lines for a shell's eval.

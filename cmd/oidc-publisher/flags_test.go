@@ -76,11 +76,14 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 			}
 			t.Run(command.Name+" "+name, func(t *testing.T) {
 				value := "some-value"
+				if one, ok := map[string]string{"output": "json", "log-format": "json", "log-level": "warn"}[name]; ok {
+					value = one
+				}
 				switch flag.(type) {
 				case *urfave.BoolFlag:
 					value = "true"
 				case *urfave.DurationFlag:
-					value = "7s"
+					value = "17m0s"
 				case *urfave.StringSliceFlag:
 					value = "one,two"
 				}
@@ -100,7 +103,7 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 					}
 					return nil
 				}
-				if err := app.Run([]string{app.Name, command.Name}); err != nil || !ran {
+				if err := app.Run(append([]string{app.Name, command.Name}, strings.Fields(command.ArgsUsage)...)); err != nil || !ran {
 					t.Errorf("error %v", err)
 				}
 			})

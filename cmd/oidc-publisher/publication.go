@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -20,12 +19,20 @@ func publicationFlags() []cli.Flag {
 	return append([]cli.Flag{
 		cli.String("issuer", "", "public issuer `URL`, exactly the cluster's own (default: the cluster's own)"),
 		cli.String("owner", "", "owner `NAME` recorded at the target (default: the cluster itself)"),
-		cli.Duration("grace", publish.DefaultGrace, "keep retired keys public for `DURATION`; 0 removes them at once"),
+		cli.DurationFrom(0, "grace", publish.DefaultGrace, "keep retired keys public for `DURATION`; 0 removes them at once"),
 		cli.List("revoke", "remove key `ID` now and never publish it again; repeatable"),
 		cli.Bool("ahead-of-issuer-change", "publish for an --issuer that the cluster will have"),
 		canary,
-		cli.Timeout(),
+		cli.Timeout(defaultTimeout),
 	}, sourceFlags()...)
+}
+
+// intervalFlags are those of the commands that follow a cluster.
+func intervalFlags() []cli.Flag {
+	return []cli.Flag{
+		cli.DurationFrom(time.Second, "interval", 10*time.Second, "poll the cluster every `DURATION`, at least 1s"),
+		cli.DurationFrom(0, "verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 for never"),
+	}
 }
 
 func toFlag() cli.Flag {
@@ -50,9 +57,6 @@ func readPublication(c *cli.Context, tunnelled bool) (publication, error) {
 	p := publication{timeout: c.Duration("timeout")}
 	var err error
 	if p.source, err = readSource(c); err != nil {
-		return p, err
-	}
-	if err := errors.Join(cli.CheckArgs(c), cli.CheckTimeout(c)); err != nil {
 		return p, err
 	}
 	if p.source.cluster.Canary, err = readCanary(c); err != nil {
@@ -93,9 +97,6 @@ func readPolicy(c *cli.Context) (publish.Policy, error) {
 		Revoke:              cli.Values(c, "revoke"),
 		TakeOver:            c.Bool("take-over"),
 		AheadOfIssuerChange: c.Bool("ahead-of-issuer-change"),
-	}
-	if policy.Grace < 0 {
-		return policy, cli.Usagef("--grace must not be negative")
 	}
 	if issuer := c.String("issuer"); issuer != "" {
 		var err error

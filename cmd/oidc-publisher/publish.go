@@ -15,8 +15,14 @@ func publishCommand() *cli.Command {
 		Name:        "publish",
 		Usage:       "copy a cluster's discovery documents to where relying parties can read them",
 		Description: publishDescription,
-		Flags:       publishFlags(),
-		Action:      publishAction,
+		Flags: slices.Concat(publicationFlags(), []cli.Flag{
+			toFlag(),
+			takeOverFlag(),
+			cli.Bool("no-verify", "do not read the public issuer after writing"),
+			cli.Bool("dry-run", "print what would be written, and write nothing"),
+			cli.Output("text", "json"),
+		}, cli.LogFlags(cli.LogText)),
+		Action: publishAction,
 	}
 }
 
@@ -41,25 +47,8 @@ Examples:
   # a leaked key
   oidc-publisher publish --revoke KEY_ID`
 
-func publishFlags() []cli.Flag {
-	return slices.Concat(publicationFlags(), []cli.Flag{
-		toFlag(),
-		takeOverFlag(),
-		cli.Bool("no-verify", "do not read the public issuer after writing"),
-		cli.Bool("dry-run", "print what would be written, and write nothing"),
-		cli.Output("text", "json"),
-	}, cli.LogFlags(cli.LogText))
-}
-
 func publishAction(c *cli.Context) error {
-	format, err := cli.OutputFormat(c, "text", "json")
-	if err != nil {
-		return err
-	}
-	log, err := cli.Logger(c)
-	if err != nil {
-		return err
-	}
+	log, format := cli.Logger(c), c.String("output")
 	publication, err := readPublication(c, false)
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ func pullSecretWith(service exchangeService) *cli.Command {
 }
 
 func pullSecretFlags(service exchangeService) []cli.Flag {
-	minRemaining := cli.Duration("min-remaining", 0, "do nothing if every secret is valid for longer than `DURATION`")
+	minRemaining := cli.DurationFrom(0, "min-remaining", 0, "do nothing if every secret is valid for longer than `DURATION`")
 	minRemaining.DefaultText = "always write"
 	return slices.Concat(
 		cli.InCategory("Secret",
@@ -83,7 +83,7 @@ func pullSecretFlags(service exchangeService) []cli.Flag {
 		[]cli.Flag{
 			cli.Output("text", "json"),
 			cli.Bool("dry-run", "let the API server check every write, and store none"),
-			cli.Duration("timeout", 5*time.Minute, "`DURATION` limit for all steps together"),
+			cli.Timeout(5 * time.Minute),
 		},
 	)
 }
@@ -160,7 +160,7 @@ func readPullSecretFlags(c *cli.Context, service exchangeService, target exchang
 	if owner := c.String("owner"); owner != "" {
 		options.job.Secret.Owner = owner
 	}
-	err := errors.Join(cli.CheckArgs(c), cli.CheckTimeout(c), options.check(), options.checkNames())
+	err := errors.Join(options.check(), options.checkNames())
 	if err == nil && options.refresh && c.String("token-file") == "-" {
 		err = cli.Usagef("--refresh reads the token at each exchange, and standard input can be read once: give --token-file FILE")
 	}
@@ -199,8 +199,6 @@ func (o pullSecretOptions) check() error {
 	switch {
 	case len(selections) > 1:
 		return cli.Usagef("%s and %s are two selections of namespaces: give one", selections[0], selections[1])
-	case o.job.MinRemaining < 0:
-		return cli.Usagef("--min-remaining must not be negative")
 	case o.refresh && (o.job.DryRun || o.job.MinRemaining > 0):
 		return cli.Usagef("--refresh renews by the credential's lifetime: leave --dry-run and --min-remaining out")
 	case o.leaderElect && !o.refresh:
@@ -234,20 +232,13 @@ func (o pullSecretOptions) checkNames() error {
 
 // writePullSecrets writes or detaches once.
 func writePullSecrets(c *cli.Context, options pullSecretOptions) error {
-	format, err := cli.OutputFormat(c, "text", "json")
-	if err != nil {
-		return err
-	}
-	log, err := cli.Logger(c)
-	if err != nil {
-		return err
-	}
 	job := &options.job
 	var clearProgress func()
 	job.Progress, clearProgress = pullSecretProgress(c.App.ErrWriter)
 	ctx, cancel := context.WithTimeout(c.Context, options.timeout)
 	defer cancel()
 	var report pullsecret.Report
+	var err error
 	if len(options.detach) > 0 {
 		report, err = job.Detach(ctx, options.detach)
 	} else {
@@ -255,16 +246,13 @@ func writePullSecrets(c *cli.Context, options pullSecretOptions) error {
 	}
 	clearProgress()
 	err = cli.Overtime(err, options.timeout)
-	warnOfPullSecrets(log, job, report)
-	return errors.Join(printPullReport(c.App.Writer, format, job, report, err), pullVerdict(c.App.ErrWriter, job, report, err))
+	warnOfPullSecrets(cli.Logger(c), job, report)
+	return errors.Join(printPullReport(c.App.Writer, c.String("output"), job, report, err), pullVerdict(c.App.ErrWriter, job, report, err))
 }
 
 // refreshPullSecrets keeps the secrets until SIGTERM.
 func refreshPullSecrets(c *cli.Context, options pullSecretOptions, cluster *kube.Source) error {
-	log, err := cli.ServiceLogger(c)
-	if err != nil {
-		return err
-	}
+	log := cli.ServiceLogger(c)
 	job := options.job
 	config := pullsecret.KeeperConfig{
 		Cluster: job.Cluster, Secret: job.Secret, Namespaces: job.Namespaces, Exchange: job.Exchange,

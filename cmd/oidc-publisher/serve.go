@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"oidc-publisher/backends"
 	"oidc-publisher/discovery"
@@ -81,9 +80,8 @@ func serveFlags() []cli.Flag {
 		cli.String("acme-http-listen", "", "answer HTTP-01 at `ADDRESS`, such as :80 (default: only TLS-ALPN-01, at --listen)"),
 		cli.String("admin-listen", "", "serve health and metrics at `ADDRESS` (default: nowhere)"),
 		cli.String("ready-file", "", "write the public URL into `FILE` once documents are served there"),
-		cli.Duration("interval", 10*time.Second, "poll the cluster every `DURATION`, at least 1s"),
-		cli.Duration("verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 for never"),
 	)
+	flags = append(flags, cli.InCategory(categoryServer, intervalFlags()...)...)
 	flags = append(flags, cli.InCategory(categoryTunnel,
 		cli.String("tunnel", "", "forward from an SSH server, `ssh://USER@HOST[:PORT]`, by ssh -R"),
 		cli.String("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`; 0 lets it choose"),
@@ -131,17 +129,10 @@ func untilHangup(c *cli.Context, nudge service.Nudge) (context.Context, func()) 
 
 // serveConfig reads the flags of serve alone.
 func serveConfig(c *cli.Context, publication publication) (config serve.Config, err error) {
-	format, err := cli.OutputFormat(c, "text", "json")
-	if err != nil {
-		return config, err
-	}
 	if err := errors.Join(checkServe(c), checkDir(c)); err != nil {
 		return config, err
 	}
-	log, err := cli.Logger(c)
-	if err != nil {
-		return config, err
-	}
+	log := cli.Logger(c)
 	policy := publication.policy
 	config = serve.Config{
 		Issuer: policy.Issuer, Policy: policy, Timeout: publication.timeout,
@@ -165,14 +156,12 @@ func serveConfig(c *cli.Context, publication publication) (config serve.Config, 
 	if config.StateDir, err = openDir(c, "state-dir"); err != nil {
 		return config, err
 	}
-	config.Events, err = serve.NewEvents(c.App.Writer, format == "json", c.String("ready-file"), log)
+	config.Events, err = serve.NewEvents(c.App.Writer, c.String("output") == "json", c.String("ready-file"), log)
 	return config, err
 }
 
 func checkServe(c *cli.Context) error {
 	switch {
-	case c.Duration("interval") < time.Second || c.Duration("verify-interval") < 0:
-		return cli.Usagef("--interval must be at least 1s, and --verify-interval not negative")
 	case (c.String("tls-cert") == "") != (c.String("tls-key") == ""):
 		return cli.Usagef("--tls-cert and --tls-key go together: one is the certificate chain, the other its private key")
 	case c.Bool("acme") && c.String("tls-cert") != "":

@@ -23,7 +23,7 @@ func tokenFlags(defaultFile string) []cli.Flag {
 	file.DefaultText = defaultFile
 	return cli.InCategory(categoryToken, file,
 		cli.String("mint", "", "mint a token for `NAMESPACE/SERVICEACCOUNT`; needs --audience"),
-		cli.Duration("mint-duration", kube.MinExpiry, "lifetime `DURATION` of a minted token; at least 10m"),
+		cli.DurationFrom(kube.MinExpiry, "mint-duration", kube.MinExpiry, "lifetime `DURATION` of a minted token; at least 10m"),
 		cli.String("audience", "", "`AUDIENCE` of the token"),
 	)
 }
@@ -48,8 +48,6 @@ func readTokenFlags(c *cli.Context) (file string, mint minter, err error) {
 		return "", nil, cli.Usagef("--mint needs a live cluster, not --from or --public-key")
 	case strings.Count(account, "/") != 1 || strings.HasPrefix(account, "/") || strings.HasSuffix(account, "/"):
 		return "", nil, cli.Usagef("--mint is %q, and must be NAMESPACE/SERVICEACCOUNT", account)
-	case duration < kube.MinExpiry:
-		return "", nil, cli.Usagef("--mint-duration must be at least %v", kube.MinExpiry)
 	}
 	config := readCluster(c)
 	namespace, name, _ := strings.Cut(account, "/")

@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	// verifyTimeout is the default of --timeout, and bounds the checks after
-	// --wait-for-kid.
-	verifyTimeout = 30 * time.Second
+	// defaultTimeout also bounds the checks of verify after --wait-for-kid.
+	defaultTimeout = 30 * time.Second
 	// waitTimeout is the default of --timeout with --wait-for-kid: twice the
 	// lifetime that Cloud Storage gives to objects without Cache-Control.
 	waitTimeout = 2 * time.Hour
@@ -62,7 +61,7 @@ func verifyFlags() []cli.Flag {
 	for _, party := range verify.RelyingParties() {
 		parties = append(parties, string(party))
 	}
-	timeout := cli.Duration("timeout", verifyTimeout, "`DURATION` limit for all steps together")
+	timeout := cli.Timeout(defaultTimeout)
 	timeout.DefaultText = "30s, with --wait-for-kid 2h"
 	return slices.Concat(
 		[]cli.Flag{
@@ -91,10 +90,7 @@ func verifyAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := cli.Logger(c)
-	if err != nil {
-		return err
-	}
+	log := cli.Logger(c)
 	if err := v.awaitKey(c.Context, log); err != nil {
 		return v.printUnchecked(c, "wait-for-kid", "key is safe to sign with", err)
 	}
@@ -121,9 +117,8 @@ func verifyAction(c *cli.Context) error {
 
 // readVerifyFlags reads the flags and makes no request.
 func readVerifyFlags(c *cli.Context) (verification, error) {
-	format, err := cli.OutputFormat(c, "text", "json", "junit")
-	source, sourceErr := readSource(c)
-	if err := errors.Join(err, cli.CheckArgs(c, "ISSUER"), sourceErr, cli.CheckTimeout(c)); err != nil {
+	source, err := readSource(c)
+	if err != nil {
 		return verification{}, err
 	}
 	tokenFile, mint, err := readTokenFlags(c)
@@ -137,7 +132,7 @@ func readVerifyFlags(c *cli.Context) (verification, error) {
 		readToken:   mint,
 		waitForKID:  c.String("wait-for-kid"),
 		checksLimit: c.Duration("timeout"),
-		format:      format,
+		format:      c.String("output"),
 	}
 	if tokenFile != "" {
 		stdin := c.App.Reader
@@ -150,7 +145,7 @@ func readVerifyFlags(c *cli.Context) (verification, error) {
 		}
 	}
 	if v.waitForKID != "" {
-		v.waitLimit, v.checksLimit = v.checksLimit, verifyTimeout
+		v.waitLimit, v.checksLimit = v.checksLimit, defaultTimeout
 		if !c.IsSet("timeout") {
 			v.waitLimit = waitTimeout
 		}

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -22,8 +21,11 @@ func watchCommand() *cli.Command {
 		Name:        "watch",
 		Usage:       "publish whenever the cluster's keys change, and keep the public issuer correct",
 		Description: watchDescription,
-		Flags:       watchFlags(),
-		Action:      watchAction,
+		Flags: slices.Concat(intervalFlags(), []cli.Flag{
+			cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty for nowhere"),
+			toFlag(),
+		}, publicationFlags(), cli.LogFlags(cli.LogOfService)),
+		Action: watchAction,
 	}
 }
 
@@ -39,24 +41,9 @@ Examples:
   oidc-publisher watch --to gs://my-issuer
   oidc-publisher watch --to 's3://my-issuer?region=eu-central-1'`
 
-func watchFlags() []cli.Flag {
-	flags := []cli.Flag{
-		cli.Duration("interval", 10*time.Second, "poll the cluster every `DURATION`, at least 1s"),
-		cli.Duration("verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 for never"),
-		cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty for nowhere"),
-	}
-	return slices.Concat(flags, publicationFlags(), []cli.Flag{toFlag()}, cli.LogFlags(cli.LogOfService))
-}
-
 func watchAction(c *cli.Context) error {
-	log, err := cli.ServiceLogger(c)
-	if err != nil {
-		return err
-	}
+	log := cli.ServiceLogger(c)
 	config := watch.Config{Interval: c.Duration("interval"), VerifyInterval: c.Duration("verify-interval"), Log: log}
-	if config.Interval < time.Second || config.VerifyInterval < 0 {
-		return cli.Usagef("--interval must be at least 1s, and --verify-interval not negative")
-	}
 	nudge := service.NewNudge()
 	defer nudge.OnHangup(c.Context)()
 	config.Nudge = nudge

@@ -7,20 +7,20 @@ import (
 	urfave "github.com/urfave/cli/v2"
 )
 
-// CheckArgs requires the named positional arguments and refuses any others,
-// which urfave would ignore.
-func CheckArgs(c *Context, names ...string) error {
-	args := c.Args().Slice()
-	if len(args) > len(names) && len(names) == 0 && len(c.Command.Subcommands) > 0 {
-		return unknownSubcommand(c)
-	}
-	if len(args) > len(names) {
+// checkArgs requires the positional arguments that the command's ArgsUsage names
+// and refuses any others, which urfave would ignore.
+func checkArgs(c *Context) error {
+	args, names := c.Args().Slice(), strings.Fields(c.Command.ArgsUsage)
+	switch empty := slices.Index(args, ""); {
+	case len(c.Command.Subcommands) > 0: // which ArgsUsage names
+		if len(args) > 0 && c.Command.Command(args[0]) == nil {
+			return unknownCommand(c, c.Command.Subcommands)
+		}
+	case len(args) > len(names):
 		return Usagef("unexpected argument %q", args[len(names)])
-	}
-	if len(args) < len(names) {
-		return Usagef("%s is missing: %s %s", names[len(args)], FullName(c), strings.Join(names, " "))
-	}
-	if empty := slices.Index(args, ""); empty >= 0 {
+	case len(args) < len(names):
+		return Usagef("%s is missing: %s %s", names[len(args)], c.Command.HelpName, c.Command.ArgsUsage)
+	case empty >= 0:
 		return Usagef("%s is empty", names[empty])
 	}
 	return nil

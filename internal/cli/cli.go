@@ -9,7 +9,6 @@ package cli
 import (
 	"context"
 	"io"
-	"strings"
 
 	urfave "github.com/urfave/cli/v2"
 )
@@ -44,6 +43,7 @@ Commas separate the values of a list there.`
 func New(stdin io.Reader, stdout, stderr io.Writer, commands ...*Command) *App {
 	app := &App{
 		Name:                      Name,
+		HelpName:                  Name,
 		Usage:                     "make a private Kubernetes cluster's issuer readable by clouds and registries",
 		Description:               appDescription,
 		Version:                   Version(),
@@ -69,20 +69,13 @@ func Run(ctx context.Context, app *App, args []string, refused func(error) bool)
 	return reportError(app.ErrWriter, app.RunContext(ctx, flagsFirst(app, args)), refused)
 }
 
-// makeStrict replaces urfave's handling of usage errors in the commands and
-// their subcommands.
+// makeStrict replaces urfave's handling of arguments and usage errors in the
+// commands and their subcommands.
 func makeStrict(commands []*Command) {
 	for _, command := range commands {
 		command.OnUsageError = onUsageError
+		command.Before = checkArgs
 		command.HideHelpCommand = true
 		makeStrict(command.Subcommands)
 	}
-}
-
-// FullName returns the name of the running command with its parents' names.
-func FullName(c *Context) string {
-	if strings.HasPrefix(c.Command.HelpName, Name+" ") {
-		return c.Command.HelpName
-	}
-	return Name + " " + c.Command.Name
 }

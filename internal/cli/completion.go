@@ -3,6 +3,11 @@ package cli
 import "io"
 
 func completionCommand() *Command {
+	scripts := map[string]string{
+		"bash": bashCompletion,
+		"zsh":  "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion,
+		"fish": fishCompletion,
+	}
 	return &Command{
 		Name:      "completion",
 		Usage:     "print a completion script",
@@ -11,29 +16,13 @@ func completionCommand() *Command {
 			"zsh:   source <(" + Name + " completion zsh)\n" +
 			"fish:  " + Name + " completion fish | source",
 		Action: func(c *Context) error {
-			if err := CheckArgs(c, "SHELL"); err != nil {
-				return err
+			script, ok := scripts[c.Args().First()]
+			if !ok {
+				return Usagef("no completion for %q: choose bash, zsh or fish", c.Args().First())
 			}
-			script, err := completionScript(c.Args().First())
-			if err != nil {
-				return err
-			}
-			_, err = io.WriteString(c.App.Writer, script)
+			_, err := io.WriteString(c.App.Writer, script)
 			return err
 		},
-	}
-}
-
-func completionScript(shell string) (string, error) {
-	switch shell {
-	case "bash":
-		return bashCompletion, nil
-	case "zsh":
-		return "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion, nil
-	case "fish":
-		return fishCompletion, nil
-	default:
-		return "", Usagef("no completion for %q: choose bash, zsh or fish", shell)
 	}
 }
 

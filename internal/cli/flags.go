@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,25 @@ func String(name, value, usage string) *urfave.StringFlag {
 // Bool returns a switch, which is off by default.
 func Bool(name, usage string) *urfave.BoolFlag {
 	return &urfave.BoolFlag{Name: name, Usage: usage, EnvVars: Env(name), DisableDefaultText: true}
+}
+
+// Choice returns a flag that takes one of the choices, which the help lists.
+func Choice(name, value, usage string, choices ...string) *urfave.StringFlag {
+	flag := String(name, value, usage+": "+strings.Join(choices, ", "))
+	flag.Category = CategoryOutput
+	flag.Action = func(_ *Context, given string) error {
+		if slices.Contains(choices, given) {
+			return nil
+		}
+		return Usagef("--%s is %q, and must be one of %s", name, given, strings.Join(choices, ", "))
+	}
+	return flag
+}
+
+// Output returns the flag --output for the given formats, the first of which
+// is the default.
+func Output(formats ...string) Flag {
+	return Choice("output", formats[0], "`FORMAT` of the result", formats...)
 }
 
 // Duration returns a flag that takes a duration with a unit, such as 30s.
@@ -71,17 +91,31 @@ func CommaValues(c *Context, name string) (values []string) {
 	return values
 }
 
-// Timeout returns the flag --timeout.
-func Timeout() *urfave.DurationFlag {
-	return Duration("timeout", 30*time.Second, "`DURATION` limit for all steps together")
+// DurationFrom returns a Duration flag that refuses less than the minimum.
+func DurationFrom(least time.Duration, name string, value time.Duration, usage string) *urfave.DurationFlag {
+	flag := Duration(name, value, usage)
+	flag.Action = func(_ *Context, given time.Duration) error {
+		switch {
+		case given >= least:
+			return nil
+		case least == 0:
+			return Usagef("--%s must not be negative", name)
+		}
+		return Usagef("--%s must be at least %v", name, least)
+	}
+	return flag
 }
 
-// CheckTimeout refuses a --timeout that is not positive.
-func CheckTimeout(c *Context) error {
-	if c.Duration("timeout") <= 0 {
-		return Usagef("--timeout must be positive, such as 30s")
+// Timeout returns the flag --timeout.
+func Timeout(value time.Duration) *urfave.DurationFlag {
+	flag := Duration("timeout", value, "`DURATION` limit for all steps together")
+	flag.Action = func(_ *Context, given time.Duration) error {
+		if given <= 0 {
+			return Usagef("--timeout must be positive, such as 30s")
+		}
+		return nil
 	}
-	return nil
+	return flag
 }
 
 // Overtime adds --timeout to the error of a step that exceeded it.
@@ -95,21 +129,16 @@ func Overtime(err error, limit time.Duration) error {
 // InCategory lists the flags under a heading in the help.
 func InCategory(category string, flags ...Flag) []Flag {
 	for _, flag := range flags {
-		Categorise(flag, category)
+		switch flag := flag.(type) {
+		case *urfave.StringFlag:
+			flag.Category = category
+		case *urfave.BoolFlag:
+			flag.Category = category
+		case *urfave.DurationFlag:
+			flag.Category = category
+		case *urfave.StringSliceFlag:
+			flag.Category = category
+		}
 	}
 	return flags
-}
-
-// Categorise lists one flag under a heading in the help.
-func Categorise(flag Flag, category string) {
-	switch flag := flag.(type) {
-	case *urfave.StringFlag:
-		flag.Category = category
-	case *urfave.BoolFlag:
-		flag.Category = category
-	case *urfave.DurationFlag:
-		flag.Category = category
-	case *urfave.StringSliceFlag:
-		flag.Category = category
-	}
 }

@@ -20,46 +20,33 @@ const (
 
 // LogFlags returns --log-level and --log-format, whose help shows defaultFormat.
 func LogFlags(defaultFormat string) []Flag {
-	level := String("log-level", "info", "minimum log `LEVEL`: debug, info, warn, error")
-	format := String("log-format", "text", "`FORMAT` of the log: text, json")
-	level.Category, format.Category, format.DefaultText = CategoryOutput, CategoryOutput, defaultFormat
-	return []Flag{level, format}
+	format := Choice("log-format", "text", "`FORMAT` of the log", "text", "json")
+	format.DefaultText = defaultFormat
+	return []Flag{Choice("log-level", "info", "minimum log `LEVEL`", "debug", "info", "warn", "error"), format}
 }
 
 // Logger returns the logger that --log-level and --log-format ask for. It writes
 // to stderr.
-func Logger(c *Context) (*slog.Logger, error) {
-	format, err := OneOf(c, "log-format", "text", "json")
-	if err != nil {
-		return nil, err
-	}
-	return newLogger(c, format)
-}
+func Logger(c *Context) *slog.Logger { return newLogger(c, c.String("log-format")) }
 
 // ServiceLogger is Logger for a program that runs unattended: without
 // --log-format it writes JSON unless stderr is a terminal.
-func ServiceLogger(c *Context) (*slog.Logger, error) {
+func ServiceLogger(c *Context) *slog.Logger {
 	if file, ok := c.App.ErrWriter.(*os.File); !c.IsSet("log-format") && (!ok || !IsTerminal(file)) {
 		return newLogger(c, "json")
 	}
 	return Logger(c)
 }
 
-func newLogger(c *Context, format string) (*slog.Logger, error) {
-	name, err := OneOf(c, "log-level", "debug", "info", "warn", "error")
-	if err != nil {
-		return nil, err
-	}
+func newLogger(c *Context, format string) *slog.Logger {
 	var level slog.Level
-	if err := level.UnmarshalText([]byte(name)); err != nil {
-		return nil, err
-	}
+	_ = level.UnmarshalText([]byte(c.String("log-level"))) // a Choice
 	if format == "json" {
 		log := slog.New(slog.NewJSONHandler(Masked{c.App.ErrWriter}, &slog.HandlerOptions{Level: level}))
 		c.App.ErrWriter = &structured{c.App.ErrWriter, log}
-		return log, nil
+		return log
 	}
-	return slog.New(&textHandler{w: c.App.ErrWriter, level: level}), nil
+	return slog.New(&textHandler{w: c.App.ErrWriter, level: level})
 }
 
 // Masked masks every JWT in what is written through it.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -12,27 +11,6 @@ import (
 
 	"golang.org/x/term"
 )
-
-// Output returns the flag --output for the given formats, the first of which
-// is the default.
-func Output(formats ...string) Flag {
-	flag := String("output", formats[0], "`FORMAT` of the result: "+strings.Join(formats, ", "))
-	flag.Category = CategoryOutput
-	return flag
-}
-
-// OutputFormat returns the value of the flag that Output made.
-func OutputFormat(c *Context, formats ...string) (string, error) {
-	return OneOf(c, "output", formats...)
-}
-
-// OneOf returns a flag's value if it is one of the choices.
-func OneOf(c *Context, flag string, choices ...string) (string, error) {
-	if value := c.String(flag); slices.Contains(choices, value) {
-		return value, nil
-	}
-	return "", Usagef("--%s is %q, and must be one of %s", flag, c.String(flag), strings.Join(choices, ", "))
-}
 
 // PrintJSON prints a result as indented JSON.
 func PrintJSON(w io.Writer, v any) error {

@@ -20,14 +20,9 @@ var errNo = errors.New("no")
 // command received.
 func program(t *testing.T, args ...string) (code int, got, stdout, stderr string) {
 	t.Helper()
-	show := func(names ...string) func(*cli.Context) error {
-		return func(c *cli.Context) error {
-			if err := cli.CheckArgs(c, names...); err != nil {
-				return err
-			}
-			got = fmt.Sprintf("%s to=%q grace=%v dry=%t args=%q", cli.FullName(c), cli.Values(c, "to"), c.Duration("grace"), c.Bool("dry-run"), c.Args().Slice())
-			return nil
-		}
+	show := func(c *cli.Context) error {
+		got = fmt.Sprintf("%s to=%q grace=%v dry=%t args=%q", c.Command.HelpName, cli.Values(c, "to"), c.Duration("grace"), c.Bool("dry-run"), c.Args().Slice())
+		return nil
 	}
 	flags := func() []cli.Flag {
 		return []cli.Flag{
@@ -35,19 +30,19 @@ func program(t *testing.T, args ...string) (code int, got, stdout, stderr string
 			cli.Duration("grace", 24*time.Hour, "`DURATION` of grace"),
 			cli.Duration("min", 0, "`DURATION` at least"),
 			cli.Bool("dry-run", "write nothing"),
-			cli.Timeout(),
+			cli.Timeout(30 * time.Second),
 		}
 	}
 	failing := func(err error) func(*cli.Context) error { return func(*cli.Context) error { return err } }
 	var out, errOut bytes.Buffer
 	app := cli.New(strings.NewReader(""), &out, &errOut,
-		&cli.Command{Name: "publish", Flags: flags(), Action: show()},
-		&cli.Command{Name: "verify", Flags: flags(), Action: show("ISSUER")},
+		&cli.Command{Name: "publish", Flags: flags(), Action: show},
+		&cli.Command{Name: "verify", ArgsUsage: "ISSUER", Flags: flags(), Action: show},
 		&cli.Command{Name: "exchange", Action: cli.NoSubcommand, Subcommands: []*cli.Command{
-			{Name: "cloudsmith", Flags: flags(), Action: show(), Subcommands: []*cli.Command{
-				{Name: "check", Flags: flags(), Action: show("IMAGE")},
+			{Name: "cloudsmith", Flags: flags(), Action: show, Subcommands: []*cli.Command{
+				{Name: "check", ArgsUsage: "IMAGE", Flags: flags(), Action: show},
 			}},
-			{Name: "gcp", Flags: flags(), Action: show()},
+			{Name: "gcp", Flags: flags(), Action: show},
 		}},
 		&cli.Command{Name: "fail", Action: failing(errors.New("boom"))},
 		&cli.Command{Name: "refuse", Action: failing(fmt.Errorf("a rule: %w", errNo))},
@@ -252,10 +247,7 @@ func TestLogger(t *testing.T) {
 	} {
 		var errOut bytes.Buffer
 		app := cli.New(nil, &bytes.Buffer{}, &errOut, &cli.Command{Name: "log", Flags: cli.LogFlags(cli.LogText), Action: func(c *cli.Context) error {
-			log, err := cli.Logger(c)
-			if err != nil {
-				return err
-			}
+			log := cli.Logger(c)
 			log.Debug("hidden")
 			log.LogAttrs(t.Context(), slog.LevelWarn, "slow "+jwt, slog.Int("n", 1))
 			return errors.New("failed")

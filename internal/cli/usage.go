@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,103 +25,67 @@ func Usagef(format string, args ...any) error {
 
 // noCommand is the action of the program without a known command.
 func noCommand(c *Context) error {
-	if !c.Args().Present() {
+	if !c.Args().Present() || c.Args().First() == "help" {
 		return urfave.ShowAppHelp(c)
 	}
-	given := c.Args().First()
-	if given == "help" {
-		return urfave.ShowAppHelp(c)
-	}
-	return unknownCommand(c.App.Commands, given, given, "see "+Name+" --help")
+	return unknownCommand(c, c.App.Commands)
 }
 
 // NoSubcommand is the action of a command that only has subcommands, one for
 // each service.
 func NoSubcommand(c *Context) error {
-	if c.Args().Present() {
-		return unknownSubcommand(c)
-	}
 	var names []string
 	for _, sub := range c.Command.Subcommands {
 		names = append(names, sub.Name)
 	}
-	return &UsageError{Message: subcommandName(c) + " needs a service: " + strings.Join(names, ", "), Hint: "see " + FullName(c) + " --help"}
+	return &UsageError{Message: c.Command.Name + " needs a service: " + strings.Join(names, ", "), Hint: "see " + c.Command.HelpName + " --help"}
 }
 
-func unknownSubcommand(c *Context) error {
+// unknownCommand refuses the first argument, which names none of the commands.
+func unknownCommand(c *Context, known []*Command) error {
 	given := c.Args().First()
-	return unknownCommand(c.Command.Subcommands, given, subcommandName(c)+" "+given, "see "+FullName(c)+" --help")
-}
-
-func subcommandName(c *Context) string { return strings.TrimPrefix(FullName(c), Name+" ") }
-
-func unknownCommand(known []*Command, given, fullName, otherwise string) error {
 	return &UsageError{
-		Message: fmt.Sprintf("there is no command %q", fullName),
-		Hint:    suggest(urfave.SuggestCommand(known, given), otherwise),
+		Message: fmt.Sprintf("there is no command %q", strings.TrimPrefix(c.Command.HelpName+" "+given, Name+" ")),
+		Hint:    hint(c, urfave.SuggestCommand(known, given)),
 	}
 }
 
-// suggest puts urfave's "Did you mean …?" before the other hint.
-func suggest(nearest, otherwise string) string {
-	if nearest == "" {
-		return otherwise
+// hint puts urfave's "Did you mean …?" before where the help is.
+func hint(c *Context, suggestion string) string {
+	help := "see " + c.Command.HelpName + " --help"
+	if suggestion == "" {
+		return help
 	}
-	return nearest + " Otherwise " + otherwise
+	return suggestion + " Otherwise " + help
 }
+
+// invalidValue is how the flag package and urfave report the value of a flag or
+// of an environment variable.
+var invalidValue = regexp.MustCompile(`(?s)^(?:invalid (?:boolean )?value|could not parse) ("(?:[^"\\]|\\.)*") ` +
+	`(?:as \w+ value from environment variable "(\w+)" )?for (?:flag )?-*([a-z-]+): `)
 
 // onUsageError rewrites urfave's errors about flags.
 func onUsageError(c *Context, err error, _ bool) error {
-	usage := &UsageError{Message: err.Error(), Hint: "see " + Name + " --help"}
-	if c.Command == nil {
-		return usage
-	}
-	if c.Command.Name != "" && c.Command.Name != Name {
-		usage.Hint = "see " + FullName(c) + " --help"
-	}
+	usage := &UsageError{Message: err.Error(), Hint: hint(c, "")}
 	if given, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
 		given = strings.TrimLeft(given, "-")
 		usage.Message = "there is no flag --" + given
 		if nearest := urfave.SuggestFlag(c.Command.Flags, given, true); nearest != "" {
-			usage.Hint = suggest(fmt.Sprintf("Did you mean %q?", nearest), usage.Hint)
+			usage.Hint = hint(c, fmt.Sprintf("Did you mean %q?", nearest))
 		}
 	} else if name, ok := strings.CutPrefix(err.Error(), "flag needs an argument: -"); ok {
 		usage.Message = "--" + strings.TrimLeft(name, "-") + " needs a value"
-	} else if setting, value, flag := invalidValue(c.Command, err.Error()); flag != nil {
-		usage.Message = setting + value + ": " + expected(flag, value)
+	} else if found := invalidValue.FindStringSubmatch(err.Error()); found != nil {
+		value, setting := found[1], "--"+found[3]+" "
+		if unquoted, err := strconv.Unquote(value); err == nil {
+			value = unquoted
+		}
+		if found[2] != "" {
+			setting = found[2] + "="
+		}
+		usage.Message = setting + value + ": " + expected(flagOf(c.Command, found[3]), value)
 	}
 	return usage
-}
-
-// How the flag package and urfave report the values of flags and of
-// environment variables.
-var (
-	invalidFlag = regexp.MustCompile(`(?s)^invalid (?:boolean )?value ("(?:[^"\\]|\\.)*") for (?:flag )?-+([a-z-]+): `)
-	invalidEnv  = regexp.MustCompile(`(?s)^could not parse ("(?:[^"\\]|\\.)*") as \w+ value from environment variable "(\w+)" for flag ([a-z-]+): `)
-)
-
-// invalidValue returns the invalid value, what stands before it where the user
-// wrote it, and its flag.
-func invalidValue(command *Command, message string) (setting, value string, flag Flag) {
-	name := ""
-	if found := invalidFlag.FindStringSubmatch(message); found != nil {
-		name, setting, value = found[2], "--"+found[2]+" ", unquoted(found[1])
-	} else if found := invalidEnv.FindStringSubmatch(message); found != nil {
-		name, setting, value = found[3], found[2]+"=", unquoted(found[1])
-	}
-	for _, f := range command.Flags {
-		if slices.Contains(f.Names(), name) {
-			return setting, value, f
-		}
-	}
-	return "", "", nil
-}
-
-func unquoted(quoted string) string {
-	if text, err := strconv.Unquote(quoted); err == nil {
-		return text
-	}
-	return quoted
 }
 
 // expected says what a value of the flag must look like.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"runtime"
 	"runtime/debug"
 )
 
@@ -20,33 +21,19 @@ func versionCommand() *Command {
 		Usage: "print the version of this program",
 		Flags: []Flag{Output("text", "json")},
 		Action: func(c *Context) error {
-			if err := CheckArgs(c); err != nil {
-				return err
+			revision := "unknown"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				for _, setting := range info.Settings {
+					if setting.Key == "vcs.revision" {
+						revision = setting.Value
+					}
+				}
 			}
-			format, err := OutputFormat(c, "text", "json")
-			if err != nil {
-				return err
+			if c.String("output") == "json" {
+				return PrintJSON(c.App.Writer, map[string]string{"version": Version(), "revision": revision, "go": runtime.Version()})
 			}
-			goVersion, revision := buildInfo()
-			if format == "json" {
-				return PrintJSON(c.App.Writer, map[string]string{"version": Version(), "revision": revision, "go": goVersion})
-			}
-			_, err = fmt.Fprintf(c.App.Writer, "%s %s (revision %s, %s)\n", Name, Version(), revision, goVersion)
+			_, err := fmt.Fprintf(c.App.Writer, "%s %s (revision %s, %s)\n", Name, Version(), revision, runtime.Version())
 			return err
 		},
 	}
-}
-
-func buildInfo() (goVersion, revision string) {
-	revision = "unknown"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown", revision
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			revision = setting.Value
-		}
-	}
-	return info.GoVersion, revision
 }
