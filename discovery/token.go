@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // maxTokenSize bounds a token in characters. AWS accepts 20,000.
@@ -32,7 +32,7 @@ type Claims struct {
 	// Issuer, Subject and AuthorizedParty are iss, sub and azp.
 	Issuer, Subject, AuthorizedParty string
 	// Audience is aud, be it one string or a list.
-	Audience []string
+	Audience jwt.Audience
 	// Expiry, NotBefore and IssuedAt are exp, nbf and iat, zero where the
 	// claim is missing.
 	Expiry, NotBefore, IssuedAt time.Time
@@ -59,11 +59,12 @@ func (t Token) Claims() (Claims, error) {
 	if err != nil {
 		return Claims{}, fmt.Errorf("payload %w", err)
 	}
+	const text = "not a string"
 	var c Claims
 	err = errors.Join(
-		header.text("alg", &c.Algorithm), header.text("kid", &c.KeyID),
-		payload.text("iss", &c.Issuer), payload.text("sub", &c.Subject), payload.text("azp", &c.AuthorizedParty),
-		payload.list("aud", &c.Audience),
+		header.read("alg", text, &c.Algorithm), header.read("kid", text, &c.KeyID),
+		payload.read("iss", text, &c.Issuer), payload.read("sub", text, &c.Subject), payload.read("azp", text, &c.AuthorizedParty),
+		payload.read("aud", "neither a string nor a list of strings", &c.Audience),
 		payload.time("exp", &c.Expiry), payload.time("nbf", &c.NotBefore), payload.time("iat", &c.IssuedAt))
 	if _, critical := header["crit"]; critical {
 		err = errors.Join(err, errors.New("has critical header members, which relying parties do not know"))
@@ -108,43 +109,29 @@ func tokenPart(part string) (tokenMembers, error) {
 	return members, nil
 }
 
-func (m tokenMembers) text(name string, to *string) error {
+// read fails with "member NAME is" and what it is.
+func (m tokenMembers) read(name, is string, to any) error {
 	raw, ok := m[name]
-	if ok && (!bytes.HasPrefix(raw, []byte(`"`)) || json.Unmarshal(raw, to) != nil) {
-		return fmt.Errorf("member %s is not a string", name)
+	if ok && (string(raw) == "null" || json.Unmarshal(raw, to) != nil) {
+		return fmt.Errorf("member %s is %s", name, is)
 	}
 	return nil
 }
 
-// list reads aud, which is a string or a list of strings (RFC 7519 section 4.1.3).
-func (m tokenMembers) list(name string, to *[]string) error {
-	raw, ok := m[name]
-	var one string
-	switch {
-	case !ok:
-		return nil
-	case bytes.HasPrefix(raw, []byte(`"`)) && json.Unmarshal(raw, &one) == nil:
-		*to = []string{one}
-		return nil
-	case bytes.HasPrefix(raw, []byte(`[`)) && json.Unmarshal(raw, to) == nil:
-		return nil
-	default:
-		return fmt.Errorf("member %s is neither a string nor a list of strings", name)
-	}
-}
-
 // time reads seconds since 1970, perhaps with a fraction (RFC 7519 section 2).
 func (m tokenMembers) time(name string, to *time.Time) error {
-	raw, ok := m[name]
-	if !ok {
+	const year9999, is = 253402300799, "not a time in seconds"
+	var n float64
+	if _, ok := m[name]; !ok {
 		return nil
 	}
-	const year9999 = 253402300799
-	var n *float64
-	if json.Unmarshal(raw, &n) != nil || n == nil || math.Abs(*n) > year9999 {
-		return fmt.Errorf("member %s is not a time in seconds", name)
+	if err := m.read(name, is, &n); err != nil {
+		return err
 	}
-	whole, fraction := math.Modf(*n)
+	if math.Abs(n) > year9999 {
+		return fmt.Errorf("member %s is %s", name, is)
+	}
+	whole, fraction := math.Modf(n)
 	*to = time.Unix(int64(whole), int64(fraction*1e9)).UTC()
 	return nil
 }
