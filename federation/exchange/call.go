@@ -198,7 +198,7 @@ func (c caller) accept(resp *http.Response, body []byte, secrets []string) ([]by
 		reason = "without a reason"
 	}
 	if status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500 {
-		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: retryAfter(resp.Header, c.now())}
+		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: httpx.RetryAfter(resp.Header, c.now())}
 	}
 	return nil, &RefusedError{Service: c.service, Host: host, Status: status, Code: httpx.MaskForeign(code, secrets...), Reason: reason}
 }
@@ -210,20 +210,6 @@ func redirectHost(resp *http.Response, secrets []string) string {
 		return ""
 	}
 	return ", a redirect to " + strconv.Quote(httpx.MaskForeign(to.Host, secrets...))
-}
-
-// retryAfter parses the header (RFC 9110 section 10.2.3); 0 if it is missing or
-// invalid.
-func retryAfter(header http.Header, now time.Time) time.Duration {
-	const most = 30 * 24 * time.Hour
-	value := strings.TrimSpace(header.Get("Retry-After"))
-	wait := time.Duration(0)
-	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
-		wait = time.Duration(min(max(seconds, 0), int64(most/time.Second))) * time.Second
-	} else if at, err := http.ParseTime(value); err == nil {
-		wait = at.Sub(now)
-	}
-	return min(max(wait, 0), most)
 }
 
 func joined(separator string, parts ...string) string {

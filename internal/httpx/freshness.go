@@ -69,3 +69,17 @@ func seconds(s string) time.Duration {
 
 // Remaining is how long a cache may still hand out this very copy.
 func (f Freshness) Remaining() time.Duration { return max(0, f.Lifetime-f.Age) }
+
+// RetryAfter parses the header (RFC 9110 section 10.2.3); 0 if it is missing or
+// invalid.
+func RetryAfter(header http.Header, now time.Time) time.Duration {
+	const most = 30 * 24 * time.Hour
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	wait := time.Duration(0)
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+		wait = time.Duration(min(max(seconds, 0), int64(most/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		wait = at.Sub(now)
+	}
+	return min(max(wait, 0), most)
+}

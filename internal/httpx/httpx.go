@@ -10,7 +10,31 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"time"
 )
+
+// UserAgent is the User-Agent of every request of this tool.
+const UserAgent = "oidc-publisher"
+
+// maxHeaderBytes bounds the header of an answer; real ones are below 4 KiB.
+const maxHeaderBytes = 64 << 10
+
+// Anonymous returns a client without cookies and credentials that follows no
+// redirects (it returns the 3xx answer itself) and takes at most timeout for a
+// request. A nil transport is a copy of http.DefaultTransport without kept
+// connections, so that HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE work as usual.
+func Anonymous(transport http.RoundTripper, timeout time.Duration) *http.Client {
+	if transport == nil {
+		own := http.DefaultTransport.(*http.Transport).Clone()
+		own.DisableKeepAlives, own.MaxResponseHeaderBytes = true, maxHeaderBytes
+		transport = own
+	}
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Timeout:       timeout,
+	}
+}
 
 // ErrTooLarge is wrapped for input above the limit. Input is never cut: half a
 // document must not be taken for a whole one.

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -40,8 +39,6 @@ func (s Server) NoAnswer(ctx context.Context, r Request, err error) error {
 		return fmt.Errorf("%s: can't connect: the API server is down, or the kubeconfig names a wrong address or port: %w", where, err)
 	case errors.Is(err, httpx.ErrTooLarge):
 		return fmt.Errorf("%s: the answer to %s is %w: this is not the document of an API server", where, r, err)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%s: the connection broke in the middle of the answer to %s: try again: %w", where, r, err)
 	default:
 		// Not wrapped: the text may repeat what the remote side sent.
 		return fmt.Errorf("%s: %s failed: %s: try again, and if it fails again check proxies and load balancers on the way", where, r, httpx.Clip(err.Error()))
@@ -49,31 +46,23 @@ func (s Server) NoAnswer(ctx context.Context, r Request, err error) error {
 }
 
 func tlsReason(failure httpx.Failure, err error) string {
-	switch failure {
-	case httpx.CertificateUnknown:
+	var invalid x509.CertificateInvalidError
+	switch {
+	case failure == httpx.CertificateUnknown:
 		return "its certificate was not issued by the CA that the kubeconfig trusts: get a current kubeconfig " +
 			"(certificate-authority-data), or find out which server answers at this address"
-	case httpx.CertificateName:
+	case failure == httpx.CertificateName:
 		return "its certificate is for other names: connect by one of them, or set tls-server-name in the kubeconfig"
-	case httpx.CertificateExpired:
-		return validityReason(err)
-	case httpx.CertificateInvalid:
+	case failure == httpx.CertificateInvalid:
 		return "its certificate is not valid"
-	}
-	if errors.Is(err, http.ErrSchemeMismatch) {
-		return "it speaks plain HTTP: the kubeconfig's server must be the API server's https port"
-	}
-	return "it ended the TLS handshake: it may refuse this client's certificate"
-}
-
-func validityReason(err error) string {
-	var invalid x509.CertificateInvalidError
-	if !errors.As(err, &invalid) || invalid.Cert == nil {
-		return "its certificate expired: renew it (kubeadm certs renew apiserver), or check this machine's clock"
-	}
-	if time.Now().Before(invalid.Cert.NotBefore) {
+	case errors.As(err, &invalid) && time.Now().Before(invalid.Cert.NotBefore):
 		return fmt.Sprintf("its certificate is valid only from %s: check this machine's clock", invalid.Cert.NotBefore.UTC().Format(time.RFC3339))
+	case failure == httpx.CertificateExpired:
+		return fmt.Sprintf("its certificate expired on %s: renew it (kubeadm certs renew apiserver), or check this machine's clock",
+			invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "it speaks plain HTTP: the kubeconfig's server must be the API server's https port"
+	default:
+		return "it ended the TLS handshake: it may refuse this client's certificate"
 	}
-	return fmt.Sprintf("its certificate expired on %s: renew it (kubeadm certs renew apiserver), or check this machine's clock",
-		invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,36 +75,27 @@ func (s Server) Explain(ctx context.Context, r Request, err error) error {
 	case !errors.As(err, &answered):
 		return s.NoAnswer(ctx, r, err)
 	}
-	a := refusalOf(answered.Status())
-	a.genuine = !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
-	switch {
-	case a.genuine && a.code == http.StatusForbidden && !strings.Contains(a.message, `: User "`): // admission
-		return err
-	case a.genuine && a.aboutObject(), a.code == http.StatusNotFound:
-		return err
-	case a.genuine && a.code >= 500 && a.code != http.StatusServiceUnavailable:
-		return fmt.Errorf("API server %s: %w", s.Address(), err)
-	case a.genuine && a.code == http.StatusForbidden:
-		r.Verb = refusedVerb(r.Verb, a.message)
-	}
-	return s.explain(r, a)
-}
-
-// refusedVerb is the verb that the API server names: server-side apply of an
-// absent object needs the right to create it too.
-func refusedVerb(verb, message string) string {
-	_, rest, found := strings.Cut(message, `" cannot `)
-	refused, _, isVerb := strings.Cut(rest, " ")
-	if !found || !isVerb {
-		return verb
-	}
-	return refused
-}
-
-func refusalOf(status metav1.Status) refusal {
+	status := answered.Status()
 	a := refusal{code: int(status.Code), header: http.Header{}, message: status.Message}
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		a.header.Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
-	return a
+	a.genuine = !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+	switch {
+	case a.genuine && a.code == http.StatusForbidden && !strings.Contains(a.message, `: User "`): // admission
+		return err
+	case a.code == http.StatusNotFound, a.genuine && a.code >= 400 && a.code < 500 && // not about the server, its load or the credentials
+		!slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}, a.code):
+		return err
+	case a.genuine && a.code >= 500 && a.code != http.StatusServiceUnavailable:
+		return fmt.Errorf("API server %s: %w", s.Address(), err)
+	case a.genuine && a.code == http.StatusForbidden:
+		// The verb that the API server names: server-side apply of an absent
+		// object needs the right to create it too.
+		_, rest, _ := strings.Cut(a.message, `" cannot `)
+		if verb, _, found := strings.Cut(rest, " "); found {
+			r.Verb = verb
+		}
+	}
+	return s.explain(r, a)
 }

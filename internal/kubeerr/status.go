@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,12 +43,6 @@ type refusal struct {
 	genuine bool
 }
 
-// aboutObject reports whether the answer depends on the object and not on the
-// server, its load or the credentials.
-func (a refusal) aboutObject() bool {
-	return a.code >= 400 && a.code < 500 && !slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}, a.code)
-}
-
 func (s Server) explain(r Request, a refusal) error {
 	where := "API server " + s.Address()
 	switch {
@@ -59,13 +52,19 @@ func (s Server) explain(r Request, a refusal) error {
 		return s.explainForbidden(r, a.message)
 	case a.code == http.StatusForbidden:
 		return fmt.Errorf("%s: %w to %s (HTTP 403), and the answer is not from an API server: check proxies and firewalls on the way", where, ErrForbidden, r)
-	case a.code == http.StatusNotFound && isDiscovery(r.Object):
-		return s.explainNotInstalled(r)
+	case a.code == http.StatusNotFound && (r.Object == "/"+discovery.ConfigurationPath || r.Object == "/"+discovery.JWKSPath):
+		hint := ""
+		if path := strings.TrimSuffix(s.URL.Path, "/"); path != "" {
+			hint = fmt.Sprintf("; the kubeconfig's server has the path %q: check that too", path)
+		}
+		return fmt.Errorf("%s: %w (HTTP 404 for %s): kube-apiserver leaves it out when --service-account-issuer is not an https URL "+
+			"without query and fragment: set --service-account-issuer=https://… (its log says \"issuer URL must use https scheme\")%s",
+			where, ErrNotInstalled, r.Object, hint)
 	case a.code >= 300 && a.code < 400:
 		return fmt.Errorf("%s: redirects %s to %s (HTTP %d), and credentials are not sent there: set the kubeconfig's server to the API server itself",
 			where, r, redirectHost(a.header), a.code)
 	case a.code == http.StatusTooManyRequests || a.code == http.StatusServiceUnavailable:
-		return &BusyError{Server: s.Address(), Status: a.code, After: retryAfter(a.header)}
+		return &BusyError{Server: s.Address(), Status: a.code, After: httpx.RetryAfter(a.header, time.Now())}
 	case a.code == http.StatusBadRequest && s.URL.Scheme == "http":
 		return fmt.Errorf("%s: HTTP 400: it may want https: check the kubeconfig's server", where)
 	case a.code == http.StatusMethodNotAllowed, a.code == http.StatusNotAcceptable, !a.genuine:
@@ -78,35 +77,15 @@ func (s Server) explain(r Request, a refusal) error {
 	}
 }
 
-func isDiscovery(path string) bool {
-	return path == "/"+discovery.ConfigurationPath || path == "/"+discovery.JWKSPath
-}
-
-func (s Server) explainNotInstalled(r Request) error {
-	hint := ""
-	if s.URL.Path != "" && s.URL.Path != "/" {
-		hint = fmt.Sprintf("; the kubeconfig's server has the path %q: check that too", s.URL.Path)
-	}
-	return fmt.Errorf("API server %s: %w (HTTP 404 for %s): kube-apiserver leaves it out when --service-account-issuer is not an https URL "+
-		"without query and fragment: set --service-account-issuer=https://… (its log says \"issuer URL must use https scheme\")%s",
-		s.Address(), ErrNotInstalled, r.Object, hint)
-}
-
 // Content explains an answer of a good status that is not what was expected.
 func (s Server) Content(r Request, header http.Header, err error) error {
-	if contentType := header.Get("Content-Type"); !isJSON(contentType) {
-		media, _, _ := strings.Cut(contentType, ";")
+	media, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	if media != "" && !strings.HasSuffix(media, "/json") && !strings.HasSuffix(media, "+json") {
 		return fmt.Errorf("API server %s: answered %s with %q and not JSON: a login page or gateway answers in its place: "+
 			"set the kubeconfig's server to the API server itself", s.Address(), r, httpx.Clip(media))
 	}
 	return fmt.Errorf("API server %s: %s: %w", s.Address(), r.Object, err)
-}
-
-// isJSON accepts an absent media type too.
-func isJSON(contentType string) bool {
-	media, _, _ := strings.Cut(contentType, ";")
-	media = strings.ToLower(strings.TrimSpace(media))
-	return media == "" || strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json")
 }
 
 func redirectHost(header http.Header) string {
@@ -116,19 +95,6 @@ func redirectHost(header http.Header) string {
 	}
 	return strconv.Quote(httpx.Clip(u.Host))
 }
-
-// retryAfter reads the header of RFC 9110 section 10.2.3, in seconds as API
-// servers send it; 0 if there is none.
-func retryAfter(header http.Header) time.Duration {
-	seconds, err := strconv.Atoi(header.Get("Retry-After"))
-	if err != nil || seconds < 0 || seconds > maxRetryAfter {
-		return 0
-	}
-	return time.Duration(seconds) * time.Second
-}
-
-// maxRetryAfter, in seconds, is the longest wait that is believed.
-const maxRetryAfter = 24 * 60 * 60
 
 // BusyError means that an API server is overloaded or not ready (HTTP 429, 503).
 type BusyError struct {
