@@ -74,7 +74,7 @@ func TestNewScheme(t *testing.T) {
 	for raw, want := range map[string]string{
 		"shelf://":                  "target shelf://: no shelf: use shelf://NAME",
 		"shelf:top":                 "two slashes are missing: use shelf://",
-		"shelf://key@top":           "credentials don't belong into a target",
+		"shelf://key@top":           "credentials don't belong in a target",
 		"rack://top":                "did you mean shelf://NAME?",
 		"ftp://top":                 ", shelf://NAME",
 		"https://top.shelf.example": "use shelf://top",

@@ -118,7 +118,7 @@ func parseURL(raw, form string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case strings.Contains(raw, "@"), err == nil && u.User != nil:
-		return nil, errors.New("target: credentials don't belong into a target, they come from the environment: write %40 for an @ in a name")
+		return nil, errors.New("target: credentials don't belong in a target, they come from the environment: write %40 for an @ in a name")
 	case err != nil:
 		return nil, fmt.Errorf("target: not a valid URL: use %s", form)
 	case strings.Contains(raw, "#"):
@@ -150,7 +150,7 @@ func (schemes table) parsePath(raw string) (Target, error) {
 // unknown suggests what was meant, without repeating what may hold credentials.
 func (schemes table) unknown(raw, name string) error {
 	if derived, ok := schemes.forIssuer(raw); ok {
-		return fmt.Errorf("target: that is a public URL, not where to write: use %s", derived)
+		return fmt.Errorf("target: that is a public URL, not a place to write to: use %s", derived)
 	}
 	meant, ok := schemes.find(func(s target.Scheme) bool { return slices.Contains(s.Aliases, strings.ToLower(name)) })
 	if !ok {

@@ -8,8 +8,8 @@ import (
 )
 
 // UnfitError reports all faults that make a well-formed document unfit for
-// publication. Bytes that are not one strict JSON object are a plain error: they
-// are an answer that went wrong rather than a document.
+// publication. Bytes that are not one strict JSON object give a plain error
+// instead, because they are a bad response rather than a document.
 type UnfitError struct{ Faults []error }
 
 func (e *UnfitError) Error() string { return errors.Join(e.Faults...).Error() }
@@ -18,7 +18,7 @@ func (e *UnfitError) Error() string { return errors.Join(e.Faults...).Error() }
 func (e *UnfitError) Unwrap() []error { return e.Faults }
 
 // Document is an OpenID provider configuration. It keeps the bytes it was
-// parsed from; a rewrite changes nothing but the value it names.
+// parsed from; a rewrite changes only the value that it is for.
 type Document struct {
 	raw     []byte
 	issuer  string
@@ -70,8 +70,9 @@ func (d Document) WithJWKSURI(uri string) Document {
 	return d
 }
 
-// WithIssuer returns the document with another issuer, for publication ahead
-// of an issuer change. The cluster's present tokens do not verify against it.
+// WithIssuer returns the document with another issuer, for publication ahead of
+// an issuer change. The tokens that the cluster issues until then do not verify
+// against it.
 func (d Document) WithIssuer(issuer Issuer) Document {
 	d.raw = d.rewrite("issuer", string(issuer))
 	d.issuer = string(issuer)
@@ -79,7 +80,7 @@ func (d Document) WithIssuer(issuer Issuer) Document {
 }
 
 // algorithmsMember lists the algorithms that relying parties accept (OpenID
-// Connect Discovery 1.0 section 3); go-oidc, for one, takes no others.
+// Connect Discovery 1.0 section 3); go-oidc, for example, accepts no others.
 const algorithmsMember = "id_token_signing_alg_values_supported"
 
 // Algorithms returns those that tokens may be signed with, nil if the document
@@ -108,7 +109,7 @@ func (d Document) WithAlgorithms(algorithms []string) Document {
 	}
 	var listed []string
 	if err := json.Unmarshal(d.raw[m.start:m.end], &listed); err != nil {
-		return d // not a list of strings: leave it alone
+		return d // not a list of strings: leave it unchanged
 	}
 	all := slices.Compact(slices.Sorted(slices.Values(slices.Concat(listed, algorithms))))
 	missing := slices.ContainsFunc(all, func(a string) bool { return !slices.Contains(listed, a) })

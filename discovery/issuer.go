@@ -19,8 +19,8 @@ const (
 // Relying parties compare it byte for byte, so it is never normalised.
 type Issuer string
 
-// ParseIssuer checks that s can be an issuer: an absolute https URL with
-// neither user, query nor fragment (OpenID Connect Discovery 1.0 section 3;
+// ParseIssuer checks that s can be an issuer: an absolute https URL without
+// user, query or fragment (OpenID Connect Discovery 1.0 section 3;
 // kube-apiserver installs no discovery endpoints for any other). Plain http is
 // accepted for loopback hosts only, for tests.
 func ParseIssuer(s string) (Issuer, error) {
@@ -55,11 +55,12 @@ func loopback(host string) bool {
 // hosts may be.
 func (i Issuer) Insecure() bool { return strings.HasPrefix(string(i), "http:") }
 
-// ConfigurationURL is where relying parties look for the document (OpenID
-// Connect Discovery 1.0 section 4: one trailing slash is removed first).
+// ConfigurationURL returns the URL where relying parties look for the document
+// (OpenID Connect Discovery 1.0 section 4: one trailing slash is removed
+// first).
 func (i Issuer) ConfigurationURL() string { return i.join(ConfigurationPath) }
 
-// JWKSURI is where this tool publishes the issuer's keys.
+// JWKSURI returns the URL where this tool publishes the issuer's keys.
 func (i Issuer) JWKSURI() string { return i.join(JWKSPath) }
 
 func (i Issuer) join(path string) string {

@@ -95,8 +95,8 @@ func (w *walker) members() ([]member, error) {
 	return members, err
 }
 
-// folded maps names that encoding/json treats as equal to one name: each rune to
-// the least of those that Unicode folds it to.
+// folded maps names that encoding/json treats as equal to one name: it replaces
+// each rune by the smallest one that Unicode folds to the same.
 func folded(name string) string {
 	return strings.Map(func(r rune) rune {
 		least := r
@@ -107,7 +107,7 @@ func folded(name string) string {
 	}, name)
 }
 
-// clip bounds foreign text in messages.
+// clip bounds the length of untrusted text in messages.
 func clip(text string) string {
 	const most = 100
 	if len(text) <= most {

@@ -72,8 +72,8 @@ func (e *KeyError) Error() string {
 // errUnknownType marks a key that is left out rather than refused.
 var errUnknownType = errors.New("unknown key type")
 
-// parseKey validates one JWK. It returns the key as far as it could be read with
-// all its faults; a fault that wraps errUnknownType is the only one.
+// parseKey validates one JWK. It returns what could be read of the key, and all
+// its faults. A fault that wraps errUnknownType is the only one.
 func parseKey(raw json.RawMessage) (Key, []error) {
 	members, err := parseObject(raw)
 	if err != nil {
@@ -120,7 +120,7 @@ func (k Key) secrets() []error {
 		faults = append(faults, errors.New("holds private key material in one of its members"))
 	}
 	if alg := k.Algorithm; alg == "none" || strings.HasPrefix(alg, "HS") {
-		faults = append(faults, fmt.Errorf("names the algorithm %q, which proves nothing with a public key", clip(alg)))
+		faults = append(faults, fmt.Errorf("names the algorithm %q, which can't be verified with a public key", clip(alg)))
 	}
 	return faults
 }

@@ -109,7 +109,7 @@ func (s KeySet) IDs() []string {
 // copy of another. Each reason includes the consequence.
 func (s KeySet) LeftOut() []*KeyError { return slices.Clone(s.leftOut) }
 
-// Lookup returns the key of that ID.
+// Lookup returns the key with that ID.
 func (s KeySet) Lookup(id string) (Key, bool) {
 	for _, k := range s.keys {
 		if k.ID == id {
@@ -153,8 +153,8 @@ func (s KeySet) WithKeys(keys []Key) KeySet {
 }
 
 // Union returns a set with the keys of all given sets, sorted by key ID. Two
-// keys of one ID and different material are a *KeyError. Where two sets hold
-// the same key in different bytes, one is chosen by its bytes, so that the
+// keys with the same ID and different material give a *KeyError. If two sets
+// hold the same key in different bytes, one is chosen by its bytes, so that the
 // order of the sets does not matter.
 func Union(sets ...KeySet) (KeySet, error) {
 	if len(sets) == 0 {

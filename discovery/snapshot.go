@@ -12,8 +12,8 @@ type Snapshot struct {
 	// namespace, "ca:" and the SHA-256 of the cluster's CA certificates.
 	// Empty for documents that came as files.
 	Cluster []string
-	// Canary is what the latest minted token says of the signing key, nil where
-	// no token could be minted since this key set appeared.
+	// Canary describes the signing key, according to the latest minted token. It
+	// is nil if no token could be minted since this key set appeared.
 	Canary *Canary
 	// MaxAge is the lifetime that the API server announces for its keys: one
 	// hour for static keys, the time to the next refresh with an external
@@ -23,7 +23,7 @@ type Snapshot struct {
 	// a source knew then is in the snapshot. publish.Fetch sets it.
 	FetchedAt time.Time
 	// Time is the earliest Date of the API servers that answered, and LatestTime
-	// the latest; zero without one.
+	// the latest; both are zero if no server sent one.
 	Time, LatestTime time.Time
 	// Warnings are messages for people: disagreement between API servers, keys that
 	// were left out, checks that could not be made.

@@ -23,8 +23,8 @@ type Token struct{ Secret }
 // NewToken takes a token as a file holds it, surrounding white space included.
 func NewToken(raw string) Token { return Token{NewSecret(strings.TrimSpace(raw))} }
 
-// Claims are the header and the claims of a token. Nothing of them is verified,
-// and all of them may be foreign text.
+// Claims are the header and the claims of a token. They are not verified, and
+// all of them may be untrusted text.
 type Claims struct {
 	// Algorithm and KeyID are alg and kid of the header.
 	Algorithm, KeyID string
@@ -38,8 +38,8 @@ type Claims struct {
 	Expiry, NotBefore, IssuedAt time.Time
 }
 
-// Claims reads the token without verifying it. The error is a fixed text that
-// quotes nothing of the token, and what could be read comes with it.
+// Claims reads the token without verifying it. The error never quotes the
+// token. What could be read is returned with the error.
 func (t Token) Claims() (Claims, error) {
 	raw := t.Reveal()
 	parts := strings.Split(raw, ".")
@@ -75,8 +75,8 @@ func (t Token) Claims() (Claims, error) {
 	return c, err
 }
 
-// Verify checks the signature, which must be of this algorithm. The key must be
-// of a type that has a Public.
+// Verify checks the signature, which must be of this algorithm. The key's
+// Public must not be nil.
 func (t Token) Verify(key Key, algorithm string) error {
 	signed, err := t.parse(algorithm)
 	if err != nil {

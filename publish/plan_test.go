@@ -479,7 +479,7 @@ func TestRefusals(t *testing.T) {
 		{"a key under another key's ID", published(r, "a"), swapped.snapshot("a"), day, `key "a": was seen with other key material`},
 
 		{"revoking a key that this target never had", published(r, "a"), r.snapshot("a"), publish.Policy{Revoke: []string{"nope"}}, ""},
-		{"another issuer's document and keys elsewhere", foreignDocument("https://other.example.com"), r.snapshot("a"), day, `is of the issuer "https://other.example.com"`},
+		{"another issuer's document and keys elsewhere", foreignDocument("https://other.example.com"), r.snapshot("a"), day, `names the issuer "https://other.example.com"`},
 		{"another issuer's document and a key in common", func(s *store) { foreign(r, "a")(s); foreignDocument("https://other.example.com")(s) }, r.snapshot("a"), day, "other.example.com"},
 		{"another issuer's document, taken over", foreignDocument("https://other.example.com"), r.snapshot("a"), publish.Policy{TakeOver: true}, ""},
 		{"this issuer's document without keys", foreignDocument(issuer), r.snapshot("a"), day, ""},

@@ -400,7 +400,7 @@ func TestProof(t *testing.T) {
 			if w.asked > 15 {
 				t.Errorf("asked %d times in 20 s", w.asked)
 			}
-			if got := strings.Count(said.String(), "is asked again"); got != 1 {
+			if got := strings.Count(said.String(), "does not serve it yet, retrying"); got != 1 {
 				t.Errorf("it said %d times why it waits:\n%s", got, said)
 			}
 		})

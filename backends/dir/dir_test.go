@@ -228,10 +228,10 @@ func TestRefusals(t *testing.T) {
 		}, "is a special file, not a regular file"},
 		{"parent is a file", func(t *testing.T, root, _ string) {
 			place(t, filepath.Join(root, "openid"), nil)
-		}, "a file stands where a directory is needed"},
+		}, "there is a file where a directory is needed"},
 		{"root turned into a file", func(t *testing.T, root, _ string) {
 			place(t, root, nil)
-		}, "a file stands where a directory is needed"},
+		}, "there is a file where a directory is needed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			base := t.TempDir()

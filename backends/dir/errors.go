@@ -35,7 +35,7 @@ func (b *Backend) explain(name string, err error) error {
 
 const (
 	diskFull     = "the disk is full or the quota is used up: make room"
-	notDirectory = "a file stands where a directory is needed: remove it"
+	notDirectory = "there is a file where a directory is needed: remove it"
 )
 
 func cure(err error) string {

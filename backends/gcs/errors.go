@@ -59,12 +59,12 @@ func (b *Backend) describeStatus(err error) string {
 	case code == http.StatusUnauthorized:
 		return "the Google credentials were refused: renew them with `gcloud auth application-default login`, or check the workload identity"
 	case code == http.StatusForbidden:
-		return fmt.Sprintf("access denied%s: grant roles/storage.objectUser on bucket %s (an overwrite takes storage.objects.create, get and delete)",
+		return fmt.Sprintf("access denied%s: grant roles/storage.objectUser on bucket %s (an overwrite needs storage.objects.create, get and delete)",
 			reason(err), b.config.Bucket)
 	case code == http.StatusNotFound:
 		return fmt.Sprintf("bucket %s does not exist: create it first, or correct the target", b.config.Bucket)
 	case code == http.StatusTooManyRequests:
-		return "Cloud Storage asks to slow down (HTTP status 429; it takes one write per second to an object): try again later"
+		return "Cloud Storage asks to slow down (HTTP status 429; it allows one write per second to an object): try again later"
 	case code >= 500:
 		return fmt.Sprintf("Cloud Storage failed (HTTP status %d): try again later", code)
 	default:

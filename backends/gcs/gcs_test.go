@@ -172,7 +172,7 @@ func TestBadConnections(t *testing.T) {
 
 	proxy.Inject(100, all, fake.Answer(http.StatusTooManyRequests, nil, remote))
 	plain(t, "slow down", briefly(t, put), "context deadline exceeded") // the SDK forgets why it tried again
-	plain(t, "slow down", briefly(t, get), "slow down (HTTP status 429; it takes one write per second to an object): try again later: context deadline exceeded")
+	plain(t, "slow down", briefly(t, get), "slow down (HTTP status 429; it allows one write per second to an object): try again later: context deadline exceeded")
 
 	proxy.Down()
 	plain(t, "refused", briefly(t, put), "context deadline exceeded")

@@ -85,7 +85,7 @@ func (b *Backend) describeCode(kind access, code string) string {
 	case "PermanentRedirect", "MovedPermanently", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
 		return fmt.Sprintf("the bucket is not in region %s: give its own with ?region=REGION", b.config.Region)
 	case "AccessControlListNotSupported":
-		return "the bucket takes no ACL and none was sent: check for a proxy or a policy that adds one"
+		return "the bucket accepts no ACL, and none was sent: check for a proxy or a policy that adds one"
 	case "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException":
 		return "the store asks to slow down (" + code + "): try again later"
 	case "NotImplemented":

@@ -15,13 +15,13 @@ import (
 // publicationFlags are those of publish, watch and serve.
 func publicationFlags() []cli.Flag {
 	canary := cli.String("canary", "", "mint tokens for `NAMESPACE/SERVICEACCOUNT` to check the signing key; none disables")
-	canary.DefaultText = "this program's own account, else default/default"
+	canary.DefaultText = "the program's own account, else default/default"
 	return append([]cli.Flag{
 		cli.String("issuer", "", "public issuer `URL`, exactly the cluster's own (default: the cluster's own)"),
 		cli.String("owner", "", "owner `NAME` recorded at the target (default: the cluster itself)"),
 		cli.DurationFrom(0, "grace", publish.DefaultGrace, "keep retired keys public for `DURATION`; 0 removes them at once"),
 		cli.List("revoke", "remove key `ID` now and never publish it again; repeatable"),
-		cli.Bool("ahead-of-issuer-change", "publish for an --issuer that the cluster will have"),
+		cli.Bool("ahead-of-issuer-change", "allow an --issuer that the cluster will have only later"),
 		canary,
 		cli.Timeout(defaultTimeout),
 	}, sourceFlags()...)

@@ -76,8 +76,8 @@ func pullSecretFlags(service exchangeService) []cli.Flag {
 		),
 		cli.InCategory("Refresh",
 			cli.Bool("refresh", "run until SIGTERM and renew credentials and secrets"),
-			cli.Bool("leader-elect", "let one of several replicas write, by a Lease"),
-			cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty for nowhere"),
+			cli.Bool("leader-elect", "elect one of several replicas to write, by a Lease"),
+			cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty disables"),
 		),
 		cli.LogFlags("text; with --refresh json, unless stderr is a terminal"),
 		[]cli.Flag{

@@ -68,24 +68,24 @@ Examples:
 
 func serveFlags() []cli.Flag {
 	flags := cli.InCategory(categoryServer,
-		cli.String("dir", "", "serve what publish --to left in `DIR`"),
+		cli.String("dir", "", "serve what publish --to wrote to `DIR`"),
 		cli.String("state-dir", "", "keep documents and retired keys in `DIR` across restarts"),
 		cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`; with --tunnel a free local port"),
 		cli.String("tls-cert", "", "certificate chain for HTTPS, a PEM `FILE`, reloaded when it changes"),
 		cli.String("tls-key", "", "private key of the certificate, a PEM `FILE`"),
-		cli.Bool("acme", "get a certificate for the issuer's host (Let's Encrypt), accepting the terms"),
+		cli.Bool("acme", "get a certificate for the issuer's host (Let's Encrypt); accepts its terms"),
 		cli.String("acme-email", "", "contact `ADDRESS` for the ACME authority"),
 		cli.String("acme-dir", "", "keep ACME's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
 		cli.String("acme-directory", acme.LetsEncrypt, "directory `URL` of the ACME authority"),
 		cli.String("acme-http-listen", "", "answer HTTP-01 at `ADDRESS`, such as :80 (default: only TLS-ALPN-01, at --listen)"),
-		cli.String("admin-listen", "", "serve health and metrics at `ADDRESS` (default: nowhere)"),
+		cli.String("admin-listen", "", "serve health and metrics at `ADDRESS` (default: off)"),
 		cli.String("ready-file", "", "write the public URL into `FILE` once documents are served there"),
 	)
 	flags = append(flags, cli.InCategory(categoryServer, intervalFlags()...)...)
 	flags = append(flags, cli.InCategory(categoryTunnel,
-		cli.String("tunnel", "", "forward from an SSH server, `ssh://USER@HOST[:PORT]`, by ssh -R"),
+		cli.String("tunnel", "", "forward from an SSH server, `ssh://USER@HOST[:PORT]`, with ssh -R"),
 		cli.String("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`; 0 lets it choose"),
-		cli.List("tunnel-ssh-option", "option of ssh, `KEY=VALUE`, such as IdentityFile=id_ed25519; repeatable"),
+		cli.List("tunnel-ssh-option", "ssh option, `KEY=VALUE`, such as IdentityFile=id_ed25519; repeatable"),
 	)...)
 	return slices.Concat(flags, publicationFlags(), []cli.Flag{takeOverFlag(), cli.Output("text", "json")}, cli.LogFlags(cli.LogText))
 }
@@ -165,7 +165,7 @@ func checkServe(c *cli.Context) error {
 	case (c.String("tls-cert") == "") != (c.String("tls-key") == ""):
 		return cli.Usagef("--tls-cert and --tls-key go together: one is the certificate chain, the other its private key")
 	case c.Bool("acme") && c.String("tls-cert") != "":
-		return cli.Usagef("--acme and --tls-cert are two certificates: give one")
+		return cli.Usagef("--acme and --tls-cert exclude each other: give one")
 	case c.Bool("acme") && c.String("issuer") == "":
 		return cli.Usagef("--acme needs --issuer: its host is what the certificate is for")
 	}
@@ -192,7 +192,7 @@ func checkDir(c *cli.Context) error {
 	}
 	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "canary", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change", "interval", "verify-interval"} {
 		if c.IsSet(flag) {
-			return cli.Usagef("--dir serves what was published there, so --%s has no meaning with it: give it to the publish that writes there", flag)
+			return cli.Usagef("--dir serves what is already published there, so --%s has no effect: give it to the publish that writes there", flag)
 		}
 	}
 	return nil

@@ -14,7 +14,7 @@ const categorySource = "Source"
 func sourceFlags() []cli.Flag {
 	return append(clusterFlags(), cli.InCategory(categorySource,
 		cli.Bool("all-api-servers", "publish the union of the keys of all API servers"),
-		cli.String("from", "", "`DIR` with documents of kubectl get --raw instead of a cluster"),
+		cli.String("from", "", "`DIR` with the output of kubectl get --raw, instead of a cluster"),
 		cli.List("public-key", "PEM `FILE` of --service-account-key-file instead of a cluster; repeatable; needs --issuer"),
 	)...)
 }
@@ -49,7 +49,7 @@ func readSource(c *cli.Context) (source, error) {
 		kinds = append(kinds, "--public-key")
 	}
 	if len(kinds) > 1 {
-		return s, cli.Usagef("%s and %s are two sources: give one", kinds[0], kinds[1])
+		return s, cli.Usagef("%s and %s exclude each other: give one", kinds[0], kinds[1])
 	}
 	if s.isFiles() && (s.cluster.AllAPIServers || s.cluster.Context != "") {
 		return s, cli.Usagef("--all-api-servers and --context are for a live cluster, not for %s", kinds[0])

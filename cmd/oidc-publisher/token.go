@@ -41,7 +41,7 @@ func readTokenFlags(c *cli.Context) (file string, mint minter, err error) {
 	case account == "":
 		return file, nil, nil
 	case file != "":
-		return "", nil, cli.Usagef("--mint and --token-file are two tokens: give one")
+		return "", nil, cli.Usagef("--mint and --token-file exclude each other: give one")
 	case audience == "":
 		return "", nil, cli.Usagef("--mint needs --audience: the audience that the relying party expects")
 	case c.String("from") != "" || len(cli.Values(c, "public-key")) > 0:

@@ -49,7 +49,7 @@ func verifyText(report verify.Report, colour bool) string {
 		}
 	}
 	if blocked > 0 {
-		fmt.Fprintf(&out, "%s  %d checks could not be made because of the above\n", statusWord(verify.Skip, colour), blocked)
+		fmt.Fprintf(&out, "%s  %d checks could not be run because of the above\n", statusWord(verify.Skip, colour), blocked)
 	}
 	fmt.Fprintf(&out, "\n%s  %s\n", statusWord(report.Verdict, colour), verdictSentence(report))
 	return out.String()

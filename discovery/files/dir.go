@@ -38,7 +38,7 @@ func keysNames() []string {
 	return []string{discovery.JWKSPath, "jwks", "jwks.json", "keys.json"}
 }
 
-// Dir is a folder with the two documents, as these commands leave them:
+// Dir is a folder with the two documents, as these commands write them:
 //
 //	kubectl get --raw /.well-known/openid-configuration > DIR/openid-configuration
 //	kubectl get --raw /openid/v1/jwks > DIR/jwks
@@ -76,8 +76,8 @@ func readDir(path string) (discovery.Snapshot, error) {
 	return s, nil
 }
 
-// readFirst reads the file that exists. Two are an error, since the outdated one
-// may be read.
+// readFirst reads the file that exists. It returns an error if there are two,
+// since one of them may be outdated.
 func readFirst(dir string, names []string) (path string, data []byte, err error) {
 	var found []string
 	for _, name := range names {

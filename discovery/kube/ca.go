@@ -31,7 +31,7 @@ type caTransport struct {
 
 	mu   sync.Mutex
 	next http.RoundTripper
-	ca   []byte // that next trusts, where it was read here
+	ca   []byte // the CA that next trusts, if it was read here
 }
 
 func (t *caTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -40,7 +40,7 @@ func (t *caTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.mu.Unlock()
 	resp, err := next.RoundTrip(req)
 	if unknown := new(x509.UnknownAuthorityError); errors.As(err, unknown) {
-		t.reload() // for the next request
+		t.reload() // so that the next request uses it
 	}
 	return resp, err
 }

@@ -14,26 +14,26 @@ import (
 const NoCanary = "none"
 
 const (
-	// canaryAudience makes a canary token useless to others: no relying party
+	// canaryAudience makes a leaked canary token useless: no relying party
 	// accepts it.
 	canaryAudience = "oidc-publisher"
 	// mintInterval is the time between two tokens while nothing changes: each
 	// is an entry of the audit log.
 	mintInterval = 5 * time.Minute
 	// maxMints bounds the tokens in one mintInterval while something changes at
-	// each Fetch: a load balancer's servers may publish different keys, and some
-	// gateways end every connection.
+	// each Fetch: the servers behind a load balancer may publish different keys,
+	// and some gateways end every connection.
 	maxMints = 5
 )
 
-// canary is what is known of the key that one API server signs with.
+// canary is what is known about the signing key of one API server.
 type canary struct {
-	// token is nil where it could not be minted, for the reason in warning.
+	// token is nil if it could not be minted; warning has the reason.
 	token   *discovery.Canary
 	warning string
-	// mints are when the latest tokens were requested, the oldest first.
+	// mints are the times of the latest token requests, oldest first.
 	mints [maxMints]time.Time
-	// refused is set where another attempt is pointless for now.
+	// refused is set if another attempt would fail in the same way for now.
 	refused bool
 	// reconnects is the source's count at the latest mint.
 	reconnects int64
@@ -42,7 +42,7 @@ type canary struct {
 func (c canary) latest() time.Time { return c.mints[maxMints-1] }
 
 // signing returns the latest token's claims, nil if it was minted before the
-// present key set was first read: it proves nothing about that set.
+// current key set was first read: it proves nothing about that set.
 func (v view) signing() *discovery.Canary {
 	if v.canary.latest().Before(v.keysSince) {
 		return nil
@@ -50,8 +50,9 @@ func (v view) signing() *discovery.Canary {
 	return v.canary.token
 }
 
-// contradicted reports whether the token disagrees with the documents, which a
-// later one may not do: a load balancer's servers differ during a rotation.
+// contradicted reports whether the token disagrees with the documents. A later
+// token may agree with them: the servers behind a load balancer differ during a
+// rotation.
 func (v view) contradicted() bool {
 	token := v.signing()
 	return token != nil && contradicts(*token, v.document, v.keys)

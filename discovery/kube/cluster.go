@@ -79,8 +79,8 @@ func (s *Source) readUID(ctx context.Context) (string, error) {
 	return uid, nil
 }
 
-// clusterCA returns the SHA-256 of the certificates that the kubeconfig trusts, in
-// any order, "" where it trusts the system's.
+// clusterCA returns the SHA-256 of the certificates that the kubeconfig trusts,
+// in any order, "" if it trusts those of the system.
 func (s *Source) clusterCA() (string, error) {
 	config := rest.CopyConfig(s.config)
 	if err := rest.LoadTLSFiles(config); err != nil {

@@ -14,11 +14,12 @@ import (
 
 const (
 	// At most maxReports ended connections are reported per reportWindow: some
-	// gateways end each connection with its answer, which means nothing.
+	// gateways end every connection after one answer, which says nothing about
+	// the API server.
 	maxReports   = 5
 	reportWindow = 30 * time.Second
-	// closeDelay is how soon after the server's last bytes the client closes a
-	// connection that the server ended.
+	// closeDelay is the time after the server's last bytes within which the
+	// client closes a connection that the server ended.
 	closeDelay = 100 * time.Millisecond
 )
 
@@ -62,9 +63,9 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close counts as the server's doing if it directly follows bytes of the server:
-// TLS and HTTP/2 have closing messages of their own, after which the client
-// closes the connection without another Read.
+// Close is counted as ended by the server if it directly follows bytes from the
+// server: TLS and HTTP/2 have closing messages of their own, after which the
+// client closes the connection without another Read.
 func (c *watchedConn) Close() error {
 	if time.Since(time.Unix(0, c.lastRead.Load())) < closeDelay {
 		c.once.Do(c.ended)

@@ -98,8 +98,8 @@ func (l sliceList) addresses() ([]netip.AddrPort, error) {
 }
 
 // fetchFromAll fetches from every endpoint. A failed one is an error, unless it
-// has left the endpoints since: it may be the only server that still publishes
-// the key of a live token.
+// is no longer among the endpoints: it may be the only server that still
+// publishes the key of a live token.
 func (s *Source) fetchFromAll(ctx context.Context) ([]view, []string, error) {
 	var warnings []string
 	views := map[netip.AddrPort]view{}

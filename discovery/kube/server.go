@@ -55,7 +55,7 @@ type answer struct {
 	body   []byte
 }
 
-// do returns the answer of any status. Its errors are explained.
+// do returns the answer whatever its status. Its errors say what to do.
 func (s server) do(ctx context.Context, r request) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -152,7 +152,7 @@ func (s server) unusable(r request, a answer, err error) error {
 	return s.Content(s.explained(r), a.header, err)
 }
 
-// date is the Date of the answer, zero where there is none, or where the answer
+// date returns the Date of the answer, or zero if there is none or the answer
 // may come from a cache.
 func (a answer) date() time.Time {
 	if a.header.Get("Age") != "" {

@@ -32,7 +32,7 @@ const (
 
 // Config selects a cluster and how to reach it.
 type Config struct {
-	// Kubeconfig is the file to use. If empty, client-go's own rules hold:
+	// Kubeconfig is the file to use. If empty, client-go's rules apply:
 	// $KUBECONFIG, ~/.kube/config, else the pod's own service account.
 	Kubeconfig string
 	// Context is the kubeconfig's context to use instead of the current one.
@@ -48,7 +48,8 @@ type Config struct {
 	// Disconnected, if not nil, is called whenever an API server ends a
 	// connection: it may come back with other keys. It must not block.
 	Disconnected func()
-	// UserAgent is what API servers log of this client, "oidc-publisher" if empty.
+	// UserAgent identifies this client in the logs of API servers;
+	// "oidc-publisher" if empty.
 	UserAgent string
 	// Timeout bounds each single request, 10 seconds if zero. The context
 	// given to Fetch bounds the whole.
@@ -61,14 +62,14 @@ type Source struct {
 	namespace string
 	home      server
 	// direct are clients for endpoints that are addressed by IP, one for each
-	// name under which the certificate may be made out.
+	// name that the certificate may have.
 	direct  []*http.Client
 	all     bool
 	timeout time.Duration
 	// tokenFile holds the bearer token, "" if it is not in a file.
 	tokenFile string
-	// mints is set where tokens are minted for account to learn the signing
-	// key; without an account it is this client's own.
+	// mints is set if tokens are minted to learn the signing key: for account
+	// or, if that is empty, for this client's own service account.
 	mints   bool
 	account account
 	// reconnects counts the connections that API servers ended.
@@ -121,7 +122,8 @@ func New(c Config) (*Source, error) {
 	return s, err
 }
 
-// RESTConfig is how the cluster is reached, for clients of other APIs of it.
+// RESTConfig returns the configuration of the connection, for clients of the
+// cluster's other APIs.
 func (s *Source) RESTConfig() *rest.Config { return rest.CopyConfig(s.config) }
 
 // Same reports whether another source uses the same server and credentials. It
@@ -138,13 +140,14 @@ func (s *Source) Explain(ctx context.Context, r kubeerr.Request, err error) erro
 	return s.home.Explain(ctx, r, err)
 }
 
-// Namespace is that of the kubeconfig's context, or the pod's own.
+// Namespace returns the namespace of the kubeconfig's context, or the pod's
+// own.
 func (s *Source) Namespace() string { return s.namespace }
 
 // Fetch reads and validates both documents of the API server, or of all of them.
 // It returns all or nothing.
 //
-// Its errors name the server and what to do. Those that callers may need to
+// Its errors name the server and what to do. Errors that callers may need to
 // distinguish wrap the sentinels of internal/kubeerr, or are its BusyError.
 func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	var views []view

@@ -10,7 +10,7 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// view is what one API server answers. The source keeps it until the next
+// view is the answers of one API server. The source keeps it until the next
 // Fetch, so that only changed bytes are parsed and few tokens are minted.
 type view struct {
 	address  string

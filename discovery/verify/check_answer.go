@@ -19,7 +19,7 @@ const (
 	answerLimit = 5 * time.Second
 	slowAnswer  = 2 * time.Second
 	// lifetimeLimit is the lifetime that kube-apiserver itself announces for
-	// static keys, and what GCS adds where nothing is set.
+	// static keys, and what GCS uses if nothing is set.
 	lifetimeLimit = time.Hour
 	renewalTime   = 14 * 24 * time.Hour
 
@@ -39,7 +39,7 @@ func (f fetched) checks(id, what string, types ...string) []Check {
 		row{id + "-status", what + " is public", answer, f.status()},
 		row{id + "-size", what + " is not too large", answer, f.size()},
 		row{id + "-content-type", what + " has the right content type", whole, f.contentType(types)},
-		row{id + "-answer-time", what + " is answered in time", whole, f.answerTime()},
+		row{id + "-answer-time", what + " is served in time", whole, f.answerTime()},
 		row{id + "-cache", what + " has a short cache lifetime", whole, f.cacheLifetime()},
 		row{id + "-cached-copy", what + " is the same with and without caches", whole, f.cachedCopy()},
 	)
@@ -67,8 +67,9 @@ func (f fetched) unreachable() *UnreachableError {
 	return u
 }
 
-// reachable is an error where this machine's network may be the cause. A jwks_uri
-// that leads nowhere is a failure, since the document came over that network.
+// reachable returns Error if this machine's network may be the cause. If
+// only the jwks_uri can't be reached, that is a failure, since the document
+// came over the same network.
 func (f fetched) reachable() Check {
 	u := f.unreachable()
 	switch {
@@ -139,12 +140,12 @@ func describe(c *x509.Certificate) string {
 }
 
 // redirect: a bucket's host in another region redirects and breaks STS (ccoctl
-// PR#468), and go clients that do follow would trust the other host.
+// PR#468), and Go clients, which follow redirects, would trust the other host.
 func (f fetched) redirect() Check {
 	if host := f.plain.redirectHost(); host != "" {
 		return fail(fmt.Sprintf("%d to %q", f.plain.status, host),
 			"the address redirects, and relying parties do not follow",
-			"make the address that answers by itself the issuer (on S3 the bucket's own region in the host name; no http to https, no trailing slash, no login in front)")
+			"make the address without a redirect the issuer (on S3 the bucket's own region in the host name; no http to https, no trailing slash, no login in front)")
 	}
 	return pass("none")
 }

@@ -46,7 +46,7 @@ func (v view) issuerHost() Check {
 	}
 }
 
-// reach is from where a host can be reached.
+// reach says from which networks a host can be reached.
 type reach string
 
 const (
@@ -58,7 +58,7 @@ const (
 )
 
 // Reaches reports whether clients at one host can probably reach the other,
-// by the names alone.
+// judging only by the names.
 func Reaches(from, to string) bool {
 	switch reachOf(to) {
 	case public:
@@ -117,7 +117,7 @@ func checkJWKSURI(issuer discovery.Issuer, uri string) Check {
 	case u.User != nil:
 		return fail("jwks_uri with a user name", "jwks_uri contains credentials, which are public", "change them, and "+republish)
 	case u.Scheme != "https" && !(u.Scheme == "http" && issuer.Insecure() && reachOf(u.Hostname()) == loopback):
-		return fail(evidence, "jwks_uri is not https: keys could be replaced on the way", republish)
+		return fail(evidence, "jwks_uri is not https: keys could be replaced in transit", republish)
 	case u.Fragment != "":
 		return fail(evidence, "jwks_uri has a fragment", republish)
 	}

@@ -39,7 +39,7 @@ func keysEvidence(set discovery.KeySet) string {
 	return fmt.Sprintf("%d: %s", set.Len(), httpx.Quote(set.IDs()))
 }
 
-// keysListed: go-oidc takes only the algorithms that the document lists.
+// keysListed: go-oidc accepts only the algorithms that the document lists.
 func (v view) keysListed() Check {
 	listed := v.parsed.Algorithms()
 	if len(listed) == 0 {
@@ -51,10 +51,10 @@ func (v view) keysListed() Check {
 	}
 	return fail(fmt.Sprintf("listed %s; not covered: keys %s", httpx.Quote(listed), httpx.Quote(uncovered)),
 		"relying parties that enforce the list refuse tokens signed with these keys",
-		"add their algorithms to id_token_signing_alg_values_supported, as the API server that publishes the key does: publish its present document")
+		"add their algorithms to id_token_signing_alg_values_supported, as the API server that publishes the key does: publish its current document")
 }
 
-// without returns the IDs of the keys that fit none of the algorithms.
+// without returns the IDs of the keys that can use none of the algorithms.
 func without(keys []discovery.Key, allowed []string) []string {
 	var ids []string
 	for _, k := range keys {
@@ -99,8 +99,8 @@ func (v view) clockSkew() Check {
 }
 
 // skew returns how far the server's clock is ahead of the local one. A cache
-// keeps the origin's Date and adds Age, but some send the present Date with an
-// Age: the smaller skew of the two readings is used.
+// keeps the origin's Date and adds Age, but some send the current Date with an
+// Age: the smaller skew of the two interpretations is used.
 func (v view) skew() (time.Duration, bool) {
 	a, at := v.document.plain, v.document.plainAt
 	if v.document.fresh.header != nil {

@@ -43,7 +43,7 @@ func (v view) sourceKeys() Check {
 }
 
 // compare lists the key IDs of the cluster that are not public, those that are
-// public with other material, and those that are public only.
+// public with other material, and those that are public but not in the cluster.
 func compare(cluster, published discovery.KeySet) (missing, different, extra []string) {
 	for _, k := range cluster.Keys() {
 		other, ok := published.Lookup(k.ID)

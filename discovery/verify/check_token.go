@@ -48,10 +48,11 @@ func (v view) tokenAlgorithm() Check {
 	return pass("alg %q", v.claims.Algorithm)
 }
 
-// tokenKeyID: Google and, with more than one key, AWS refuse a token without.
+// tokenKeyID: Google refuses a token without a key ID, and so does AWS if there
+// is more than one key.
 func (v view) tokenKeyID() Check {
 	if v.claims.KeyID == "" {
-		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not one from a legacy secret or of your own making")
+		return fail("no kid", "relying parties can't tell which key to use, and Google and AWS refuse the token", "use a token of TokenRequest (kubectl create token), not one from a legacy secret or a self-made one")
 	}
 	return pass("kid %q", httpx.Clip(v.claims.KeyID))
 }
@@ -109,7 +110,7 @@ func (v view) tokenAudience() Check {
 	case len(v.claims.Audience) == 0:
 		return fail("no aud", "relying parties refuse a token without an audience", "mint it with the relying party's audience (kubectl create token --audience)")
 	case v.opts.Audience == "":
-		return warn(evidence, "no audience was given to compare with", "give the one that the relying party expects with --audience")
+		return warn(evidence, "no audience was given to compare with", "give the relying party's audience with --audience")
 	case !slices.Contains(v.claims.Audience, v.opts.Audience):
 		return fail(fmt.Sprintf("%s, wanted %q", evidence, httpx.Clip(v.opts.Audience)), "the token is for another audience; it is compared byte for byte",
 			"mint it with this audience (kubectl create token --audience, or audience in the projected volume), or correct the relying party's")

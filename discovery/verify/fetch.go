@@ -14,8 +14,8 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// defaultTimeout bounds one request. It is above the 5 s that AWS STS waits,
-// to distinguish a slow server from a silent one.
+// defaultTimeout bounds one request. It is longer than the 5 s that AWS STS
+// waits, to distinguish a slow server from one that never answers.
 const defaultTimeout = 10 * time.Second
 
 // answer is one HTTP answer, read whole.
@@ -33,9 +33,9 @@ type answer struct {
 }
 
 // get sends one anonymous request as go-oidc does, without an Accept header.
-// With noCache it asks caches on the way to revalidate, by request header: an
-// extra query would break signed and strict URLs. The error is *UnreachableError
-// or wraps httpx.ErrTooLarge.
+// With noCache a request header asks caches on the way to revalidate. An extra
+// query parameter would break signed and strict URLs. The error is
+// *UnreachableError or wraps httpx.ErrTooLarge.
 func get(ctx context.Context, client *http.Client, target string, noCache bool) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {

@@ -49,8 +49,8 @@ type limit struct {
 	id, title string
 	// source is where the limit is documented.
 	source string
-	// soft limits only warn: a third party measured them, or they hold for
-	// one way of setting the relying party up.
+	// soft limits only warn: a third party measured them, or they apply only to
+	// one way of configuring the relying party.
 	soft    bool
 	missing string
 	result  Check
@@ -110,7 +110,7 @@ func (v view) limits() map[RelyingParty][]limit {
 			{"audience-count", "number of audiences", entraDocs, false, "", v.oneAudience()},
 		},
 		Vault: {
-			{"algorithms", "signature algorithms taken by default", vaultDocs, true, "", v.onlyAlgorithms("RS256")},
+			{"algorithms", "signature algorithms accepted by default", vaultDocs, true, "", v.onlyAlgorithms("RS256")},
 		},
 		Cloudsmith: {
 			{"issuer-url", "form of the issuer", cloudsmith, false, "", v.rootOfIssuer()},
@@ -122,13 +122,13 @@ func (v view) limits() map[RelyingParty][]limit {
 
 func (v view) keyTypes(types ...string) Check {
 	return v.eachKey(func(k discovery.Key) bool { return slices.Contains(types, k.Type) },
-		"it takes only keys of type "+strings.Join(types, " and ")+" where they are uploaded", "leave these keys out of the upload, and sign with another type")
+		"it accepts only keys of type "+strings.Join(types, " and ")+" where they are uploaded", "leave these keys out of the upload, and sign with another type")
 }
 
 func (v view) onlyMembers(allowed ...string) Check {
 	return v.eachKey(func(k discovery.Key) bool {
 		return !slices.ContainsFunc(k.Members, func(name string) bool { return !slices.Contains(allowed, name) })
-	}, "where keys are uploaded it takes only the members "+strings.Join(allowed, ", "), "strip the others (x5c, x5t) from the upload")
+	}, "where keys are uploaded it accepts only the members "+strings.Join(allowed, ", "), "strip the others (x5c, x5t) from the upload")
 }
 
 func (v view) withoutKeyOps() Check {
@@ -141,7 +141,7 @@ func (v view) useIsSignature() Check {
 		"a key with a use other than sig is not used", "publish the keys as kube-apiserver writes them")
 }
 
-// eachKey lists the keys that do not pass.
+// eachKey reports the keys that do not meet the limit.
 func (v view) eachKey(good func(discovery.Key) bool, cause, cure string) Check {
 	var bad []string
 	for _, k := range v.set.Keys() {
@@ -225,7 +225,7 @@ func (v view) audienceAtMost(most int) Check {
 	}
 	for _, aud := range list {
 		if n := utf8.RuneCountInString(aud); n > most {
-			return fail(fmt.Sprintf("%d characters", n), fmt.Sprintf("it takes at most %d", most), "agree on a shorter audience")
+			return fail(fmt.Sprintf("%d characters", n), fmt.Sprintf("it accepts at most %d", most), "agree on a shorter audience")
 		}
 	}
 	return pass("at most %d characters", most)
@@ -260,7 +260,7 @@ func (v view) oneAudienceOrParty() Check {
 	case c.Status == Fail && len(v.claims.Audience) > 1 && v.claims.AuthorizedParty != "":
 		return pass("%d and azp", len(v.claims.Audience))
 	case c.Status == Fail:
-		c.Cause = "with several audiences it wants azp, which Kubernetes does not set"
+		c.Cause = "with several audiences it requires azp, which Kubernetes does not set"
 	}
 	return c
 }
@@ -271,7 +271,7 @@ func (v view) tokenAtMost(most int) Check {
 	case !v.opts.Token.Given():
 		return skip(noTokenGiven)
 	case size > most:
-		return fail(fmt.Sprintf("%d characters", size), fmt.Sprintf("it takes at most %d", most), "mint it with fewer or shorter audiences")
+		return fail(fmt.Sprintf("%d characters", size), fmt.Sprintf("it accepts at most %d", most), "mint it with fewer or shorter audiences")
 	default:
 		return pass("%d characters", size)
 	}
@@ -283,7 +283,7 @@ func (v view) lifetimeBelow(most time.Duration) Check {
 	case !v.readable() || v.claims.Expiry.IsZero() || v.claims.IssuedAt.IsZero():
 		return skip("no token with exp and iat was given")
 	case life >= most:
-		return fail(life.String(), fmt.Sprintf("it takes only tokens that live for less than %v", most), "mint it with a shorter lifetime (kubectl create token --duration, expirationSeconds)")
+		return fail(life.String(), fmt.Sprintf("it accepts only tokens that live for less than %v", most), "mint it with a shorter lifetime (kubectl create token --duration, expirationSeconds)")
 	default:
 		return pass("%v", life)
 	}

@@ -36,8 +36,8 @@ func Published(ctx context.Context, client *http.Client, issuer discovery.Issuer
 	return proveBody(ctx, client, issuer.ConfigurationURL(), wantDocument)
 }
 
-// Temporary reports whether an error of Published may go away by waiting:
-// object stores grant public access with a delay, and caches hold old copies.
+// Temporary reports whether waiting may resolve an error of Published: object
+// stores grant public access with a delay, and caches hold old copies.
 func Temporary(err error) bool {
 	var t interface{ Temporary() bool }
 	return errors.As(err, &t) && t.Temporary()
@@ -58,7 +58,7 @@ func proveBody(ctx context.Context, client *http.Client, target string, want []b
 	return &DifferentError{URL: target, FreshIn: f.Remaining()}
 }
 
-// getOK is get with every answer but 200 turned into its error.
+// getOK is get, but returns an error for every status except 200.
 func getOK(ctx context.Context, client *http.Client, target string, noCache bool) (answer, error) {
 	a, err := get(ctx, client, target, noCache)
 	switch {
@@ -72,8 +72,8 @@ func getOK(ctx context.Context, client *http.Client, target string, noCache bool
 	return a, nil
 }
 
-// fresherExists fetches past the caches. Not every cache allows that: GCS ignores
-// the request header.
+// fresherExists fetches again and asks caches to revalidate. Not every cache
+// does: GCS ignores the request header.
 func fresherExists(ctx context.Context, client *http.Client, target string, want []byte) bool {
 	a, err := getOK(ctx, client, target, true)
 	return err == nil && bytes.Equal(a.body, want)
@@ -95,8 +95,8 @@ func (e *UnreachableError) Error() string {
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// Temporary is true for network trouble and false for a certificate that is
-// not valid or a caller that gave up.
+// Temporary is false for a TLS failure and a canceled request, and true for all
+// other network failures.
 func (e *UnreachableError) Temporary() bool {
 	return !e.Failure.TLS() && e.Failure != httpx.Canceled
 }
@@ -124,7 +124,7 @@ func (e *StatusError) NotPublic() bool {
 	return e.Code == http.StatusUnauthorized || e.Code == http.StatusForbidden
 }
 
-// NotThere reports whether nothing is published at the address.
+// NotThere reports whether there is no object at the address.
 func (e *StatusError) NotThere() bool {
 	return e.Code == http.StatusNotFound || e.Code == http.StatusGone
 }
@@ -150,12 +150,12 @@ func (e *StaleError) Error() string {
 // Temporary is always true: the copy expires by itself.
 func (e *StaleError) Temporary() bool { return true }
 
-// DifferentError means that other content is public, without a sign that a cache
-// is the reason.
+// DifferentError means that other content is public, and nothing indicates that
+// a cache is the reason.
 type DifferentError struct {
 	URL string
-	// FreshIn is the lifetime that the answer announces, for which a hidden
-	// cache may be the reason. 0 if it announces none.
+	// FreshIn is the lifetime that the answer announces. Until it is over, a
+	// cache that adds no headers may be the reason. 0 if it announces none.
 	FreshIn time.Duration
 }
 

@@ -12,9 +12,9 @@ import (
 type Status string
 
 const (
-	// Pass: as it should be.
+	// Pass: correct.
 	Pass Status = "pass"
-	// Warn: works, but not always or not with every relying party.
+	// Warn: works, but not always, or not with every relying party.
 	Warn Status = "warn"
 	// Fail: checked, and wrong.
 	Fail Status = "fail"
@@ -29,10 +29,11 @@ const (
 type Check struct {
 	// ID is stable kebab-case for machines: scripts may depend on it.
 	ID string
-	// Title is the check in words.
+	// Title describes the check in words.
 	Title  string
 	Status Status
-	// Evidence is what was seen. It never holds a token or a remote body.
+	// Evidence is what the check found. It never contains a token or a remote
+	// body.
 	Evidence string
 	// Blocked is set with Skip where the check needs what an earlier one could
 	// not get.

@@ -88,7 +88,7 @@ type view struct {
 
 	claims    discovery.Claims
 	claimsErr error
-	// now is the local clock when all was read.
+	// now is the local time after everything was fetched.
 	now time.Time
 }
 
@@ -110,7 +110,8 @@ func (v view) certificateExpiry() time.Time {
 // caches asked to revalidate.
 type fetched struct {
 	asked bool
-	// led is set where the other document gave the address: the network works.
+	// led is set if the address came from the other document, which shows that
+	// the network works.
 	led              bool
 	plain, fresh     answer
 	err, freshErr    error

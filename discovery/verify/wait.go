@@ -14,7 +14,7 @@ import (
 
 const (
 	// assumedLifetime is the lifetime of an answer without any cache header,
-	// which GCS uses where nothing is set.
+	// which is GCS's default.
 	assumedLifetime = time.Hour
 	shortestPoll    = time.Second
 	longestPoll     = 15 * time.Second
@@ -24,14 +24,14 @@ const (
 // Progress is the state of WaitForKey after one poll.
 type Progress struct {
 	KeyID string
-	// Public is whether the last usable answer had the key, with and without
-	// caches, and Since when that began.
+	// Public is set if the last usable answers contained the key, with and
+	// without caches, and Since is when that began.
 	Public bool
 	Since  time.Time
 	// Lifetime is the longest cache lifetime that any answer announced, and
-	// Remaining how much of it is still to be waited for while Public.
+	// Remaining is how much of that wait is left while Public.
 	Lifetime, Remaining time.Duration
-	// Answered is whether the issuer has ever answered.
+	// Answered is set once the issuer has answered.
 	Answered bool
 	// Seen is the result of the last poll in a few words.
 	Seen string
@@ -65,21 +65,22 @@ func (e *WaitError) Error() string {
 
 func (e *WaitError) Unwrap() error { return e.Err }
 
-// WaitForKey blocks until the key of that ID may be signed with: until it has
-// been in the issuer's public key set, through caches and past them, for longer
-// than the longest cache lifetime of any answer seen on the way. A relying
-// party that fetched just before the key appeared has then fetched again.
+// WaitForKey blocks until it is safe to sign with the key of that ID: until it
+// has been in the issuer's public key set, through caches and past them, for
+// longer than the longest cache lifetime of any answer seen on the way. A
+// relying party that fetched just before the key appeared has then fetched
+// again.
 //
 // The lifetime of an answer is its max-age (or s-maxage, or Expires), not
 // shortened by its Age, since many relying parties do not subtract it; its Age
 // where that is longer, for a cache that ignores max-age; and one hour without
-// such headers, except on loopback, which has no caches. The clock restarts when
-// an answer lacks the key or jwks_uri changes. A missing answer or a 5xx changes
-// nothing, but the last answer must have the key.
+// such headers, except on loopback, which has no caches. The wait restarts when
+// an answer lacks the key or jwks_uri changes. A missing answer or a 5xx
+// changes nothing, but the last answer must have the key.
 //
 // It polls every 1 to 15 s, jittered, by the monotonic clock, and calls
 // progress, if not nil, after each poll. Without a deadline in ctx it may wait
-// without end; when ctx ends the error is *WaitError. Of the options it uses
+// forever. When ctx ends the error is *WaitError. Of the options it uses
 // Issuer, Transport and Timeout.
 func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Progress)) error {
 	issuer, err := discovery.ParseIssuer(opts.Issuer)
@@ -109,14 +110,14 @@ func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Pro
 type waiter struct {
 	issuer discovery.Issuer
 	client *http.Client
-	// keysAt is the jwks_uri that the clock runs for.
+	// keysAt is the jwks_uri for which the wait is counted.
 	keysAt string
 	state  Progress
 	safe   bool
 }
 
-// poll fetches once and moves the clock. It keeps the state if ctx ended in the
-// meantime, so that the last result is still reported.
+// poll fetches once and updates the progress. If ctx ended in the meantime it
+// changes nothing, so that the last result is still reported.
 func (w *waiter) poll(ctx context.Context) {
 	err := w.findKey(ctx)
 	if ctx.Err() != nil {
@@ -166,7 +167,8 @@ func (w *waiter) findKey(ctx context.Context) error {
 	return plain
 }
 
-// unseen reports whether there was no answer, rather than one without the key.
+// unseen reports whether the error means that there was no answer, rather than
+// an answer without the key.
 func unseen(err error) bool {
 	var unreachable *UnreachableError
 	var status *StatusError

@@ -90,7 +90,7 @@ func (d *demo) show() error {
 		return err
 	}
 	printf("The API server's key is replaced. From now on it lists and signs with only\n%s.", newKey)
-	if err := d.step("Publish again: the new key is added, the old one stays for its grace.",
+	if err := d.step("Publish again: the new key is added, the old one stays public for its grace period.",
 		"publish", "--kubeconfig", kubeconfig, "--to", d.public); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (d *demo) show() error {
 
 // showCluster reads a real cluster, and writes to the temporary directory only.
 func (d *demo) showCluster(kubeconfig string) error {
-	if err := d.step("What would be published of this cluster.",
+	if err := d.step("What would be published for this cluster.",
 		"publish", "--kubeconfig", kubeconfig, "--to", d.public, "--no-verify"); err != nil {
 		return err
 	}

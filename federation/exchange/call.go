@@ -96,7 +96,7 @@ func (c caller) credential(username, issued string, expiry time.Time, sent ...st
 	case strings.TrimSpace(issued) == "":
 		return Credential{}, c.unusable("answered without a token")
 	case len(issued) > maxCredential || strings.ContainsFunc(issued, foreign):
-		return Credential{}, c.unusable("its answer is no token: it is too long or has characters that no token has")
+		return Credential{}, c.unusable("its answer is not a token: it is too long, or has characters that tokens do not have")
 	case slices.Contains(sent, issued):
 		return Credential{}, c.unusable("sent back the token that it was given")
 	case !expiry.IsZero() && !expiry.After(c.now()):

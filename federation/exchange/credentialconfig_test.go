@@ -96,7 +96,7 @@ func TestCredentialConfigIsNotTrusted(t *testing.T) {
 		{`"type": "text"`, `"type": "json"`, "format"},
 		{`"type": "external_account"`, `"type": "external_account", "universe_domain": "evil.example.com"`, "universe"},
 		{"token-type:jwt", "token-type:saml2", "subject token"},
-		{"projects/123456789", "projects/acme", "wants its number"},
+		{"projects/123456789", "projects/acme", "requires its number"},
 	} {
 		data := strings.Replace(string(good), c.old, c.new, 1)
 		if data == string(good) {
@@ -124,7 +124,7 @@ func TestInvalidConfigurations(t *testing.T) {
 	}
 	for want, config := range map[string]exchange.GCPConfig{
 		"not the name":           {Provider: "cluster-a"},
-		"wants its number":       {Provider: strings.Replace(provider, "123456789", "acme", 1)},
+		"requires its number":       {Provider: strings.Replace(provider, "123456789", "acme", 1)},
 		"not the e-mail":         {Provider: provider, ServiceAccount: "puller/../x@acme.com"},
 		"only with a service":    {Provider: provider, Lifetime: time.Hour},
 		"up to 12h":              {Provider: provider, ServiceAccount: account, Lifetime: 13 * time.Hour},

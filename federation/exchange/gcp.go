@@ -117,7 +117,7 @@ func ParseProvider(given string) (string, error) {
 		}
 	}
 	if strings.ContainsFunc(parts[1], func(r rune) bool { return !unicode.IsDigit(r) }) {
-		return "", fmt.Errorf("%q has the project's ID, and Google wants its number: gcloud projects describe %s --format='value(projectNumber)'", httpx.MaskForeign(given), parts[1])
+		return "", fmt.Errorf("%q has the project's ID, and Google requires its number: gcloud projects describe %s --format='value(projectNumber)'", httpx.MaskForeign(given), parts[1])
 	}
 	return name, nil
 }

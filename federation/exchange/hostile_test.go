@@ -147,8 +147,8 @@ func hostiles(elsewhere string) []hostile {
 		{name: "no token", answer: say(200, `{}`), wants: "without a token", attempts: 1},
 		{name: "empty token", answer: token(fixed("")), wants: "without a token", attempts: 1},
 		{name: "blank token", answer: token(fixed(" \t")), wants: "without a token", attempts: 1},
-		{name: "token with a line break", answer: token(fixed("abc\nexport X=1")), wants: "no token", attempts: 1},
-		{name: "endless token", answer: token(fixed(strings.Repeat("a", 100<<10))), wants: "no token", attempts: 1},
+		{name: "token with a line break", answer: token(fixed("abc\nexport X=1")), wants: "not a token", attempts: 1},
+		{name: "endless token", answer: token(fixed(strings.Repeat("a", 100<<10))), wants: "not a token", attempts: 1},
 		{name: "our own token", answer: token(func(secrets []string) string { return secrets[0] }), wants: "sent back the token", attempts: 1},
 		{name: "another content type", answer: func(s step, _ int64, _ []string, w http.ResponseWriter, r *http.Request) {
 			fake.AnswerWith(200, s.good(good), "Content-Type", "text/plain")(w, r)

@@ -57,7 +57,7 @@ func (f TokenFile) Token(content []byte) (discovery.Token, error) {
 	}
 	var members map[string]any
 	if json.Unmarshal(content, &members) != nil {
-		return discovery.Token{}, errors.New("is not a JSON object, as the credential configuration promises")
+		return discovery.Token{}, errors.New("is not a JSON object, which the credential configuration says it is")
 	}
 	token, ok := members[f.Field].(string)
 	if !ok || token == "" {

@@ -163,7 +163,7 @@ func (f *findings) notPublic(claims discovery.Claims, check verify.Check, refuse
 	}
 	f.hidden = fault{
 		faultLine(claims, check),
-		"publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the present one as a second while its tokens live",
+		"publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the current one as a second while its tokens live",
 	}
 	if opts.Service == verify.GCP {
 		f.hidden.cure += "; or upload the keys to the provider (gcloud iam workload-identity-pools providers update-oidc --jwk-json-path)"

@@ -68,7 +68,7 @@ type Certificate struct {
 // CheckHost refuses a host that no authority gives a certificate for.
 func (c Config) CheckHost() error {
 	if c.Host == "" || net.ParseIP(c.Host) != nil || !strings.Contains(c.Host, ".") {
-		return fmt.Errorf("ACME: %q is no public DNS name to get a certificate for", c.Host)
+		return fmt.Errorf("ACME: %q is not a public DNS name, so it can't get a certificate", c.Host)
 	}
 	return nil
 }
@@ -230,10 +230,10 @@ func (l *certificateLog) served(leaf *x509.Certificate, now time.Time) {
 	switch left := leaf.NotAfter.Sub(now); {
 	case left <= 0 && !l.ended:
 		l.late, l.ended = true, true
-		l.Log.Error("certificate has expired and relying parties refuse it; the next order is within the hour", "host", l.Host, "directory", l.Directory, "expires", l.expires.Format(time.RFC3339))
+		l.Log.Error("certificate has expired and relying parties refuse it; the next attempt is within the hour", "host", l.Host, "directory", l.Directory, "expires", l.expires.Format(time.RFC3339))
 	case left < margin(leaf) && !l.late:
 		l.late = true
-		l.Log.Error("certificate was not renewed in time: this server and the ACME authority may not reach each other; the next order is within the hour", "host", l.Host, "directory", l.Directory, "expires", l.expires.Format(time.RFC3339))
+		l.Log.Error("certificate was not renewed in time: this server and the ACME authority may not reach each other; the next attempt is within the hour", "host", l.Host, "directory", l.Directory, "expires", l.expires.Format(time.RFC3339))
 	}
 }
 

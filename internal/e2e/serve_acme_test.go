@@ -185,8 +185,8 @@ func TestServeACMERefuses(t *testing.T) {
 		says string
 	}{
 		{"no issuer", nil, "--acme needs --issuer"},
-		{"an address", []string{"--issuer", "https://192.0.2.1"}, "no public DNS name"},
-		{"a local name", []string{"--issuer", "https://localhost"}, "no public DNS name"},
+		{"an address", []string{"--issuer", "https://192.0.2.1"}, "not a public DNS name"},
+		{"a local name", []string{"--issuer", "https://localhost"}, "not a public DNS name"},
 		{"two certificates", []string{"--issuer", acmeIssuer, "--tls-cert", "c", "--tls-key", "k"}, "--acme and --tls-cert"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -206,7 +206,7 @@ func TestServeEnds(t *testing.T) {
 		{"half a certificate", cli.ExitUsage, []string{"--tls-cert", "tls.crt"}, "--tls-cert and --tls-key go together"},
 		{"no certificate", cli.ExitFailed, []string{"--tls-cert", "tls.crt", "--tls-key", "tls.key"}, "tls.crt"},
 		{"short interval", cli.ExitUsage, []string{"--interval", "1ms"}, "--interval must be at least 1s"},
-		{"dir and source", cli.ExitUsage, []string{"--dir", "public", "--from", "x"}, "--from has no meaning"},
+		{"dir and source", cli.ExitUsage, []string{"--dir", "public", "--from", "x"}, "--from has no effect"},
 		{"keys without issuer", cli.ExitUsage, []string{"--public-key", "sa.pub"}, "--public-key needs --issuer"},
 		{"no issuer", cli.ExitUsage, []string{"--issuer", "http://issuer.example.com"}, "--issuer"},
 		{"a target", cli.ExitUsage, []string{"--to", "public"}, "no flag --to"},

@@ -66,7 +66,7 @@ func (s Server) explain(r Request, a refusal) error {
 	case a.code == http.StatusTooManyRequests || a.code == http.StatusServiceUnavailable:
 		return &BusyError{Server: s.Address(), Status: a.code, After: httpx.RetryAfter(a.header, time.Now())}
 	case a.code == http.StatusBadRequest && s.URL.Scheme == "http":
-		return fmt.Errorf("%s: HTTP 400: it may want https: check the kubeconfig's server", where)
+		return fmt.Errorf("%s: HTTP 400: it may expect https: check the kubeconfig's server", where)
 	case a.code == http.StatusMethodNotAllowed, a.code == http.StatusNotAcceptable, !a.genuine:
 		return fmt.Errorf("%s: failed to %s (HTTP %d), and the answer is not from an API server: "+
 			"check the kubeconfig's server, any proxy on the way, and the API server's log", where, r, a.code)

@@ -83,7 +83,7 @@ func (f *cluster) serveSaved(ctx context.Context) {
 // warnOfForgotten names the keys that are dropped with this process.
 func (f *cluster) warnOfForgotten() {
 	if retired := f.site.Published().GraceEnds; f.saved.store == nil && len(retired) > 0 {
-		f.log.Warn("retired keys of live tokens are forgotten now, as there is no --state-dir", "keys", sortedKeys(retired))
+		f.log.Warn("retired keys that live tokens need are lost now, because --state-dir is not set", "keys", sortedKeys(retired))
 	}
 }
 

@@ -75,7 +75,7 @@ func (e *Events) emit(event Event) {
 
 func (e *Events) print(line string) {
 	if _, err := fmt.Fprintln(e.stdout, line); err != nil {
-		e.log.Error("write to standard output failed: its reader has ended", "error", err)
+		e.log.Error("write to standard output failed: its reader is gone", "error", err)
 	}
 }
 

@@ -292,7 +292,7 @@ func (w *worker) issuer(ctx context.Context) (discovery.Issuer, error) {
 		return w.Issuer, nil
 	}
 	defer time.AfterFunc(urlSoon, func() {
-		w.Events.Waiting(fmt.Errorf("%s announced no public URL yet: if it is no tunnel service but a server of your own, stop this and name the URL with --issuer", w.Tunnel.Server))
+		w.Events.Waiting(fmt.Errorf("%s announced no public URL yet: if it is your own server and not a tunnel service, stop this and name the URL with --issuer", w.Tunnel.Server))
 	}).Stop()
 	limited, cancel := context.WithTimeout(ctx, w.Timeout)
 	defer cancel()

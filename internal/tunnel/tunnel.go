@@ -263,17 +263,17 @@ func (t *Tunnel) URL(ctx context.Context) (string, error) {
 	return "", err
 }
 
-// Unready returns why relying parties do not reach the issuer, or "".
+// Unready returns why relying parties can't reach the issuer, or "".
 func (t *Tunnel) Unready() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case !t.running:
-		return "the tunnel is down: relying parties do not reach the issuer"
+		return "the tunnel is down: relying parties can't reach the issuer"
 	case t.moved != "":
-		return "the tunnel's public URL is not the issuer's any more: relying parties do not reach the issuer"
+		return "the tunnel's public URL is no longer the issuer's: relying parties can't reach the issuer"
 	case !t.checked:
-		return "the documents were not read through the tunnel yet"
+		return "the documents have not been read through the tunnel yet"
 	}
 	return ""
 }
