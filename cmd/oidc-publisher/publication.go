@@ -31,7 +31,7 @@ func publicationFlags() []cli.Flag {
 func intervalFlags() []cli.Flag {
 	return []cli.Flag{
 		cli.DurationFrom(time.Second, "interval", 10*time.Second, "poll the cluster every `DURATION`, at least 1s"),
-		cli.DurationFrom(0, "verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 for never"),
+		cli.DurationFrom(0, "verify-interval", time.Minute, "verify the public issuer every `DURATION`; 0 disables"),
 	}
 }
 

@@ -82,7 +82,7 @@ func pullSecretFlags(service exchangeService) []cli.Flag {
 		cli.LogFlags("text; with --refresh json, unless stderr is a terminal"),
 		[]cli.Flag{
 			cli.Output("text", "json"),
-			cli.Bool("dry-run", "let the API server check every write, and store none"),
+			cli.Bool("dry-run", "have the API server check every write and store none"),
 			cli.Timeout(5 * time.Minute),
 		},
 	)
@@ -198,7 +198,7 @@ func (o pullSecretOptions) check() error {
 	}
 	switch {
 	case len(selections) > 1:
-		return cli.Usagef("%s and %s are two selections of namespaces: give one", selections[0], selections[1])
+		return cli.Usagef("%s and %s exclude each other: give one", selections[0], selections[1])
 	case o.refresh && (o.job.DryRun || o.job.MinRemaining > 0):
 		return cli.Usagef("--refresh renews by the credential's lifetime: leave --dry-run and --min-remaining out")
 	case o.leaderElect && !o.refresh:

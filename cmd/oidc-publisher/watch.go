@@ -22,7 +22,7 @@ func watchCommand() *cli.Command {
 		Usage:       "publish whenever the cluster's keys change, and keep the public issuer correct",
 		Description: watchDescription,
 		Flags: slices.Concat(intervalFlags(), []cli.Flag{
-			cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty for nowhere"),
+			cli.String("admin-listen", ":8080", "serve health and metrics at `ADDRESS`; empty disables"),
 			toFlag(),
 		}, publicationFlags(), cli.LogFlags(cli.LogOfService)),
 		Action: watchAction,

@@ -23,8 +23,8 @@ const (
 	closeDelay = 100 * time.Millisecond
 )
 
-// reportEnds returns a dialer for API servers that reports when one of them ends
-// a connection: it may be restarting, which is when its keys change.
+// reportEnds returns a dialer for API servers that reports when one of them
+// ends a connection: it may be restarting, and its keys change when it does.
 func reportEnds(report func()) func(ctx context.Context, network, address string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	limit := rate.NewLimiter(rate.Every(reportWindow/maxReports), maxReports)

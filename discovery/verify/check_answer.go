@@ -76,11 +76,11 @@ func (f fetched) reachable() Check {
 	case u == nil:
 		return pass("%s", httpx.Clip(f.plain.url))
 	case u.Failure.TLS():
-		return pass("%s, as far as TLS", httpx.Clip(u.URL))
+		return pass("%s is reachable, but TLS failed", httpx.Clip(u.URL))
 	}
 	cause, cure := u.explain()
 	if f.led && (u.Failure == httpx.NoSuchHost || u.Failure == httpx.Refused) {
-		return fail(httpx.Clip(u.URL), "jwks_uri leads nowhere: "+cause, cure)
+		return fail(httpx.Clip(u.URL), "jwks_uri can't be reached: "+cause, cure)
 	}
 	return unchecked(httpx.Clip(u.URL), cause, cure)
 }
@@ -213,7 +213,7 @@ func (f fetched) cacheLifetime() Check {
 	const cure = "publish with a short Cache-Control (public, max-age=60); a copy that is cached already keeps its old lifetime"
 	switch {
 	case !life.Known:
-		return warn(evidence, "the answer has no max-age: every cache decides for itself, and GCS adds one hour, for which a new key stays hidden", cure)
+		return warn(evidence, "the answer has no max-age: every cache decides for itself, and GCS adds one hour, during which a new key stays hidden", cure)
 	case life.Lifetime > lifetimeLimit:
 		return warn(evidence, fmt.Sprintf("a new key may stay hidden for %v, and no token may be signed with it until then", life.Lifetime), cure)
 	case life.Age > life.Lifetime:
@@ -247,7 +247,7 @@ func (f fetched) cachedCopy() Check {
 		return fail(fmt.Sprintf("200 from a cache, %d past it", f.fresh.status), "only a cached copy is still public: "+cause, cure)
 	case f.freshErr != nil || !bytes.Equal(f.plain.body, f.fresh.body):
 		return warn(fmt.Sprintf("two different copies, the cached one is %v old", life.Age),
-			fmt.Sprintf("a cache still serves an older copy, for up to %v", life.Remaining()), "wait for that long before anything depends on the new copy, then verify again")
+			fmt.Sprintf("a cache still serves an older copy, for up to %v", life.Remaining()), "wait that long before anything depends on the new copy, then verify again")
 	default:
 		return pass("the same %d bytes", len(f.plain.body))
 	}

@@ -39,9 +39,9 @@ func (v view) issuerHost() Check {
 		return warn(fmt.Sprintf("%q", host), "a loopback address reaches this machine only", "use it for tests only")
 	case inCluster:
 		return fail(fmt.Sprintf("%q", httpx.Clip(host)), "the name exists inside the cluster only, so no relying party can fetch the documents",
-			"set kube-apiserver --service-account-issuer to the public URL that is published to, and keep the present value as a second --service-account-issuer while its tokens live")
+			"set kube-apiserver --service-account-issuer to the public URL that is published to, and keep the current value as a second --service-account-issuer while its tokens live")
 	default:
-		return warn(fmt.Sprintf("%q", httpx.Clip(host)), fmt.Sprintf("the host is %s: relying parties outside of that network can't fetch the documents", reach),
+		return warn(fmt.Sprintf("%q", httpx.Clip(host)), fmt.Sprintf("the host is %s: relying parties outside that network can't fetch the documents", reach),
 			"publish under a public host name unless every relying party is in the same network")
 	}
 }

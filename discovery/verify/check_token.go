@@ -43,7 +43,7 @@ func (v view) tokenFormat() Check {
 
 func (v view) tokenAlgorithm() Check {
 	if !slices.Contains(algorithms(), v.claims.Algorithm) {
-		return fail(fmt.Sprintf("alg %q", httpx.Clip(v.claims.Algorithm)), "the algorithm is none, symmetric or unknown, so a public key proves nothing", "use a token that the cluster signed (kubectl create token)")
+		return fail(fmt.Sprintf("alg %q", httpx.Clip(v.claims.Algorithm)), "the algorithm is none, symmetric or unknown, so no public key can verify the token", "use a token that the cluster signed (kubectl create token)")
 	}
 	return pass("alg %q", v.claims.Algorithm)
 }
@@ -113,7 +113,7 @@ func (v view) tokenAudience() Check {
 		return warn(evidence, "no audience was given to compare with", "give the relying party's audience with --audience")
 	case !slices.Contains(v.claims.Audience, v.opts.Audience):
 		return fail(fmt.Sprintf("%s, wanted %q", evidence, httpx.Clip(v.opts.Audience)), "the token is for another audience; it is compared byte for byte",
-			"mint it with this audience (kubectl create token --audience, or audience in the projected volume), or correct the relying party's")
+			"mint it with this audience (kubectl create token --audience, or audience in the projected volume), or correct the audience at the relying party")
 	default:
 		return pass("%s", evidence)
 	}

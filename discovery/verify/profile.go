@@ -162,15 +162,15 @@ func (v view) onlyAlgorithms(allowed ...string) Check {
 	bad := without(v.set.Keys(), allowed)
 	switch {
 	case v.readable() && !slices.Contains(allowed, v.claims.Algorithm):
-		return fail(fmt.Sprintf("token with alg %q", httpx.Clip(v.claims.Algorithm)), "it takes only "+names, cure)
+		return fail(fmt.Sprintf("token with alg %q", httpx.Clip(v.claims.Algorithm)), "it accepts only "+names, cure)
 	case v.noKeys() != "":
 		return blocked(v.noKeys())
 	case len(bad) == 0:
 		return pass("%s", names)
 	case len(bad) == v.set.Len():
-		return fail("keys "+httpx.Quote(bad), "it takes only "+names+", and no key is for that", cure)
+		return fail("keys "+httpx.Quote(bad), "it accepts only "+names+", and no key is for that", cure)
 	default:
-		return warn("keys "+httpx.Quote(bad), "tokens signed with these keys are refused: it takes only "+names, cure)
+		return warn("keys "+httpx.Quote(bad), "tokens signed with these keys are refused: it accepts only "+names, cure)
 	}
 }
 
@@ -181,7 +181,7 @@ func (v view) readable() bool { return v.opts.Token.Given() && v.claimsErr == ni
 // for every issuer).
 func (v view) withoutPort() Check {
 	if u, err := url.Parse(v.opts.Issuer); err == nil && u.Port() != "" {
-		return fail(fmt.Sprintf("%q", httpx.Clip(v.opts.Issuer)), "it takes no port in the issuer", "serve the documents on port 443 and take the port out of the issuer")
+		return fail(fmt.Sprintf("%q", httpx.Clip(v.opts.Issuer)), "it accepts no port in the issuer", "serve the documents on port 443 and take the port out of the issuer")
 	}
 	return pass("%q", httpx.Clip(v.opts.Issuer))
 }
@@ -248,7 +248,7 @@ func (v view) oneAudience() Check {
 	case !v.readable():
 		return skip(noTokenGiven)
 	case len(v.claims.Audience) != 1:
-		return fail(fmt.Sprintf("%d: %s", len(v.claims.Audience), httpx.Quote(v.claims.Audience)), "it takes exactly one audience", "mint the token with one audience")
+		return fail(fmt.Sprintf("%d: %s", len(v.claims.Audience), httpx.Quote(v.claims.Audience)), "it accepts exactly one audience", "mint the token with one audience")
 	default:
 		return pass("one")
 	}

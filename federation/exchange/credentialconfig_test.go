@@ -124,7 +124,7 @@ func TestInvalidConfigurations(t *testing.T) {
 	}
 	for want, config := range map[string]exchange.GCPConfig{
 		"not the name":           {Provider: "cluster-a"},
-		"requires its number":       {Provider: strings.Replace(provider, "123456789", "acme", 1)},
+		"requires its number":    {Provider: strings.Replace(provider, "123456789", "acme", 1)},
 		"not the e-mail":         {Provider: provider, ServiceAccount: "puller/../x@acme.com"},
 		"only with a service":    {Provider: provider, Lifetime: time.Hour},
 		"up to 12h":              {Provider: provider, ServiceAccount: account, Lifetime: 13 * time.Hour},
