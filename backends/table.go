@@ -8,7 +8,7 @@ import (
 	"oidc-publisher/backends/s3"
 )
 
-// schemes is the table of backends. A new one is one line here.
+// schemes is the table of backends. A new backend adds one line.
 var schemes = table{
 	gcs.Scheme,
 	s3.Scheme,

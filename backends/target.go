@@ -30,8 +30,8 @@ func Open(ctx context.Context, raw string) (publish.Target, error) {
 	return t.Open(ctx)
 }
 
-// Parse reads a target without opening it. Credentials have no place in a
-// target: what looks like them is refused and not repeated.
+// Parse reads a target without opening it. It refuses anything that looks like
+// credentials, and does not repeat it.
 func Parse(raw string) (Target, error) { return schemes.parse(raw) }
 
 // ForIssuer returns the target of an issuer that is the URL of a bucket under
@@ -42,7 +42,7 @@ func ForIssuer(issuer string) (Target, bool) { return schemes.forIssuer(issuer) 
 // Accepted lists the forms of a target, for usage texts.
 func Accepted() string { return schemes.accepted() }
 
-// String returns the target in the form in which equal targets are the same.
+// String returns the same text for equal targets, however they were written.
 func (t Target) String() string { return t.place.String() }
 
 // Open opens the target for publish.

@@ -4,5 +4,5 @@
 // reads tokens and keeps secrets out of logs.
 //
 // It is pure: it parses, validates and rewrites bytes and uses neither network
-// nor disk. What it accepts may be published, and keeps its bytes.
+// nor disk. Whatever it accepts may be published, byte for byte as it was read.
 package discovery

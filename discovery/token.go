@@ -31,7 +31,7 @@ type Claims struct {
 
 	// Issuer, Subject and AuthorizedParty are iss, sub and azp.
 	Issuer, Subject, AuthorizedParty string
-	// Audience is aud, be it one string or a list.
+	// Audience is aud, which may be one string or a list.
 	Audience jwt.Audience
 	// Expiry, NotBefore and IssuedAt are exp, nbf and iat, zero where the
 	// claim is missing.

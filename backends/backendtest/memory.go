@@ -16,15 +16,15 @@ import (
 // value is empty and without faults. Faults are fields, to be set before use; the
 // functions are called without a lock held and may be called concurrently.
 type Memory struct {
-	// BeforeGet and BeforePut, where they return an error, fail the call
+	// BeforeGet and BeforePut may return an error, and then the call fails
 	// before it reads or writes anything.
 	BeforeGet func(name string) error
 	BeforePut func(object publish.Object) error
-	// AfterPut, where it returns an error, fails a Put that took place: its
-	// acknowledgement is lost.
+	// AfterPut may return an error, and then Put fails although it wrote the
+	// object: its acknowledgement is lost.
 	AfterPut func(object publish.Object) error
-	// IgnoreAbsent makes the store overwrite what must be absent, and
-	// IgnoreVersion what must have another version, as some S3 clones do.
+	// IgnoreAbsent makes the store overwrite an object that must be absent, and
+	// IgnoreVersion one that must have another version, as some S3 clones do.
 	IgnoreAbsent, IgnoreVersion bool
 	// BytesOnly makes the store forget metadata, as a directory does.
 	BytesOnly bool

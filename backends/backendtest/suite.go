@@ -21,9 +21,10 @@ import (
 )
 
 const (
-	// increments is how many read-modify-write cycles must survive at least.
+	// increments is the least number of read-modify-write cycles that must not
+	// be lost.
 	increments = 1000
-	// maxIncrements ends the test of a backend where no two writes conflict.
+	// maxIncrements ends the test if no two writes of the backend conflict.
 	maxIncrements = 100 * increments
 )
 
@@ -70,7 +71,7 @@ type Store struct {
 	Strays func(t testing.TB) []string
 }
 
-// isComplete reports whether every hook is there, with the cures to look for.
+// isComplete reports whether every hook and every expected cure is set.
 func (h Harness) isComplete(s Store) bool {
 	return s.Open != nil && s.Place != nil && s.Remove != nil && s.Forbidden != nil && s.Missing != nil && s.Strays != nil &&
 		(s.ForbiddenCure == "") == h.ForbidsNothing && (s.MissingCure == "") == h.CreatesStore
@@ -121,7 +122,7 @@ func Run(t *testing.T, h Harness) {
 // scene is the state of one subtest.
 type scene struct {
 	*testing.T
-	ctx     context.Context //nolint:containedctx // lives as long as the T beside it
+	ctx     context.Context //nolint:containedctx // valid as long as the T beside it
 	harness Harness
 	store   Store
 }
@@ -156,7 +157,7 @@ func (s *scene) get(b publish.Backend, name string) publish.Object {
 	return o
 }
 
-// expect fails unless the store holds this very object.
+// expect fails unless the store holds exactly this object.
 func (s *scene) expect(b publish.Backend, want publish.Object) publish.Object {
 	s.Helper()
 	got := s.get(b, want.Name)
@@ -184,8 +185,8 @@ func (s *scene) wantError(what string, err, want error) {
 	}
 }
 
-// wantOther fails if the error is one that the publisher acts on, or if it
-// doesn't contain what the user should do.
+// wantOther fails if the error is one that the publisher handles, or if it
+// doesn't say what the user should do.
 func (s *scene) wantOther(what string, err error, cure string) {
 	s.Helper()
 	if err == nil {
@@ -315,9 +316,9 @@ func versionOfNothing(s *scene) {
 	s.expect(b, object(jwks, "keys"))
 }
 
-// noLostUpdate counts from several goroutines on two handles, until some of
-// their writes conflicted. An update that overwrote another shows as more
-// successes than the counter.
+// noLostUpdate increments a counter from several goroutines through two
+// handles, until some of their writes have conflicted. If an update overwrote
+// another, there are more successes than the counter says.
 func noLostUpdate(s *scene) {
 	handles := []publish.Backend{s.open(), s.open()}
 	s.put(handles[0], object(jwks, "0"), publish.IfAbsent())
@@ -356,7 +357,7 @@ func (s *scene) increment(b publish.Backend, successes, conflicts *atomic.Int64)
 	if value >= increments && conflicts.Load() > 0 {
 		return false
 	}
-	runtime.Gosched() // another writer runs here, even where both calls are instant
+	runtime.Gosched() // lets another writer run, even if both calls are instant
 	err = b.Put(s.ctx, object(jwks, strconv.Itoa(value+1)), publish.IfVersion(current.Version))
 	switch {
 	case err == nil:
@@ -366,7 +367,7 @@ func (s *scene) increment(b publish.Backend, successes, conflicts *atomic.Int64)
 	default:
 		s.Errorf("Put: %v", err)
 	}
-	// With lost updates, the counter might never get to its goal.
+	// With lost updates, the counter might never reach its goal.
 	return successes.Load() < maxIncrements && !s.Failed()
 }
 
@@ -397,8 +398,8 @@ func racingCreators(s *scene) {
 	s.expect(handles[0], *winner.Load())
 }
 
-// noTornRead reads while objects are replaced. The body and the metadata of each
-// have one letter in common. It ends when enough reads overlapped a write.
+// noTornRead reads while objects are replaced. Body and metadata of the same
+// object carry the same letter. It ends when enough reads overlapped a write.
 func noTornRead(s *scene) {
 	const enough = 60
 	writer, reader := s.open(), s.open()
@@ -459,8 +460,8 @@ func (s *scene) checkLettered(b publish.Backend) {
 	}
 }
 
-// replace overwrites the object unconditionally. It tries again when another
-// write was faster, such as a cancelled one that arrives late.
+// replace overwrites the object unconditionally. It retries after a conflict,
+// for example with a cancelled write that arrives late.
 func (s *scene) replace(b publish.Backend, o publish.Object) {
 	s.Helper()
 	for range 100 {
@@ -501,7 +502,7 @@ func hostileNames(s *scene) {
 	}
 }
 
-// longComponent is a name that object stores take and file systems don't.
+// longComponent writes a name that object stores accept and file systems don't.
 func longComponent(s *scene) {
 	b, want := s.open(), object("a/"+strings.Repeat("n", 300), "long")
 	if s.harness.ShortNames {
@@ -538,9 +539,9 @@ func cancelledBefore(s *scene) {
 	s.expect(b, object(jwks, "old"))
 }
 
-// cancelledDuring cancels writes at many moments, some before the end of the
-// write and some after it. The old or the new object must then be there, whole;
-// where Put succeeded it must be the new one.
+// cancelledDuring cancels writes at many moments, before and after the end of
+// the write. Then the store must hold the whole old or the whole new object; if
+// Put succeeded, the new one.
 func cancelledDuring(s *scene) {
 	const moments, tries = 40, 400
 	b := s.open()

@@ -9,10 +9,10 @@
 // leaves no lock file among the published objects, and the kernel drops it
 // with the process that held it. NFS can't lock a directory, so Put fails there.
 //
-// Windows can lock files only, so a file is kept there for the lock. It has no
-// fsync of directories: after a power failure the previous object may be back.
-// A rename is atomic on NTFS, and fails while another program has the object
-// open without sharing it.
+// Windows can lock files only, so a file is kept there for the lock. It can't
+// fsync directories: after a power failure the previous object may be back. A
+// rename is atomic on NTFS, and fails while another program has the object open
+// without sharing it.
 //
 // On a file system that ignores case, names that differ in case only are the
 // same object.
@@ -42,7 +42,7 @@ const (
 	// tempName is the same for all writers. The lock admits one at a time, so a
 	// file of this name was left behind by a writer that was killed.
 	tempName = ".oidc-publisher.tmp"
-	// lockName is the file to lock where a directory can't be.
+	// lockName is the file to lock on systems that can't lock a directory.
 	lockName = ".oidc-publisher.lock"
 )
 
@@ -62,8 +62,8 @@ type Backend struct {
 
 var _ publish.Backend = (*Backend)(nil)
 
-// Open returns the backend of a directory. One that doesn't exist yet is
-// created, with its parents, by the first Put, and reads as empty until then.
+// Open returns the backend of a directory. A directory that doesn't exist yet
+// reads as empty, and the first Put creates it with its parents.
 func (c Config) Open(context.Context) (publish.Backend, error) {
 	abs, err := filepath.Abs(c.Path)
 	if err != nil {
@@ -75,8 +75,8 @@ func (c Config) Open(context.Context) (publish.Backend, error) {
 	return &Backend{path: abs, openLock: openLock}, nil
 }
 
-// Get reads a file. Symbolic links as objects, and links that lead out of the
-// directory, are refused.
+// Get reads a file. It refuses objects that are symbolic links, and links that
+// lead out of the directory.
 func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err error) {
 	defer func() { err = b.explain(name, err) }()
 	if err := b.admit(b.gate.Get(ctx, name), name); err != nil {
@@ -90,7 +90,7 @@ func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err e
 	return read(root, name)
 }
 
-// Put replaces a file whole. Only the body is kept: the web server in front
+// Put replaces a whole file. It stores only the body: the web server in front
 // chooses the headers.
 func (b *Backend) Put(ctx context.Context, object publish.Object, precondition publish.Precondition) (err error) {
 	defer func() { err = b.explain(object.Name, err) }()
@@ -120,8 +120,8 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// admit adds to the common rules that the operating system must take a name
-// literally, and that the files of this package are no objects.
+// admit adds two rules to the common ones: the operating system must use the
+// name literally, and this package's own files are not objects.
 func (b *Backend) admit(err error, name string) error {
 	if err != nil {
 		return err
@@ -137,12 +137,12 @@ func (b *Backend) admit(err error, name string) error {
 
 const isWindows = runtime.GOOS == "windows"
 
-// notLiteral is what Windows drops from the end of a name, takes for the short
-// name of another file, or refuses.
+// notLiteral matches names that Windows refuses, or shortens at the end, or
+// reads as the short name of another file.
 var notLiteral = regexp.MustCompile(`[. ]$|~[0-9]|[<>:"|?*]`)
 
-// literalOnWindows reports whether Windows gives a file this very name.
-// filepath.Localize knows the names of devices.
+// literalOnWindows reports whether Windows gives a file exactly this name.
+// filepath.Localize refuses the names of devices.
 func literalOnWindows(name string) bool {
 	return !slices.ContainsFunc(strings.Split(name, "/"), notLiteral.MatchString)
 }
@@ -235,8 +235,8 @@ func write(root *os.Root, name string, body []byte) error {
 	return cmp.Or(err, file.Chmod(fileMode), file.Sync(), file.Close())
 }
 
-// createRoot opens a directory and creates it first, with its parents, where
-// it is missing.
+// createRoot opens a directory. If it is missing, it creates it first, with its
+// parents.
 func createRoot(name string) (*os.Root, error) {
 	root, err := os.OpenRoot(name)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -266,7 +266,7 @@ func makeDirs(root *os.Root, name string) error {
 	return makeDir(root, name)
 }
 
-// makeDir creates one directory durably, or finds it there.
+// makeDir creates one directory durably, unless it exists.
 func makeDir(root *os.Root, name string) error {
 	err := root.Mkdir(name, dirMode)
 	if errors.Is(err, fs.ErrExist) {

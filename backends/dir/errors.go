@@ -42,7 +42,7 @@ func cure(err error) string {
 	if cure := systemCure(err); cure != "" {
 		return cure
 	}
-	switch text := err.Error(); { // these errors of os.Root have no name
+	switch text := err.Error(); { // package os exports no variables for these errors of os.Root
 	case strings.HasSuffix(text, "not a directory"):
 		return notDirectory
 	case strings.Contains(text, "path escapes from parent"):

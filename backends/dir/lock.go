@@ -22,7 +22,7 @@ func (b *Backend) lock(ctx context.Context, root *os.Root) (unlock func(), err e
 	for wait := time.Millisecond; ; wait = min(2*wait, 16*time.Millisecond) {
 		err := tryLock(file)
 		if err == nil {
-			return func() { file.Close() }, nil // closing is unlocking
+			return func() { file.Close() }, nil // closing the file unlocks it
 		}
 		if !errors.Is(err, errLocked) {
 			file.Close()
@@ -37,8 +37,9 @@ func (b *Backend) lock(ctx context.Context, root *os.Root) (unlock func(), err e
 	}
 }
 
-// openLockFile creates the file to lock, for systems that lock files only. It
-// stays: a writer that removed it would let two others lock two files.
+// openLockFile creates the file to lock, on systems that can lock only files.
+// The file is never removed: if it were, two writers could lock two different
+// files.
 func openLockFile(root *os.Root) (*os.File, error) {
 	return root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, fileMode)
 }

@@ -24,8 +24,8 @@ func tryLock(file *os.File) error {
 	return err
 }
 
-// syncDir makes the entries of a directory durable. File systems that can't
-// answer EINVAL.
+// syncDir makes the entries of a directory durable. File systems that can't do
+// that return EINVAL.
 func syncDir(root *os.Root, name string) error {
 	dir, err := root.Open(name)
 	if err != nil {

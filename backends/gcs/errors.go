@@ -17,7 +17,7 @@ import (
 	"oidc-publisher/backends/internal/answer"
 )
 
-// provider marks the errors of getting a token as such.
+// provider marks the errors of fetching a token.
 type provider struct{ auth.TokenProvider }
 
 func (p provider) Token(ctx context.Context) (*auth.Token, error) {
@@ -106,8 +106,8 @@ func describeCredentials(err error) string {
 	return credentialsCure
 }
 
-// local describes an error of this machine or its network. It is empty for
-// the others, because a server may have written their text.
+// local describes an error of this machine or its network. It returns "" for
+// other errors, because a server may have written their text.
 func local(err error) string {
 	var file *fs.PathError
 	var network *net.OpError

@@ -1,10 +1,10 @@
 // Package gcs publishes into a bucket of Google Cloud Storage.
 //
 // Every write is conditioned on the generation that was read, which is the
-// version. That makes writes idempotent, so the SDK repeats them after
-// temporary errors for as long as the context allows: it has no deadline of
-// its own. Cloud Storage takes about one write per second to the same object
-// and answers 429 above that.
+// version. That makes writes idempotent, so the SDK retries them after
+// temporary errors until the context ends: it has no deadline of its own. Cloud
+// Storage allows about one write per second to the same object, and answers 429
+// to more.
 //
 // No ACL is ever sent: IAM on the bucket makes objects public. Credentials are
 // Application Default Credentials. The emulator that STORAGE_EMULATOR_HOST names
@@ -73,7 +73,7 @@ func findCredentials() (*auth.Credentials, error) {
 	return found, nil
 }
 
-// Get reads an object, all of one generation.
+// Get reads an object: body and metadata of the same generation.
 func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err error) {
 	defer func() { err = b.explain(ctx, name, err) }()
 	if err := b.gate.Get(ctx, name); err != nil {
@@ -86,7 +86,7 @@ func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err e
 	if err != nil {
 		return publish.Object{}, err
 	}
-	defer reader.Close() //nolint:errcheck // closing after a read loses nothing
+	defer reader.Close() //nolint:errcheck // the body was already read
 	body, err := answer.Body(reader)
 	if err != nil {
 		return publish.Object{}, err
@@ -100,8 +100,9 @@ func (b *Backend) Get(ctx context.Context, name string) (_ publish.Object, err e
 	}, nil
 }
 
-// absent distinguishes a missing object from a missing bucket. Both are answered
-// with 404, but only an existing bucket can be listed, or forbid that.
+// absent distinguishes a missing object from a missing bucket. Cloud Storage
+// answers 404 for both, but only an existing bucket can be listed, or refuses
+// to be.
 func (b *Backend) absent(ctx context.Context, name string) error {
 	_, err := b.bucket.Objects(ctx, &storage.Query{Prefix: b.key(name)}).Next()
 	if err == nil || errors.Is(err, iterator.Done) || status(err) == http.StatusForbidden {
@@ -124,7 +125,7 @@ func (b *Backend) Put(ctx context.Context, object publish.Object, precondition p
 	writing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := b.object(object.Name).If(conditions).NewWriter(writing)
-	w.ChunkSize = len(object.Body) + 1 // one request, which the SDK can repeat
+	w.ChunkSize = len(object.Body) + 1 // makes it one request, which the SDK can retry
 	w.ContentType = object.ContentType
 	w.CacheControl = object.CacheControl
 	w.CRC32C = crc32.Checksum(object.Body, crc32.MakeTable(crc32.Castagnoli))

@@ -23,13 +23,14 @@ type Config struct {
 	Bucket string
 	// Prefix is put before object names, with a slash between.
 	Prefix string
-	// Region is the bucket's; if empty, that of the SDK's chain (AWS_REGION,
-	// the profile), and us-east-1 for an Endpoint that isn't Amazon's.
+	// Region is the region of the bucket. If empty, it comes from the SDK's
+	// chain (AWS_REGION, the profile); with an Endpoint that isn't Amazon's the
+	// last resort is us-east-1.
 	Region string
 	// Endpoint is the base URL of a store other than Amazon's.
 	Endpoint string
-	// PathStyle puts the bucket into the path instead of the host name, as
-	// most other stores want it.
+	// PathStyle puts the bucket into the path instead of the host name, as most
+	// other stores require.
 	PathStyle bool
 }
 
@@ -120,9 +121,8 @@ func ofIssuer(host, path string) (target.Place, bool) {
 	return c, true
 }
 
-// Nearest implements target.Place. A region that either side leaves open is not
-// compared. Objects at an endpoint that isn't Amazon's can't be read at
-// Amazon's hosts.
+// Nearest implements target.Place. Regions are compared only if both are set.
+// Objects at an endpoint that isn't Amazon's can't be read at Amazon's hosts.
 func (c Config) Nearest(want target.Place) target.Place {
 	w, ok := want.(Config)
 	if !ok {

@@ -16,7 +16,7 @@ import (
 	"oidc-publisher/backends/internal/answer"
 )
 
-// chain marks the errors of the SDK's credential chain.
+// chain marks errors of the SDK's credential chain.
 type chain struct{ aws.CredentialsProvider }
 
 func (c chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
@@ -27,7 +27,8 @@ func (c chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	return credentials, nil
 }
 
-// access is a kind of request, for the advice when it is denied.
+// access is the kind of a request. If a request is denied, it selects the
+// advice.
 type access string
 
 const (
@@ -96,8 +97,8 @@ func (b *Backend) describeCode(kind access, code string) string {
 	return ""
 }
 
-// code returns S3's name of the error. An answer without one, such as that of a
-// proxy, is known by its status alone.
+// code returns S3's code of the error or, if there is none, as in the answer of
+// a proxy, its status.
 func code(err error) string {
 	var response *smithyhttp.ResponseError
 	var failure smithy.APIError

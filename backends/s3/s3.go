@@ -1,10 +1,11 @@
 // Package s3 publishes into a bucket of Amazon S3 or of a store that speaks
 // its protocol.
 //
-// Writes are conditional (If-Match, If-None-Match): of two writers one loses.
-// The version is the ETag, which S3 derives from the body alone. A store that
-// ignores conditions accepts every write; the publisher detects that. No ACL is
-// ever sent: a bucket policy makes objects public.
+// Writes are conditional (If-Match, If-None-Match), so only one of two
+// concurrent writers succeeds. The version is the ETag, which S3 derives from
+// the body alone. A store that ignores conditions accepts every write; the
+// publisher detects that. No ACL is ever sent: a bucket policy makes objects
+// public.
 //
 // Credentials come only from the AWS SDK's chain. The SDK tries an operation
 // three times and has no deadline of its own: the context is the deadline.
@@ -45,8 +46,8 @@ type Backend struct {
 
 var _ publish.Backend = (*Backend)(nil)
 
-// Open loads the SDK's configuration. The first operation makes the first
-// request, for the credentials as well as for the bucket.
+// Open loads the SDK's configuration. It makes no request: the first operation
+// does, for the credentials and to the bucket.
 func (c Config) Open(ctx context.Context) (publish.Backend, error) {
 	loaded, err := config.LoadDefaultConfig(ctx,
 		config.WithRegion(c.Region),
@@ -146,8 +147,8 @@ func (b *Backend) Close() error {
 
 func (b *Backend) key(name string) *string { return aws.String(path.Join(b.config.Prefix, name)) }
 
-// header leaves out what is empty: some stores sign an absent header and
-// receive an empty one.
+// header omits an empty value, because some stores compute the signature
+// without an empty header.
 func header(value string) *string {
 	if value == "" {
 		return nil

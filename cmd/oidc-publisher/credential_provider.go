@@ -113,8 +113,8 @@ func envFlag() cli.Flag {
 	return cli.InCategory("Node", cli.List("env", "`NAME=VALUE` in the plugin's environment, such as HTTPS_PROXY; repeatable"))[0]
 }
 
-// pluginSettings reads pluginFlags. args are the same settings as arguments of
-// the plugin.
+// pluginSettings reads pluginFlags. args are the same settings in the form of
+// arguments for the plugin.
 func pluginSettings(c *cli.Context, provider string) (settings *credentialprovider.Settings, args []string, err error) {
 	settings = credentialprovider.NewSettings()
 	var errs []error
@@ -170,8 +170,8 @@ func nodeOf(c *cli.Context, provider string) (nodeconfig.Node, error) {
 	return node, nil
 }
 
-// answerKubelet returns no error with an exit code of its own: kubelet knows
-// success and failure only.
+// answerKubelet returns errors without a special exit code: kubelet
+// distinguishes only success and failure.
 func answerKubelet(c *cli.Context, provider string) error {
 	settings, _, err := pluginSettings(c, provider)
 	if err != nil {

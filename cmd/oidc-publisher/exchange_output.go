@@ -31,7 +31,8 @@ func printCredential(c *cli.Context, service exchangeService, registries []strin
 	}
 }
 
-// registryHosts returns the hosts of --registry, as image references have them.
+// registryHosts returns the hosts of --registry, in the form that image
+// references use.
 func registryHosts(c *cli.Context, defaults []string) ([]string, error) {
 	hosts := cli.Values(c, "registry")
 	if len(hosts) == 0 {

@@ -43,11 +43,11 @@ func takeOverFlag() cli.Flag {
 	return cli.Bool("take-over", "overwrite a target that belongs to another owner")
 }
 
-// publication is what publicationFlags, --to and --take-over say.
+// publication holds the values of publicationFlags, --to and --take-over.
 type publication struct {
 	source  source
 	policy  publish.Policy
-	targets []backends.Target // none for the bucket that the issuer names
+	targets []backends.Target // empty: the bucket that the issuer names
 	timeout time.Duration
 }
 

@@ -27,7 +27,7 @@ type targetJSON struct {
 	Target  string   `json:"target"`
 	Written []string `json:"written"`
 	Keys    keysJSON `json:"keys"`
-	// GraceEnds is when each retired key will be dropped.
+	// GraceEnds has the time at which each retired key will be dropped.
 	GraceEnds map[string]time.Time `json:"grace_ends,omitempty"`
 	Refused   bool                 `json:"refused,omitempty"`
 	Error     string               `json:"error,omitempty"`
@@ -52,7 +52,7 @@ func publishJSON(report publish.Report, dryRun bool) reportJSON {
 	for _, t := range report.Targets {
 		plan := t.Plan
 		target := targetJSON{Target: t.Target.Name, Written: orEmpty(t.Written)}
-		if t.Err != nil { // what was planned did not come about, or not all of it
+		if t.Err != nil { // the plan was not carried out, or only partly
 			plan = publish.Plan{}
 			target.Refused, target.Error = errors.Is(t.Err, publish.ErrRefused), t.Err.Error()
 		}
@@ -122,7 +122,7 @@ func printKeys(out *strings.Builder, plan publish.Plan) {
 	}
 }
 
-// outcome makes one error of the targets' errors.
+// outcome combines the targets' errors into one.
 func outcome(stderr io.Writer, report publish.Report) error {
 	var failed, refused int
 	for _, t := range report.Targets {
@@ -150,7 +150,7 @@ func outcome(stderr io.Writer, report publish.Report) error {
 
 func prefixed(t publish.TargetReport) string { return t.Target.Name + ": " + t.Err.Error() }
 
-// warnings are printed once, however many targets share them.
+// warnings returns each warning once, however many targets share it.
 func warnings(report publish.Report) []string {
 	var all []string
 	seen := map[string]bool{}

@@ -22,7 +22,7 @@ type pullJSON struct {
 	Owner     string     `json:"owner"`
 	DryRun    bool       `json:"dry_run"`
 	Exchanged bool       `json:"exchanged"`
-	Expiry    *time.Time `json:"expiry"` // null if nothing was exchanged, or the service does not say
+	Expiry    *time.Time `json:"expiry"` // null if no token was exchanged, or the service does not state it
 
 	Namespaces []pullNamespaceJSON `json:"namespaces"`
 	Error      string              `json:"error,omitempty"`
@@ -71,7 +71,8 @@ func outcomeText(o pullsecret.Outcome, dryRun bool) string {
 	return string(o)
 }
 
-// accountsOf are those that were attached or detached, and those that were not.
+// accountsOf lists the service accounts that were attached or detached, and
+// those that failed.
 func accountsOf(r pullsecret.Result) string {
 	names := slices.Clone(r.Accounts)
 	for _, failed := range r.Unattached {
@@ -91,7 +92,7 @@ func expiryOf(r pullsecret.Result) string {
 	return "-"
 }
 
-// shownExpiry leaves out that of a credential which did not get there.
+// shownExpiry omits the expiry of a credential that was not written.
 func shownExpiry(r pullsecret.Result) *time.Time {
 	switch r.Outcome {
 	case pullsecret.Refused, pullsecret.Failed, pullsecret.Skipped:
@@ -126,8 +127,9 @@ func pullReportJSON(job *pullsecret.Job, report pullsecret.Report, failed error)
 	return out
 }
 
-// warnOfPullSecrets logs secrets taken over, and an exchange in every run: each
-// sends the token, and counts against the service's limits.
+// warnOfPullSecrets logs which secrets were taken over, and warns if every run
+// exchanges the token: each exchange sends it and counts against the service's
+// limits.
 func warnOfPullSecrets(log *slog.Logger, job *pullsecret.Job, report pullsecret.Report) {
 	switch least := job.MinRemaining; {
 	case least == 0 || !report.Exchanged:
@@ -148,7 +150,7 @@ func warnOfPullSecrets(log *slog.Logger, job *pullsecret.Job, report pullsecret.
 	}
 }
 
-// pullVerdict prints what failed and returns the error with the exit code.
+// pullVerdict prints the failures and returns the error with the exit code.
 func pullVerdict(stderr io.Writer, job *pullsecret.Job, report pullsecret.Report, err error) error {
 	if err != nil {
 		return err

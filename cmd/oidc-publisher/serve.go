@@ -116,9 +116,9 @@ func serveAction(c *cli.Context) error {
 	return serve.Run(ctx, config)
 }
 
-// untilHangup lets SIGHUP end a process that has a terminal, which sends it when
-// its window is closed, and nudge any other. A process that ignores SIGHUP, as
-// under nohup, is not ended.
+// untilHangup makes SIGHUP end a process that has a terminal, since it is sent
+// when the window is closed, and makes it nudge any other process. A process
+// that ignores SIGHUP, as under nohup, is not ended.
 func untilHangup(c *cli.Context, nudge service.Nudge) (context.Context, func()) {
 	isTerminal := func(stream any) bool { file, ok := stream.(*os.File); return ok && cli.IsTerminal(file) }
 	if (isTerminal(c.App.Reader) || isTerminal(c.App.ErrWriter)) && !signal.Ignored(syscall.SIGHUP) {
@@ -127,7 +127,7 @@ func untilHangup(c *cli.Context, nudge service.Nudge) (context.Context, func()) 
 	return c.Context, nudge.OnHangup(c.Context)
 }
 
-// serveConfig reads the flags of serve alone.
+// serveConfig reads the flags that only serve has.
 func serveConfig(c *cli.Context, publication publication) (config serve.Config, err error) {
 	if err := errors.Join(checkServe(c), checkDir(c)); err != nil {
 		return config, err

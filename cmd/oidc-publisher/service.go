@@ -11,8 +11,8 @@ import (
 
 const categoryService = "Service"
 
-// exchangeService is a service that exchanges tokens, as the commands exchange
-// and pull-secret show it.
+// exchangeService describes a service that exchanges tokens, for the commands
+// exchange and pull-secret.
 type exchangeService struct {
 	name, title string
 	flags       func() []cli.Flag
@@ -32,7 +32,7 @@ type exchangeService struct {
 // exchangeTarget is the service and the account of one run.
 type exchangeTarget struct {
 	exchanger exchange.Exchanger
-	// tokenFile has the token if no flag names one.
+	// tokenFile names the token if no flag does.
 	tokenFile exchange.TokenFile
 	// owner and source are those of a pullsecret.Secret.
 	owner, source string

@@ -64,8 +64,8 @@ func gcpTarget(c *cli.Context) (exchangeTarget, error) {
 	}, nil
 }
 
-// gcpConfig reads gcpFlags. The file is where --credential-config, if given, has
-// the token.
+// gcpConfig reads gcpFlags. It also returns the token file that
+// --credential-config names, if it is given.
 func gcpConfig(c *cli.Context) (exchange.GCPConfig, exchange.TokenFile, error) {
 	config := exchange.GCPConfig{
 		Provider: c.String("provider"), ServiceAccount: c.String("service-account"),

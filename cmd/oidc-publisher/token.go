@@ -65,7 +65,7 @@ func subjectFlags() []cli.Flag {
 		cli.InCategory(categoryToken, cli.Bool("allow-api-token", "exchange even a token for the API server itself"))...)
 }
 
-// subjectOf reads subjectFlags. configured has the token if no flag names one.
+// subjectOf reads subjectFlags. If no flag names a token, configured names it.
 func subjectOf(c *cli.Context, configured exchange.TokenFile) (*exchange.SubjectSource, error) {
 	file, mint, err := readTokenFlags(c)
 	if err != nil {

@@ -31,8 +31,8 @@ func renderVerify(w io.Writer, report verify.Report, format string, colour bool,
 	}
 }
 
-// verifyText lists the failures first, and counts the checks that need what
-// failed.
+// verifyText lists the failures first, and only counts the checks that were
+// blocked by them.
 func verifyText(report verify.Report, colour bool) string {
 	checks, blocked := sorted(report.Checks)
 	width := 0
@@ -106,7 +106,7 @@ type verificationJSON struct {
 	Issuer  string      `json:"issuer"`
 	Verdict string      `json:"verdict"` // pass, fail or error
 	Checks  []checkJSON `json:"checks"`
-	// Trust is there with a token and --for cloudsmith or gcp.
+	// Trust is set with a token and --for cloudsmith or gcp.
 	Trust []trustJSON `json:"trust,omitempty"`
 }
 

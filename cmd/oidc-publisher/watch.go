@@ -73,8 +73,8 @@ func watchAction(c *cli.Context) error {
 	})
 }
 
-// awaitTargets is openTargets that retries until the API server, which knows the
-// issuer that names the bucket, answers. It returns nil if ctx ends.
+// awaitTargets calls openTargets until the API server answers, whose issuer may
+// name the bucket. It returns nil if ctx ends.
 func awaitTargets(ctx context.Context, publication publication, publisher *publish.Publisher, log *slog.Logger) error {
 	if len(publication.targets) > 0 {
 		return publication.openTargets(ctx, publisher)

@@ -55,7 +55,7 @@ func trustsByVariable(system string) bool { return system != "darwin" && system 
 
 type demo struct {
 	binary, dir, public string
-	// env is what the program gets in addition to the environment.
+	// env is added to the environment of the program.
 	env []string
 }
 
@@ -111,7 +111,7 @@ func (d *demo) show() error {
 	return nil
 }
 
-// showCluster reads a real cluster, and writes to the temporary directory only.
+// showCluster reads a real cluster, and writes only to the temporary directory.
 func (d *demo) showCluster(kubeconfig string) error {
 	if err := d.step("What would be published for this cluster.",
 		"publish", "--kubeconfig", kubeconfig, "--to", d.public, "--no-verify"); err != nil {
@@ -148,7 +148,7 @@ func (d *demo) startAPIServer(issuer string) (api *fake.APIServer, kubeconfig st
 	return api, kubeconfig, api.WriteKubeconfig(kubeconfig, "platform-engineer")
 }
 
-// serve is the web server that makes the directory public.
+// serve starts the web server that makes the directory public.
 func (d *demo) serve() (*httptest.Server, error) {
 	if err := os.Mkdir(d.public, 0o755); err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ func (d *demo) step(what string, args ...string) error {
 
 func (d *demo) short(text string) string { return strings.ReplaceAll(text, d.dir, "$DEMO") }
 
-// issuer is the cluster's own.
+// issuer returns the cluster's own issuer.
 func (d *demo) issuer(kubeconfig string) (string, error) {
 	out, err := d.command("publish", "--kubeconfig", kubeconfig, "--to", d.public, "--no-verify", "--output", "json").Output()
 	if err != nil {

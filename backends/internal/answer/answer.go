@@ -68,8 +68,8 @@ func Missing(err error) string {
 	return err.Error() + httpx.FailureOf(err).Cure()
 }
 
-// IsCode reports whether an error may repeat what the store calls its error:
-// that is a name like AccessDenied, and no sentence that quotes the request.
+// IsCode reports whether an error may repeat the store's error code: it must be
+// a name like AccessDenied, and not a sentence that may quote the request.
 func IsCode(text string) bool { return code.MatchString(text) }
 
 var code = regexp.MustCompile(`^[A-Za-z0-9._-]{1,60}$`)

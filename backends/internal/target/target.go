@@ -24,14 +24,15 @@ type Scheme struct {
 	Name string
 	// Form is the URL with all its parameters, for usage texts and errors.
 	Form string
-	// Aliases are schemes that users write instead. They are not accepted, but
+	// Aliases are schemes that users may write by mistake. They are refused, and
 	// the error suggests Form.
 	Aliases []string
-	// Local is set for a directory: under which URL it is served is unknown.
+	// Local is set for a directory: the URL under which it is served is unknown.
 	Local bool
 	// Parse reads a URL that has no credentials and no fragment.
 	Parse func(*url.URL) (Place, error)
-	// ParsePath reads a target that is no URL. One scheme of the table has it.
+	// ParsePath reads a target that is not a URL. One scheme of the table has
+	// it.
 	ParsePath func(path string) (Place, error)
 	// OfIssuer returns the place that an issuer with this host and path is read
 	// from, or false if the host is not one of the store's own. The host is in
@@ -40,14 +41,14 @@ type Scheme struct {
 	OfIssuer func(host, path string) (Place, bool)
 }
 
-// Place is a parsed target. Places are comparable, and equal ones are the same.
+// Place is a parsed target. Places can be compared with ==.
 type Place interface {
 	// String returns a URL or path that is parsed to the same place.
 	fmt.Stringer
 	// Open opens the backend. It makes no request yet.
 	Open(context.Context) (publish.Backend, error)
-	// Nearest returns the place itself if what it holds can be read at want,
-	// which OfIssuer returned, and otherwise want with those parameters of the
+	// Nearest returns the place itself if its objects can be read at want, which
+	// OfIssuer returned. Otherwise it returns want, with the parameters of the
 	// place that still apply.
 	Nearest(want Place) Place
 }
