@@ -26,6 +26,7 @@ type SigningKey struct {
 	Private   crypto.Signer
 }
 
+// NewSigningKey returns a new key pair for RS256, ES256, ES384 or ES512.
 func NewSigningKey(algorithm string) (SigningKey, error) {
 	private, err := newPrivateKey(algorithm)
 	if err != nil {
