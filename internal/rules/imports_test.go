@@ -21,15 +21,15 @@ import (
 
 const module = "oidc-publisher"
 
-// A room is a package, or with "/..." a package and those below it; the
+// rule applies to a package, or with "/..." to a package and those below it; the
 // longest name that matches a package decides. Every package must have one.
-type room struct {
+type rule struct {
 	name string
-	// may lists the packages of ours that it imports ("x/..." as above).
-	may []string
-	// light lists what must not be linked into it, by prefix: packages are
+	// mayImport lists the packages of ours that it imports ("x/..." as above).
+	mayImport []string
+	// mustNotLink lists what must not be linked into it, by prefix: packages are
 	// split by what they pull in.
-	light []string
+	mustNotLink []string
 }
 
 var (
@@ -43,49 +43,49 @@ var (
 	testOnly = []string{"internal/fake", "internal/testserver", "federation/pullsecret/lease/leasetest", "internal/logtest", "backends/backendtest"}
 )
 
-var rooms = []room{
-	{name: "cmd/oidc-publisher", may: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/service/..."}, light: clientset},
+var rules = []rule{
+	{name: "cmd/oidc-publisher", mayImport: []string{"backends", "internal/acme", "internal/serve", "internal/tunnel", "publish/...", "discovery/...", "federation/...", "internal/cli", "internal/httpx", "internal/service/..."}, mustNotLink: clientset},
 
-	{name: "backends", may: []string{"backends/...", "publish", "discovery"}, light: slices.Concat(cluster, cli)},
-	{name: "backends/...", may: []string{"backends/internal/...", "publish", "discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "backends/gcs", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"github.com/aws/"})},
-	{name: "backends/s3", may: []string{"backends/internal/...", "publish", "discovery"}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
-
-	// Prometheus brings google.golang.org/protobuf along.
-	{name: "internal/serve", may: []string{"internal/acme", "internal/tunnel", "publish/...", "discovery", "discovery/kube", "discovery/verify", "internal/httpx", "internal/service/..."}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "internal/acme", may: []string{"internal/httpx", "internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "internal/tunnel", may: []string{"internal/service/..."}, light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "internal/cli", may: []string{"internal/httpx"}, light: slices.Concat(clouds, cluster)},
-
-	{name: "publish", may: []string{"discovery", "discovery/verify", "internal/httpx", "internal/service/retry"}, light: slices.Concat(clouds, cluster, cli)},
-
-	{name: "publish/watch", may: []string{"publish", "discovery", "discovery/verify", "internal/service/..."}, light: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-
-	{name: "discovery", light: slices.Concat(clouds, cluster, cli)}, // and see the test
-	{name: "discovery/...", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "discovery/kube", may: []string{"discovery", "internal/httpx", "internal/kubeerr"}, light: slices.Concat(clouds, clientset, cli)},
-
-	{name: "federation/exchange", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
-	{name: "federation/explain", may: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "federation/pullsecret", may: []string{"discovery", "federation/exchange", "federation/pullsecret/lease", "internal/service/...", "internal/kubeerr"}, light: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "federation/pullsecret/lease", may: []string{"internal/kubeerr"}, light: slices.Concat(clouds, clientset, cli)},
-	{name: "federation/pullsecret/lease/leasetest", light: slices.Concat(clouds, clientset, cli)},
-	{name: "federation/credentialprovider", may: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
-	{name: "federation/credentialprovider/nodeconfig", may: []string{"federation/credentialprovider", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
-	{name: "cmd/oidc-publisher-credential-provider", may: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli)},
+	{name: "backends", mayImport: []string{"backends/...", "publish", "discovery"}, mustNotLink: slices.Concat(cluster, cli)},
+	{name: "backends/...", mayImport: []string{"backends/internal/...", "publish", "discovery", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "backends/gcs", mayImport: []string{"backends/internal/...", "publish", "discovery"}, mustNotLink: slices.Concat(cluster, cli, []string{"github.com/aws/"})},
+	{name: "backends/s3", mayImport: []string{"backends/internal/...", "publish", "discovery"}, mustNotLink: slices.Concat(cluster, cli, []string{"cloud.google.com/", "google.golang.org/"})},
 
 	// Prometheus brings google.golang.org/protobuf along.
-	{name: "internal/service", light: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
-	{name: "internal/service/retry", light: slices.Concat(clouds, cluster, cli)},
-	{name: "internal/httpx", light: slices.Concat(clouds, cluster, cli)},
-	{name: "internal/kubeerr", may: []string{"discovery", "internal/httpx"}, light: slices.Concat(clouds, clientset, cli, []string{"k8s.io/client-go"})},
-	{name: "internal/logtest", light: slices.Concat(clouds, cluster, cli)},
-	{name: "internal/fake", light: slices.Concat(clouds, cluster, cli)},
-	{name: "internal/testserver", may: []string{"internal/fake"}, light: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
+	{name: "internal/serve", mayImport: []string{"internal/acme", "internal/tunnel", "publish/...", "discovery", "discovery/kube", "discovery/verify", "internal/httpx", "internal/service/..."}, mustNotLink: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/acme", mayImport: []string{"internal/httpx", "internal/service/..."}, mustNotLink: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/tunnel", mayImport: []string{"internal/service/..."}, mustNotLink: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/cli", mayImport: []string{"internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster)},
+
+	{name: "publish", mayImport: []string{"discovery", "discovery/verify", "internal/httpx", "internal/service/retry"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
+
+	{name: "publish/watch", mayImport: []string{"publish", "discovery", "discovery/verify", "internal/service/..."}, mustNotLink: slices.Concat(clientset, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+
+	{name: "discovery", mustNotLink: slices.Concat(clouds, cluster, cli)}, // and see the test
+	{name: "discovery/...", mayImport: []string{"discovery", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "discovery/kube", mayImport: []string{"discovery", "internal/httpx", "internal/kubeerr"}, mustNotLink: slices.Concat(clouds, clientset, cli)},
+
+	{name: "federation/exchange", mayImport: []string{"discovery", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
+	{name: "federation/explain", mayImport: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "federation/pullsecret", mayImport: []string{"discovery", "federation/exchange", "federation/pullsecret/lease", "internal/service/...", "internal/kubeerr"}, mustNotLink: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "federation/pullsecret/lease", mayImport: []string{"internal/kubeerr"}, mustNotLink: slices.Concat(clouds, clientset, cli)},
+	{name: "federation/pullsecret/lease/leasetest", mustNotLink: slices.Concat(clouds, clientset, cli)},
+	{name: "federation/credentialprovider", mayImport: []string{"discovery", "discovery/verify", "federation/exchange", "federation/explain", "internal/httpx"}, mustNotLink: slices.Concat(clouds, clientset, cli)},
+	{name: "federation/credentialprovider/nodeconfig", mayImport: []string{"federation/credentialprovider", "internal/httpx"}, mustNotLink: slices.Concat(clouds, clientset, cli)},
+	{name: "cmd/oidc-publisher-credential-provider", mayImport: []string{"discovery", "federation/credentialprovider", "federation/exchange", "federation/explain", "internal/httpx"}, mustNotLink: slices.Concat(clouds, clientset, cli)},
+
+	// Prometheus brings google.golang.org/protobuf along.
+	{name: "internal/service", mustNotLink: slices.Concat(cluster, cli, []string{"cloud.google.com/", "github.com/aws/"})},
+	{name: "internal/service/retry", mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/httpx", mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/kubeerr", mayImport: []string{"discovery", "internal/httpx"}, mustNotLink: slices.Concat(clouds, clientset, cli, []string{"k8s.io/client-go"})},
+	{name: "internal/logtest", mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/fake", mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "internal/testserver", mayImport: []string{"internal/fake"}, mustNotLink: slices.Concat(cluster, cli)}, // makes buckets with the SDKs
 	{name: "internal/rules"},
 	{name: "internal/e2e"},
-	{name: "examples/demo", may: []string{"internal/fake"}, light: slices.Concat(clouds, cluster, cli)},
-	{name: "examples/...", may: []string{"..."}},
+	{name: "examples/demo", mayImport: []string{"internal/fake"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "examples/...", mayImport: []string{"..."}},
 }
 
 // owners names the packages whose code imports a heavy or a global thing.
@@ -128,13 +128,13 @@ func judge(pkgs []pkg) []string {
 		if slices.Contains(emptyNames, p.Name) || slices.Contains(emptyNames, path.Base(name)) {
 			fault("the name says nothing about what is in it")
 		}
-		r, ok := roomOf(name)
+		r, ok := ruleOf(name)
 		if !ok {
 			fault("no rule in internal/rules says what it may import")
 			continue
 		}
 		for _, imported := range ours(p.Imports) {
-			if !slices.ContainsFunc(r.may, within(imported)) {
+			if !slices.ContainsFunc(r.mayImport, within(imported)) {
 				fault("must not import %s", imported)
 			}
 			if slices.Contains(testOnly, imported) && isProduct(name) {
@@ -142,9 +142,9 @@ func judge(pkgs []pkg) []string {
 			}
 		}
 		for _, imported := range p.Imports {
-			for heavy, rooms := range owners {
-				if hasPath(imported, heavy) && !slices.Contains(rooms, name) && name != "internal/testserver" {
-					fault("must not import %s: that is for %s", imported, strings.Join(rooms, ", "))
+			for heavy, packages := range owners {
+				if hasPath(imported, heavy) && !slices.Contains(packages, name) && name != "internal/testserver" {
+					fault("must not import %s: that is for %s", imported, strings.Join(packages, ", "))
 				}
 			}
 			for bad, reason := range banned {
@@ -153,7 +153,7 @@ func judge(pkgs []pkg) []string {
 				}
 			}
 		}
-		for _, heavy := range r.light {
+		for _, heavy := range r.mustNotLink {
 			// One is enough to know: the others come along with it.
 			if i := slices.IndexFunc(p.Deps, func(dep string) bool { return hasPath(dep, heavy) }); i >= 0 {
 				fault("must not link %s", p.Deps[i])
@@ -176,8 +176,8 @@ func isProduct(name string) bool {
 	return !slices.Contains(testOnly, name) && !strings.HasPrefix(name, "examples/")
 }
 
-func roomOf(name string) (best room, found bool) {
-	for _, r := range rooms {
+func ruleOf(name string) (best rule, found bool) {
+	for _, r := range rules {
 		if r.name == name {
 			return r, true
 		}
@@ -244,7 +244,7 @@ func TestJudgeFindsFaults(t *testing.T) {
 		{"sideways", pkg{ImportPath: "backends/s3", Imports: []string{module + "/backends/dir"}}, "backends/s3: must not import backends/dir"},
 		{"backend to source", pkg{ImportPath: "backends/dir", Imports: []string{module + "/discovery/kube"}}, "backends/dir: must not import discovery/kube"},
 		{"source to source", pkg{ImportPath: "discovery/files", Imports: []string{module + "/discovery/kube"}}, "discovery/files: must not import discovery/kube"},
-		{"discovery to its room", pkg{ImportPath: "discovery", Imports: []string{module + "/discovery/verify"}}, "discovery: must not import discovery/verify"},
+		{"discovery to a package below it", pkg{ImportPath: "discovery", Imports: []string{module + "/discovery/verify"}}, "discovery: must not import discovery/verify"},
 		{"publish to federation", pkg{ImportPath: "publish", Imports: []string{module + "/federation/exchange"}}, "publish: must not import federation/exchange"},
 		{"around the table", pkg{ImportPath: "cmd/oidc-publisher", Imports: []string{module + "/backends/gcs"}}, "cmd/oidc-publisher: must not import backends/gcs"},
 		{"test code in the product", pkg{ImportPath: "backends", Imports: []string{module + "/backends/backendtest"}}, "backends: imports backends/backendtest, which is for tests"},
@@ -266,7 +266,7 @@ func TestJudgeFindsFaults(t *testing.T) {
 		{"not pure", pkg{ImportPath: "discovery", Deps: []string{"golang.org/x/net/idna"}}, "discovery: links golang.org/x/net/idna; it is standard library and go-jose only"},
 		{"an empty name", pkg{ImportPath: "internal/httpx", Name: "util"}, "internal/httpx: the name says nothing about what is in it"},
 		{"an empty folder name", pkg{ImportPath: "backends/common"}, "backends/common: the name says nothing about what is in it"},
-		{"homeless", pkg{ImportPath: "internal/stuff"}, "internal/stuff: no rule in internal/rules says what it may import"},
+		{"without a rule", pkg{ImportPath: "internal/stuff"}, "internal/stuff: no rule in internal/rules says what it may import"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.pkg.ImportPath = module + "/" + c.pkg.ImportPath
