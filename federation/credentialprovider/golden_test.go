@@ -46,20 +46,19 @@ func telling(t testing.TB, args []string, lifetime time.Duration) *Plugin {
 	if lifetime == 0 {
 		expiry = time.Time{}
 	}
-	as := func(username string, check func(a, b string) (exchange.Exchanger, error)) func(a, b string) (exchange.Exchanger, error) {
-		return func(a, b string) (exchange.Exchanger, error) {
-			_, err := check(a, b)
-			return told{username, strings.TrimSpace("CREDENTIAL of " + a + " " + b), expiry}, err
-		}
+	p, err := settings.Plugin(provider)
+	if err != nil {
+		t.Fatal(err)
 	}
-	p := &Plugin{Now: func() time.Time { return noon }}
-	switch provider {
-	case ProviderCloudsmith:
-		p.Service = Cloudsmith(CloudsmithSettings{Registries: settings.Registries, Org: settings.Org, Service: settings.Service, New: as("token", settings.cloudsmith)})
-	case ProviderGCP:
-		p.Service = GCP(GCPSettings{Registries: settings.Registries, Provider: settings.Provider, ServiceAccount: settings.ServiceAccount, New: as("oauth2accesstoken", settings.gcp)})
-	default:
-		t.Fatalf("no provider %q", provider)
+	p.Now = func() time.Time { return noon }
+	service, username := p.Service, map[string]string{ProviderCloudsmith: "token", ProviderGCP: "oauth2accesstoken"}[provider]
+	p.Service = func(image Image, annotations map[string]string) (*Access, error) {
+		access, err := service(image, annotations)
+		if access != nil {
+			asked := access.Explain
+			access.Exchanger = told{username, strings.Join(strings.Fields("CREDENTIAL of "+asked.Org+asked.Provider+" "+asked.ServiceSlug+asked.ServiceAccount), " "), expiry}
+		}
+		return access, err
 	}
 	return p
 }

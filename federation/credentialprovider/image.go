@@ -2,8 +2,10 @@ package credentialprovider
 
 import (
 	"fmt"
+	"net/url"
 	"path"
 	"strings"
+	"unicode"
 )
 
 // Image is an image reference, parsed as kubelet does.
@@ -28,33 +30,41 @@ func ParseImage(reference string) Image {
 // String returns the reference, bounded, and quoted if it has unusual characters.
 func (i Image) String() string {
 	name := i.Host + "/" + i.Path
+	unusual := func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-/:[]", r)
+	}
 	if len(name) > 300 || strings.ContainsFunc(name, unusual) {
 		return fmt.Sprintf("%.300q", name)
 	}
 	return name
 }
 
-func unusual(r rune) bool {
-	return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:[]", r)
-}
-
-// ofAny reports whether the image's registry is one of the hosts. As in
-// kubelet's patterns, * matches (a part of) one label of the name.
-func (i Image) ofAny(hosts []string) bool {
-	for _, host := range hosts {
-		if matchHost(host, i.Host) {
-			return true
+// Matches reports whether a pattern of matchImages, or an auth key, matches an
+// image by kubelet's rules: the host label by label, where * matches (a part of)
+// one label; the same port; and the path as a literal prefix
+// (kubernetes pkg/credentialprovider, URLsMatch).
+func Matches(pattern, image string) (bool, error) {
+	p, err := url.Parse("https://" + pattern)
+	if err != nil {
+		return false, err
+	}
+	i, err := url.Parse("https://" + image)
+	if err != nil || !strings.HasPrefix(i.Path, p.Path) {
+		return false, err
+	}
+	for label := range strings.SplitSeq(p.Hostname(), ".") {
+		if _, err := path.Match(label, ""); err != nil {
+			return false, err
 		}
 	}
-	return false
+	return matchHost(p.Host, i.Host), nil
 }
 
 // matchHost compares the name label by label, and the port exactly.
 func matchHost(pattern, host string) bool {
-	pattern, patternPort := cutPort(pattern)
-	host, hostPort := cutPort(host)
-	patterns, labels := strings.Split(pattern, "."), strings.Split(host, ".")
-	if patternPort != hostPort || len(patterns) != len(labels) {
+	p, h := url.URL{Host: pattern}, url.URL{Host: host}
+	patterns, labels := strings.Split(p.Hostname(), "."), strings.Split(h.Hostname(), ".")
+	if p.Port() != h.Port() || len(patterns) != len(labels) {
 		return false
 	}
 	for i, label := range labels {
@@ -63,38 +73,4 @@ func matchHost(pattern, host string) bool {
 		}
 	}
 	return true
-}
-
-func cutPort(host string) (name, port string) {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
-		return host[:i], host[i+1:]
-	}
-	return host, ""
-}
-
-// checkRegistry refuses a value that is not a host.
-func checkRegistry(host string) error {
-	if _, err := path.Match(host, ""); err != nil || host == "" || strings.ContainsAny(host, "/@ ") {
-		return fmt.Errorf("--registry %q is not a host: use HOST or HOST:PORT, like docker.example.com", host)
-	}
-	return nil
-}
-
-// within reports whether the repository is below a folder.
-func (i Image) within(folder string) bool { return strings.HasPrefix(i.Path, folder+"/") }
-
-// pathKey returns the auth key for the images below a folder of a registry.
-// kubelet drops a leading /v1 or /v2 from the path of a key, because Docker's
-// configuration may contain the path of the API; a second one stays.
-func pathKey(host, folder string) string {
-	if folder == "v1" || folder == "v2" {
-		folder = "v2/" + folder
-	}
-	return host + "/" + folder + "/"
-}
-
-// folder is the first part of the repository.
-func (i Image) folder() string {
-	first, _, _ := strings.Cut(i.Path, "/")
-	return first
 }

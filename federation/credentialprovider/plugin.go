@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
 	"oidc-publisher/discovery"
@@ -39,23 +38,16 @@ type Access struct {
 type Plugin struct {
 	// Service provides the credentials.
 	Service Service
-	// Budget bounds one answer; 0 is the constant Budget.
+	// Budget bounds one answer.
 	Budget time.Duration
 	// Now is the clock.
 	Now func() time.Time
-	// Transport carries the requests to the issuer that explain a refusal; nil
-	// is a copy of http.DefaultTransport.
-	Transport http.RoundTripper
 }
 
 // Answer reads one request and writes its response. On an error it writes
 // nothing. The error is one clean line, which kubelet logs.
 func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error {
-	budget := p.Budget
-	if budget == 0 {
-		budget = Budget
-	}
-	ctx, cancel := context.WithTimeout(ctx, budget)
+	ctx, cancel := context.WithTimeout(ctx, p.Budget)
 	defer cancel()
 	request, err := readRequest(in)
 	if err != nil {
@@ -67,7 +59,7 @@ func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error 
 		return fmt.Errorf("image %s: %w", image, err)
 	}
 	if access == nil {
-		return writeResponse(out, nothing())
+		return writeResponse(out, response(0, nil)) // for another registry, and not cached
 	}
 	if !request.token.Given() {
 		return errNoToken
@@ -75,11 +67,13 @@ func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error 
 	if err := exchange.RefuseAPIToken(request.token, ""); err != nil {
 		return fmt.Errorf("tokenAttributes.serviceAccountTokenAudience of the CredentialProviderConfig: %w", err)
 	}
-	credential, err := p.exchange(ctx, access, request.token, time.Duration(float64(budget)*share))
+	credential, err := p.exchange(ctx, access, request.token, time.Duration(float64(p.Budget)*share))
 	if err != nil {
 		return fmt.Errorf("image %s: %w", image, err)
 	}
-	return writeResponse(out, answer(access.Key, credential, p.Now()))
+	return writeResponse(out, response(cacheDuration(p.Now(), credential.Expiry), map[string]wireAuth{
+		access.Key: {Username: credential.Username, Password: credential.Password.Reveal()},
+	}))
 }
 
 var errNoToken = errors.New("kubelet sent no service account token: the CredentialProviderConfig needs tokenAttributes.serviceAccountTokenAudience for this provider (Kubernetes 1.33 or later), and the pod needs a service account, which static pods lack")
@@ -94,7 +88,7 @@ func (p *Plugin) exchange(ctx context.Context, access *Access, token discovery.T
 		return credential, errors.New("the service answered without a credential")
 	case errors.As(err, &refused):
 		options := access.Explain
-		options.Token, options.Transport, options.Now = token, p.Transport, p.Now
+		options.Token, options.Now = token, p.Now
 		why := explain.Refusal(ctx, refused, options)
 		return credential, fmt.Errorf("%w; likely cause: %s; cure: %s", err, why.Cause, why.Cure)
 	default:

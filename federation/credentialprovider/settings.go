@@ -1,6 +1,7 @@
 package credentialprovider
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -48,24 +49,35 @@ type Settings struct {
 	// Timeout bounds an answer.
 	Timeout time.Duration
 
-	// See CloudsmithSettings and GCPSettings.
+	// Org and Service are Cloudsmith's; Provider and ServiceAccount are Google's.
 	Org, Service, Provider, ServiceAccount Choice
 
 	// The addresses of the services, by default their own.
 	CloudsmithURL, STSURL, IAMURL string
-	// Calling configures the requests.
-	Calling exchange.Calling
 }
 
 // NewSettings returns the defaults.
 func NewSettings() *Settings {
 	return &Settings{
 		Timeout:        Budget,
-		Org:            Choice{Flag: "org", Annotation: CloudsmithOrgAnnotation},
-		Service:        Choice{Flag: "service-slug", Annotation: CloudsmithServiceAnnotation},
-		Provider:       Choice{Flag: "provider", Annotation: GCPProviderAnnotation},
-		ServiceAccount: Choice{Flag: "service-account", Annotation: GCPServiceAccountAnnotation},
+		Org:            Choice{Flag: "org", Annotation: CloudsmithOrgAnnotation, usage: "`SLUG` of the Cloudsmith organisation", env: []string{"CLOUDSMITH_ORG_SLUG", "CLOUDSMITH_ORG"}},
+		Service:        Choice{Flag: "service-slug", Annotation: CloudsmithServiceAnnotation, usage: "`SLUG` of the Cloudsmith service account", env: []string{"CLOUDSMITH_SERVICE_SLUG"}},
+		Provider:       Choice{Flag: "provider", Annotation: GCPProviderAnnotation, usage: "full `NAME` of the workload identity provider"},
+		ServiceAccount: Choice{Flag: "service-account", Annotation: GCPServiceAccountAnnotation, usage: "`EMAIL` of the Google service account", optional: true},
 	}
+}
+
+// Choices returns the choices of a provider.
+func (s *Settings) Choices(provider string) []*Choice {
+	return map[string][]*Choice{ProviderCloudsmith: {&s.Org, &s.Service}, ProviderGCP: {&s.Provider, &s.ServiceAccount}}[provider]
+}
+
+// Hosts returns the registries of a provider, as patterns.
+func (s *Settings) Hosts(provider string) []string {
+	if len(s.Registries) > 0 {
+		return s.Registries
+	}
+	return map[string][]string{ProviderCloudsmith: {CloudsmithHost}, ProviderGCP: {"gcr.io", "*.gcr.io", "*.pkg.dev"}}[provider]
 }
 
 // Flag is a setting on the command line.
@@ -86,14 +98,15 @@ func (s *Settings) Flags(provider string) []Flag {
 		{Name: "registry", Many: true, Usage: "registry `HOST` of the images, such as *.example.com; repeatable (default: the service's own)", Set: s.addRegistry},
 		{Name: "timeout", Usage: fmt.Sprintf("`DURATION` limit for an answer, all attempts together (default: %v)", Budget), Set: s.setTimeout},
 	}
+	for _, c := range s.Choices(provider) {
+		otherwise := textFlag("default-"+c.Flag, "default "+c.usage+", without annotation "+c.Annotation, &c.Default)
+		otherwise.Env = c.env
+		flags = append(flags, textFlag(c.Flag, c.usage+"; others are refused", &c.Pinned), otherwise)
+	}
 	switch provider {
 	case ProviderCloudsmith:
-		flags = append(flags, choiceFlags(&s.Org, "`SLUG` of the Cloudsmith organisation", "CLOUDSMITH_ORG_SLUG", "CLOUDSMITH_ORG")...)
-		flags = append(flags, choiceFlags(&s.Service, "`SLUG` of the Cloudsmith service account", "CLOUDSMITH_SERVICE_SLUG")...)
 		flags = append(flags, textFlag("cloudsmith-url", "base `URL` of Cloudsmith's API (default: "+exchange.CloudsmithURL+")", &s.CloudsmithURL))
 	case ProviderGCP:
-		flags = append(flags, choiceFlags(&s.Provider, "full `NAME` of the workload identity provider")...)
-		flags = append(flags, choiceFlags(&s.ServiceAccount, "`EMAIL` of the Google service account")...)
 		flags = append(flags,
 			textFlag("sts-url", "base `URL` of Google's Security Token Service", &s.STSURL),
 			textFlag("iam-url", "base `URL` of Google's IAM Credentials API", &s.IAMURL))
@@ -105,21 +118,17 @@ func (s *Settings) Flags(provider string) []Flag {
 	return flags
 }
 
-// choiceFlags returns --NAME, which pins the value, and --default-NAME.
-func choiceFlags(c *Choice, usage string, env ...string) []Flag {
-	pinned := textFlag(c.Flag, usage+"; others are refused", &c.Pinned)
-	otherwise := textFlag("default-"+c.Flag, "default "+usage+", without annotation "+c.Annotation, &c.Default)
-	otherwise.Env = env
-	return []Flag{pinned, otherwise}
-}
-
 func textFlag(name, usage string, value *string) Flag {
 	return Flag{Name: name, Usage: usage, Set: func(given string) error { *value = given; return nil }}
 }
 
+// addRegistry refuses a value that is not a host.
 func (s *Settings) addRegistry(host string) error {
+	if _, err := path.Match(host, ""); err != nil || host == "" || strings.ContainsAny(host, "/@ ") {
+		return fmt.Errorf("--registry %q is not a host: use HOST or HOST:PORT, like docker.example.com", host)
+	}
 	s.Registries = append(s.Registries, host)
-	return checkRegistry(host)
+	return nil
 }
 
 func (s *Settings) setTimeout(given string) error {
@@ -139,32 +148,19 @@ func (s *Settings) setTimeout(given string) error {
 // ReadEnv sets the flags that were not given from the environment.
 func (s *Settings) ReadEnv(provider string, given func(flag string) bool, getenv func(string) string) error {
 	for _, flag := range s.Flags(provider) {
-		if given(flag.Name) {
+		at := slices.IndexFunc(flag.Env, func(name string) bool { return getenv(name) != "" })
+		if at < 0 || given(flag.Name) {
 			continue
 		}
-		if err := flag.readEnv(getenv); err != nil {
-			return err
+		values := []string{getenv(flag.Env[at])}
+		if flag.Many {
+			values = strings.Split(values[0], ",")
 		}
-	}
-	return nil
-}
-
-func (f Flag) readEnv(getenv func(string) string) error {
-	for _, name := range f.Env {
-		value := getenv(name)
-		if value == "" {
-			continue
-		}
-		values := []string{value}
-		if f.Many {
-			values = strings.Split(value, ",")
-		}
-		for _, one := range values {
-			if err := f.Set(one); err != nil {
-				return fmt.Errorf("environment variable %s: %w", name, err)
+		for _, value := range values {
+			if err := flag.Set(value); err != nil {
+				return fmt.Errorf("environment variable %s: %w", flag.Env[at], err)
 			}
 		}
-		return nil
 	}
 	return nil
 }
@@ -179,38 +175,28 @@ func (s *Settings) Audience(provider string) (string, error) {
 	if provider == ProviderCloudsmith {
 		return CloudsmithAudience, nil
 	}
-	audience := ""
-	for _, given := range []string{s.Provider.Default, s.Provider.Pinned} {
-		if given == "" {
-			continue
-		}
-		name, err := exchange.ParseProvider(given)
-		if err != nil {
-			return "", err
-		}
-		audience = "https://iam.googleapis.com/" + name
+	given := cmp.Or(s.Provider.Pinned, s.Provider.Default)
+	if given == "" {
+		return "", nil
 	}
-	return audience, nil
+	name, err := exchange.ParseProvider(given)
+	if err != nil {
+		return "", err
+	}
+	return "https://iam.googleapis.com/" + name, nil
 }
 
 // Plugin returns the plugin of a provider.
 func (s *Settings) Plugin(provider string) (*Plugin, error) {
-	p := &Plugin{Budget: s.Timeout, Now: time.Now, Transport: s.Calling.Transport}
-	switch provider {
-	case ProviderCloudsmith:
-		p.Service = Cloudsmith(CloudsmithSettings{Registries: s.Registries, Org: s.Org, Service: s.Service, New: s.cloudsmith})
-	case ProviderGCP:
-		p.Service = GCP(GCPSettings{Registries: s.Registries, Provider: s.Provider, ServiceAccount: s.ServiceAccount, New: s.gcp})
-	default:
+	access, known := map[string]Service{ProviderCloudsmith: s.cloudsmith, ProviderGCP: s.gcp}[provider]
+	if !known {
 		return nil, fmt.Errorf("unknown provider %q: use %s", provider, strings.Join(Providers(), " or "))
 	}
-	return p, nil
-}
-
-func (s *Settings) cloudsmith(org, service string) (exchange.Exchanger, error) {
-	return exchange.Cloudsmith(exchange.CloudsmithConfig{Org: org, Service: service, URL: s.CloudsmithURL, Calling: s.Calling})
-}
-
-func (s *Settings) gcp(provider, account string) (exchange.Exchanger, error) {
-	return exchange.GCP(exchange.GCPConfig{Provider: provider, ServiceAccount: account, STSURL: s.STSURL, IAMURL: s.IAMURL, Calling: s.Calling})
+	service := func(image Image, annotations map[string]string) (*Access, error) {
+		if !slices.ContainsFunc(s.Hosts(provider), func(pattern string) bool { return matchHost(pattern, image.Host) }) {
+			return nil, nil
+		}
+		return access(image, annotations)
+	}
+	return &Plugin{Budget: s.Timeout, Now: time.Now, Service: service}, nil
 }

@@ -1,6 +1,7 @@
 package nodeconfig
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"path"
@@ -54,13 +55,10 @@ func Check(config kubelet.CredentialProviderConfig, image string) []Match {
 	return all
 }
 
-// why returns the first rule that prevents a match.
+// why returns the first rule that prevents a match. Both can be parsed.
 func why(pattern, image string) string {
-	p, errP := url.Parse("https://" + pattern)
-	i, errI := url.Parse("https://" + image)
-	if errP != nil || errI != nil {
-		return "it is not an image reference"
-	}
+	p, _ := url.Parse("https://" + pattern)
+	i, _ := url.Parse("https://" + image)
 	labels, want := strings.Count(i.Hostname(), ".")+1, strings.Count(p.Hostname(), ".")+1
 	switch {
 	case strings.Contains(pattern, "://"):
@@ -121,9 +119,7 @@ func (n Node) AuthKey(image string) (key string, err error) {
 	for choice, suggestion := range map[*credentialprovider.Choice]string{
 		&settings.Org: org, &settings.Service: "any", &settings.Provider: anyProvider,
 	} {
-		if choice.Default == "" {
-			choice.Default = suggestion
-		}
+		choice.Default = cmp.Or(choice.Default, suggestion)
 	}
 	plugin, err := settings.Plugin(n.Provider)
 	if err != nil {

@@ -5,7 +5,7 @@
 package nodeconfig
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,12 +42,10 @@ const (
 
 // ParseVersion parses 1.33, v1.34.2 or 1.34+.
 func ParseVersion(text string) (Version, error) {
-	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(text, "v"), "+"), ".")
-	if len(parts) < 2 || parts[0] != "1" {
-		return 0, fmt.Errorf("%q is not a version of Kubernetes, such as 1.34", text)
-	}
-	minor, err := strconv.Atoi(parts[1])
-	if err != nil {
+	major, rest, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(text, "v"), "+"), ".")
+	digits, _, _ := strings.Cut(rest, ".")
+	minor, err := strconv.Atoi(digits)
+	if err != nil || major != "1" {
 		return 0, fmt.Errorf("%q is not a version of Kubernetes, such as 1.34", text)
 	}
 	if Version(minor) < firstVersion {
@@ -121,32 +119,17 @@ func (n Node) Config() kubelet.CredentialProviderConfig {
 // matchImages returns the registries. Of Cloudsmith's own host it returns only the
 // path of the organisation, if that is pinned.
 func (n Node) matchImages() []string {
-	s := n.Settings
-	hosts := slices.Clone(s.Registries)
-	switch {
-	case len(hosts) > 0:
-	case n.Provider == credentialprovider.ProviderGCP:
-		hosts = credentialprovider.GCPHosts()
-	default:
-		hosts = credentialprovider.CloudsmithHosts()
-	}
-	if n.Provider == credentialprovider.ProviderCloudsmith && s.Org.Pinned != "" {
-		for i, host := range hosts {
-			if slices.Contains(credentialprovider.CloudsmithHosts(), host) {
-				hosts[i] = host + "/" + s.Org.Pinned + "/"
-			}
+	hosts := slices.Clone(n.Settings.Hosts(n.Provider))
+	if org := n.Settings.Org.Pinned; org != "" && n.Provider == credentialprovider.ProviderCloudsmith {
+		if at := slices.Index(hosts, credentialprovider.CloudsmithHost); at >= 0 {
+			hosts[at] += "/" + org + "/"
 		}
 	}
 	return hosts
 }
 
-func (n Node) annotations() []string {
-	choices := []credentialprovider.Choice{n.Settings.Org, n.Settings.Service}
-	if n.Provider == credentialprovider.ProviderGCP {
-		choices = []credentialprovider.Choice{n.Settings.Provider, n.Settings.ServiceAccount}
-	}
-	var keys []string
-	for _, choice := range choices {
+func (n Node) annotations() (keys []string) {
+	for _, choice := range n.Settings.Choices(n.Provider) {
 		if choice.Pinned == "" {
 			keys = append(keys, choice.Annotation)
 		}
@@ -213,35 +196,10 @@ func (n Node) RightsYAML() ([]byte, error) {
 	return slices.Concat(first, []byte("---\n"), second), nil
 }
 
-// toYAML omits empty values: kubelet 1.33 refuses even an empty cacheType.
+// toYAML omits an empty cacheType, which kubelet 1.33 refuses.
 func toYAML(object any) ([]byte, error) {
-	data, err := json.Marshal(object)
-	if err != nil {
-		return nil, err
-	}
-	var fields map[string]any
-	if err := json.Unmarshal(data, &fields); err != nil {
-		return nil, err
-	}
-	return yaml.Marshal(withoutEmpty(fields))
-}
-
-func withoutEmpty(value any) any {
-	switch value := value.(type) {
-	case map[string]any:
-		for key, part := range value {
-			if part == nil || key == "cacheType" && part == "" || key == "creationTimestamp" {
-				delete(value, key)
-				continue
-			}
-			value[key] = withoutEmpty(part)
-		}
-	case []any:
-		for i, part := range value {
-			value[i] = withoutEmpty(part)
-		}
-	}
-	return value
+	data, err := yaml.Marshal(object)
+	return bytes.ReplaceAll(data, []byte("    cacheType: \"\"\n"), nil), err
 }
 
 // maxConfig bounds the file in bytes.
