@@ -2,20 +2,23 @@ package exchange
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
+	"oidc-publisher/internal/service/retry"
 )
 
 const (
@@ -43,15 +46,6 @@ type Calling struct {
 	// Backoff is the wait before the second attempt, 0 for 500 ms; it
 	// doubles with each attempt.
 	Backoff time.Duration
-	// Now is the clock for the expiry of credentials, nil for time.Now.
-	Now func() time.Time
-}
-
-func (c Calling) now() time.Time {
-	if c.Now == nil {
-		return time.Now()
-	}
-	return c.Now()
 }
 
 // caller sends requests to one service until it accepts or refuses.
@@ -61,26 +55,6 @@ type caller struct {
 	service string
 	// reason parses an error body into the service's own code and text.
 	reason func(body []byte) (code, text string)
-}
-
-// bounded adds a deadline to a context without one.
-func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, has := ctx.Deadline(); has {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, defaultLimit)
-}
-
-// request posts a body and decodes the JSON of the answer.
-func (c caller) request(ctx context.Context, target string, header http.Header, body []byte, answer any, secrets ...string) error {
-	data, err := c.post(ctx, target, header, body, secrets...)
-	if err != nil {
-		return err
-	}
-	if json.Unmarshal(data, answer) != nil { // its error may quote the answer
-		return c.unusable("the answer is not the JSON of a token exchange: check the address and the proxy")
-	}
-	return nil
 }
 
 // unusable is the error for a success status without a usable credential.
@@ -99,61 +73,43 @@ func (c caller) credential(username, issued string, expiry time.Time, sent ...st
 		return Credential{}, c.unusable("its answer is not a token: it is too long, or has characters that tokens do not have")
 	case slices.Contains(sent, issued):
 		return Credential{}, c.unusable("sent back the token that it was given")
-	case !expiry.IsZero() && !expiry.After(c.now()):
+	case !expiry.IsZero() && !expiry.After(time.Now()):
 		return Credential{}, c.unusable(fmt.Sprintf("its token expired at %s: check this machine's clock", expiry.UTC().Format(time.RFC3339)))
 	}
 	return Credential{Username: username, Password: discovery.NewSecret(issued), Expiry: expiry}, nil
 }
 
-// post sends a body, retries temporary failures, and returns the body of a
-// success. The error is a *RefusedError, an *UnavailableError, or explains what
-// is wrong with the answer. Text of the service has the secrets masked.
-func (c caller) post(ctx context.Context, target string, header http.Header, body []byte, secrets ...string) ([]byte, error) {
-	backoff := c.Backoff
-	if backoff <= 0 {
-		backoff = defaultBackoff
+// post sends a body, retries temporary failures, and decodes the JSON of a success.
+// The error is a *RefusedError, an *UnavailableError, or explains what is wrong with
+// the answer. Text of the service has the secrets masked.
+func (c caller) post(ctx context.Context, target string, header http.Header, body []byte, answer any, secrets ...string) error {
+	if _, has := ctx.Deadline(); !has {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, defaultLimit)
+		defer cancel()
 	}
+	first := cmp.Or(c.Backoff, defaultBackoff)
+	backoff := retry.Backoff{First: first, Longest: first << maxAttempts}
 	for attempt := 1; ; attempt++ {
-		answer, err := c.once(ctx, target, header, body, secrets)
+		data, err := c.once(ctx, target, header, body, secrets)
 		var later *UnavailableError
-		if !errors.As(err, &later) || later.final {
-			return answer, err
+		switch {
+		case err == nil && json.Unmarshal(data, answer) != nil: // its error may quote the answer
+			return c.unusable("the answer is not the JSON of a token exchange: check the address and the proxy")
+		case !errors.As(err, &later) || later.final:
+			return err
 		}
 		later.Attempts = attempt
-		wait := later.RetryAfter
-		if wait == 0 {
-			wait = backoff + rand.N(backoff/2+1)
-			backoff *= 2
+		wait := cmp.Or(later.RetryAfter, backoff.Next())
+		deadline, _ := ctx.Deadline()
+		if attempt == maxAttempts || time.Until(deadline) <= wait || !retry.Sleep(ctx, wait) {
+			later.Err = ctx.Err()
+			return later
 		}
-		if attempt == maxAttempts || !pause(ctx, wait) {
-			if err := ctx.Err(); err != nil {
-				later.Err = err
-			}
-			return nil, later
-		}
-	}
-}
-
-// pause waits and returns true, or false if the context ends first.
-func pause(ctx context.Context, wait time.Duration) bool {
-	if deadline, has := ctx.Deadline(); has && time.Until(deadline) <= wait {
-		return false
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
 func (c caller) once(ctx context.Context, target string, header http.Header, body []byte, secrets []string) ([]byte, error) {
-	timeout := c.Timeout
-	if timeout <= 0 {
-		timeout = defaultTimeout
-	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("%s: its address is not a URL", c.service)
@@ -162,7 +118,7 @@ func (c caller) once(ctx context.Context, target string, header http.Header, bod
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", httpx.UserAgent)
 	host := req.URL.Host
-	resp, err := httpx.Anonymous(c.Transport, timeout).Do(req)
+	resp, err := httpx.Anonymous(c.Transport, cmp.Or(c.Timeout, defaultTimeout)).Do(req)
 	if err != nil {
 		return nil, c.noAnswer(ctx, host, err)
 	}
@@ -190,36 +146,24 @@ func (c caller) accept(resp *http.Response, body []byte, secrets []string) ([]by
 	case status == http.StatusOK || status == http.StatusCreated:
 		return body, nil
 	case status < 400:
-		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and tokens are sent to the configured address only: check it and the proxy", c.service, host, status, redirectHost(resp, secrets))
+		redirect := ""
+		if to, err := resp.Location(); err == nil {
+			redirect = ", a redirect to " + strconv.Quote(httpx.MaskForeign(to.Host, secrets...))
+		}
+		return nil, fmt.Errorf("%s (%s) answered HTTP %d%s, and tokens are sent to the configured address only: check it and the proxy", c.service, host, status, redirect)
 	}
 	code, text := c.reason(body)
-	reason := joined(": ", httpx.MaskForeign(code, secrets...), httpx.MaskForeign(text, secrets...))
-	if reason == "" {
-		reason = "without a reason"
-	}
+	code = httpx.MaskForeign(code, secrets...)
+	reason := cmp.Or(joined(": ", code, httpx.MaskForeign(text, secrets...)), "without a reason")
 	if status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500 {
-		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: httpx.RetryAfter(resp.Header, c.now())}
+		return nil, &UnavailableError{Service: c.service, Host: host, Status: status, Attempts: 1, Reason: reason, RetryAfter: httpx.RetryAfter(resp.Header, time.Now())}
 	}
-	return nil, &RefusedError{Service: c.service, Host: host, Status: status, Code: httpx.MaskForeign(code, secrets...), Reason: reason}
+	return nil, &RefusedError{Service: c.service, Host: host, Status: status, Code: code, Reason: reason}
 }
 
-// redirectHost returns the host of a redirect, for messages.
-func redirectHost(resp *http.Response, secrets []string) string {
-	to, err := resp.Location()
-	if err != nil {
-		return ""
-	}
-	return ", a redirect to " + strconv.Quote(httpx.MaskForeign(to.Host, secrets...))
-}
-
+// joined joins the parts that are not empty.
 func joined(separator string, parts ...string) string {
-	var given []string
-	for _, part := range parts {
-		if part != "" {
-			given = append(given, part)
-		}
-	}
-	return strings.Join(given, separator)
+	return strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part == "" }), separator)
 }
 
 // serviceURL parses the base URL of a service: https, or http on loopback, with
@@ -236,4 +180,16 @@ func serviceURL(raw string) (*url.URL, error) {
 	default:
 		return nil, fmt.Errorf("%q must be https: a token is sent to it (http is for loopback only)", httpx.MaskForeign(raw))
 	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// plain reports whether a name has only ASCII letters, digits and the others.
+func plain(name, others string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(others, r)
+	})
 }

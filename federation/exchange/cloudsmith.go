@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
@@ -49,11 +48,8 @@ func Cloudsmith(config CloudsmithConfig) (Exchanger, error) {
 }
 
 func checkSlug(what, slug string) error {
-	foreign := func(r rune) bool {
-		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_.", r)
-	}
 	const most = 200
-	if slug == "" || len(slug) > most || strings.Trim(slug, ".") == "" || strings.ContainsFunc(slug, foreign) {
+	if len(slug) > most || strings.Trim(slug, ".") == "" || !plain(slug, "-_.") {
 		return fmt.Errorf("%q is not the slug of a Cloudsmith %s: use letters, digits, and - _ . between them", httpx.MaskForeign(slug), what)
 	}
 	return nil
@@ -68,8 +64,6 @@ func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Cre
 	if err := checkSubject(subject); err != nil {
 		return Credential{}, err
 	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	body, err := json.Marshal(map[string]string{"oidc_token": subject.Reveal(), "service_slug": c.service})
 	if err != nil {
 		return Credential{}, err
@@ -77,7 +71,7 @@ func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Cre
 	var issued struct {
 		Token string `json:"token"`
 	}
-	if err := c.request(ctx, c.target, http.Header{"Content-Type": {"application/json"}}, body, &issued, subject.Reveal()); err != nil {
+	if err := c.post(ctx, c.target, http.Header{"Content-Type": {"application/json"}}, body, &issued, subject.Reveal()); err != nil {
 		return Credential{}, err
 	}
 	claims, _ := discovery.NewToken(issued.Token).Claims() // an opaque token has no expiry

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
@@ -14,28 +13,22 @@ import (
 // credentialConfig is the file that configures the exchange of Google's client
 // libraries (google.aip.dev/auth/4117), with a subject token from a file.
 type credentialConfig struct {
-	Type             string         `json:"type"`
-	UniverseDomain   string         `json:"universe_domain,omitempty"`
-	Audience         string         `json:"audience"`
-	SubjectTokenType string         `json:"subject_token_type"`
-	TokenURL         string         `json:"token_url"`
-	ImpersonationURL string         `json:"service_account_impersonation_url,omitempty"`
-	Impersonation    *impersonation `json:"service_account_impersonation,omitempty"`
-	Source           tokenSource    `json:"credential_source"`
-}
-
-type impersonation struct {
-	LifetimeSeconds int `json:"token_lifetime_seconds"`
-}
-
-type tokenSource struct {
-	File   string      `json:"file"`
-	Format tokenFormat `json:"format"`
-}
-
-type tokenFormat struct {
-	Type  string `json:"type"`
-	Field string `json:"subject_token_field_name,omitempty"`
+	Type             string `json:"type"`
+	UniverseDomain   string `json:"universe_domain,omitempty"`
+	Audience         string `json:"audience"`
+	SubjectTokenType string `json:"subject_token_type"`
+	TokenURL         string `json:"token_url"`
+	ImpersonationURL string `json:"service_account_impersonation_url,omitempty"`
+	Impersonation    struct {
+		LifetimeSeconds int `json:"token_lifetime_seconds"`
+	} `json:"service_account_impersonation,omitzero"`
+	Source struct {
+		File   string `json:"file"`
+		Format struct {
+			Type  string `json:"type"`
+			Field string `json:"subject_token_field_name,omitempty"`
+		} `json:"format"`
+	} `json:"credential_source"`
 }
 
 // CredentialConfig renders the external_account file with which Google's client
@@ -46,15 +39,11 @@ func (g GCPConfig) CredentialConfig(tokenFile string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	file := credentialConfig{
-		Type: "external_account", Audience: iamHost + g.Provider, SubjectTokenType: subjectTokenType, TokenURL: g.STSURL + stsPath,
-		Source: tokenSource{File: tokenFile, Format: tokenFormat{Type: "text"}},
-	}
+	file := credentialConfig{Type: "external_account", Audience: iamHost + g.Provider, SubjectTokenType: subjectTokenType, TokenURL: g.STSURL + stsPath}
+	file.Source.File, file.Source.Format.Type = tokenFile, "text"
+	file.Impersonation.LifetimeSeconds = int(g.Lifetime / time.Second)
 	if g.ServiceAccount != "" {
 		file.ImpersonationURL = g.IAMURL + iamPath + g.ServiceAccount + iamMethod
-	}
-	if g.Lifetime != 0 {
-		file.Impersonation = &impersonation{int(g.Lifetime / time.Second)}
 	}
 	text, err := json.MarshalIndent(file, "", "  ")
 	return append(text, '\n'), err
@@ -100,7 +89,7 @@ func ReadCredentialConfig(data []byte, stsURL, iamURL string) (GCPConfig, TokenF
 	if config.IAMURL, config.ServiceAccount, err = impersonated(file.ImpersonationURL, iamURL); err != nil {
 		return GCPConfig{}, TokenFile{}, fmt.Errorf("has a service_account_impersonation_url that %w", err)
 	}
-	if file.Impersonation != nil && config.ServiceAccount != "" {
+	if config.ServiceAccount != "" {
 		config.Lifetime = time.Duration(min(max(file.Impersonation.LifetimeSeconds, -1), 1<<20)) * time.Second
 	}
 	source := TokenFile{Path: file.Source.File}
@@ -121,20 +110,14 @@ func googleBase(given, allowed, own, path string) (string, error) {
 	case base == own || base == strings.TrimRight(allowed, "/") && allowed != "":
 		return base, nil
 	}
-	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "https" || u.User != nil || u.Port() != "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || !regional(u.Host, own) {
+	// A regional endpoint is like https://sts.us-east4.rep.googleapis.com.
+	service, _, _ := strings.Cut(own, ".")
+	region, isService := strings.CutPrefix(base, service+".")
+	region, isRegion := strings.CutSuffix(region, ".rep.googleapis.com")
+	if !isService || !isRegion || !plain(region, "-") {
 		return "", fmt.Errorf("is not %s%s, and tokens are sent nowhere else: allow it with --sts-url and --iam-url", own, path)
 	}
 	return base, nil
-}
-
-// regional reports whether the host is a regional endpoint of the service:
-// sts.us-east4.rep.googleapis.com.
-func regional(host, own string) bool {
-	service, _, _ := strings.Cut(strings.TrimPrefix(own, "https://"), ".")
-	region, found := strings.CutPrefix(host, service+".")
-	region, isRegion := strings.CutSuffix(region, ".rep.googleapis.com")
-	return found && isRegion && plainName(region)
 }
 
 func impersonated(given, allowed string) (base, email string, err error) {

@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
-	"unicode"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
@@ -92,48 +92,31 @@ func (g GCPConfig) normal() (GCPConfig, error) {
 
 // endpoint returns the base URL without the path of requests.
 func endpoint(given, otherwise, path string) (string, error) {
-	if given == "" {
-		given = otherwise
-	}
-	u, err := serviceURL(given)
+	u, err := serviceURL(cmp.Or(given, otherwise))
 	if err != nil {
 		return "", err
 	}
 	return strings.TrimRight(strings.TrimSuffix(u.String(), path), "/"), nil
 }
 
+var providerName = regexp.MustCompile(`^projects/([\w-]+)/locations/global/workloadIdentityPools/[\w-]+/providers/[\w-]+$`)
+
 // ParseProvider returns the bare name of a workload identity pool provider.
 func ParseProvider(given string) (string, error) {
 	name := strings.TrimPrefix(strings.TrimPrefix(given, "https:"), iamHost)
-	parts := strings.Split(name, "/")
-	form := []string{"projects", "", "locations", "global", "workloadIdentityPools", "", "providers", ""}
-	const shape = "projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER"
-	if len(parts) != len(form) {
-		return "", fmt.Errorf("%q is not the name of a workload identity pool provider: want %s", httpx.MaskForeign(given), shape)
+	parts := providerName.FindStringSubmatch(name)
+	if parts == nil {
+		return "", fmt.Errorf("%q is not the name of a workload identity pool provider: want projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER", httpx.MaskForeign(given))
 	}
-	for i, want := range form {
-		if want != "" && parts[i] != want || want == "" && !plainName(parts[i]) {
-			return "", fmt.Errorf("%q is not the name of a workload identity pool provider: want %s", httpx.MaskForeign(given), shape)
-		}
-	}
-	if strings.ContainsFunc(parts[1], func(r rune) bool { return !unicode.IsDigit(r) }) {
-		return "", fmt.Errorf("%q has the project's ID, and Google requires its number: gcloud projects describe %s --format='value(projectNumber)'", httpx.MaskForeign(given), parts[1])
+	if project := parts[1]; strings.Trim(project, "0123456789") != "" {
+		return "", fmt.Errorf("%q has the project's ID, and Google requires its number: gcloud projects describe %s --format='value(projectNumber)'", httpx.MaskForeign(given), project)
 	}
 	return name, nil
 }
 
-func plainName(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' && r != '_'
-	})
-}
-
 func emailLike(s string) bool {
-	name, domain, found := strings.Cut(s, "@")
-	foreign := func(r rune) bool {
-		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' && r != '.' && r != '_'
-	}
-	return found && name != "" && strings.Contains(domain, ".") && !strings.ContainsFunc(name+domain, foreign) && strings.Trim(name, ".") != ""
+	name, domain, _ := strings.Cut(s, "@")
+	return strings.Trim(name, ".") != "" && strings.Contains(domain, ".") && plain(name+domain, "-._")
 }
 
 // GCP returns the exchange at Google: RFC 8693 at the Security Token Service
@@ -143,12 +126,11 @@ func GCP(config GCPConfig) (Exchanger, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gcp{
+	return &gcp{
 		config: config,
-		sts:    caller{Calling: config.Calling, service: GoogleSTS, reason: googleReason},
-		iam:    caller{Calling: config.Calling, service: GoogleIAM, reason: googleReason},
-	}
-	return g, nil
+		sts:    caller{config.Calling, GoogleSTS, googleReason},
+		iam:    caller{config.Calling, GoogleIAM, googleReason},
+	}, nil
 }
 
 type gcp struct {
@@ -160,8 +142,6 @@ func (g *gcp) Exchange(ctx context.Context, subject discovery.Token) (Credential
 	if err := checkSubject(subject); err != nil {
 		return Credential{}, err
 	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
 	if g.config.ServiceAccount == "" {
 		return g.federate(ctx, subject.Reveal(), g.config.Scopes)
 	}
@@ -187,8 +167,8 @@ func (g *gcp) federate(ctx context.Context, subject string, scopes []string) (Cr
 		ExpiresIn int64  `json:"expires_in"`
 	}
 	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
-	asked := g.sts.now()
-	if err := g.sts.request(ctx, g.config.STSURL+stsPath, header, []byte(form.Encode()), &issued, subject); err != nil {
+	asked := time.Now()
+	if err := g.sts.post(ctx, g.config.STSURL+stsPath, header, []byte(form.Encode()), &issued, subject); err != nil {
 		return Credential{}, err
 	}
 	var expiry time.Time
@@ -212,7 +192,7 @@ func (g *gcp) impersonate(ctx context.Context, federated, subject string) (Crede
 	}
 	target := g.config.IAMURL + iamPath + url.PathEscape(g.config.ServiceAccount) + iamMethod
 	header := http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + federated}}
-	if err := g.iam.request(ctx, target, header, body, &issued, subject, federated); err != nil {
+	if err := g.iam.post(ctx, target, header, body, &issued, subject, federated); err != nil {
 		return Credential{}, err
 	}
 	expiry, _ := time.Parse(time.RFC3339, issued.Expiry) // the zero time is refused below

@@ -11,9 +11,7 @@ import (
 // an unexpected type, each by itself.
 func cloudsmithReason(body []byte) (code, text string) {
 	var members map[string]json.RawMessage
-	if json.Unmarshal(body, &members) != nil {
-		return "", ""
-	}
+	_ = json.Unmarshal(body, &members)
 	var detail string
 	for _, name := range []string{"error", "detail"} {
 		var given string
@@ -23,14 +21,10 @@ func cloudsmithReason(body []byte) (code, text string) {
 	}
 	parts := []string{detail}
 	var fields map[string][]string
-	if json.Unmarshal(members["fields"], &fields) != nil {
-		return "", detail
-	}
+	_ = json.Unmarshal(members["fields"], &fields)
+	names := slices.Sorted(maps.Keys(fields))
 	const most = 5
-	for i, name := range slices.Sorted(maps.Keys(fields)) {
-		if i == most {
-			break
-		}
+	for _, name := range names[:min(len(names), most)] {
 		parts = append(parts, name+": "+strings.Join(fields[name], " "))
 	}
 	return "", joined("; ", parts...)

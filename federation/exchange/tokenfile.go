@@ -84,19 +84,25 @@ type SubjectSource struct {
 
 // Token returns the token. The context bounds minting.
 func (s *SubjectSource) Token(ctx context.Context) (discovery.Token, error) {
+	file := s.File.Path
+	var token discovery.Token
+	var err error
 	switch {
 	case s.Mint != nil:
-		token, err := s.Mint(ctx)
-		if err != nil {
-			return discovery.Token{}, err
-		}
-		return token, s.refuse(token, "")
-	case s.File.Path == "-":
+		file = ""
+		token, err = s.Mint(ctx)
+	case file == "-":
 		s.once.Do(func() { s.piped, s.failed = s.read() })
-		return s.piped, s.failed
+		token, err = s.piped, s.failed
 	default:
-		return s.read()
+		token, err = s.read()
 	}
+	if err == nil && !s.AllowAPIToken {
+		if err = RefuseAPIToken(token, file); err != nil {
+			err = fmt.Errorf("%w (--allow-api-token overrides this)", err)
+		}
+	}
+	return token, err
 }
 
 func (s *SubjectSource) read() (discovery.Token, error) {
@@ -108,13 +114,5 @@ func (s *SubjectSource) read() (discovery.Token, error) {
 	if err != nil {
 		return discovery.Token{}, fmt.Errorf("token file %s: %w", s.File.Path, err)
 	}
-	return token, s.refuse(token, s.File.Path)
-}
-
-func (s *SubjectSource) refuse(token discovery.Token, file string) error {
-	err := RefuseAPIToken(token, file)
-	if err == nil || s.AllowAPIToken {
-		return nil
-	}
-	return fmt.Errorf("%w (--allow-api-token overrides this)", err)
+	return token, nil
 }

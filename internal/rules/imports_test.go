@@ -65,7 +65,7 @@ var rules = []rule{
 	{name: "discovery/...", mayImport: []string{"discovery", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
 	{name: "discovery/kube", mayImport: []string{"discovery", "internal/httpx", "internal/kubeerr"}, mustNotLink: slices.Concat(clouds, clientset, cli)},
 
-	{name: "federation/exchange", mayImport: []string{"discovery", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
+	{name: "federation/exchange", mayImport: []string{"discovery", "internal/httpx", "internal/service/retry"}, mustNotLink: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},
 	{name: "federation/explain", mayImport: []string{"discovery", "discovery/verify", "federation/exchange", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
 	{name: "federation/pullsecret", mayImport: []string{"discovery", "federation/exchange", "federation/pullsecret/lease", "internal/service/...", "internal/kubeerr"}, mustNotLink: slices.Concat(cli, []string{"cloud.google.com/", "github.com/aws/"})},
 	{name: "federation/pullsecret/lease", mayImport: []string{"internal/kubeerr"}, mustNotLink: slices.Concat(clouds, clientset, cli)},

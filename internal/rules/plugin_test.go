@@ -14,7 +14,7 @@ var pluginLinks = []string{
 	"oidc-publisher/cmd/oidc-publisher-credential-provider",
 	"oidc-publisher/discovery", "oidc-publisher/discovery/verify",
 	"oidc-publisher/federation/credentialprovider", "oidc-publisher/federation/exchange", "oidc-publisher/federation/explain",
-	"oidc-publisher/internal/httpx",
+	"oidc-publisher/internal/httpx", "oidc-publisher/internal/service/retry",
 	// tokens
 	"github.com/go-jose/go-jose/v4",
 	// strict decoding
