@@ -36,12 +36,12 @@ type Options struct {
 	Now func() time.Time
 }
 
+// fault is what is probably wrong and what to do about it, each in one line.
+type fault struct{ Cause, Cure string }
+
 // Explanation is the likely cause of a refusal.
 type Explanation struct {
-	// Cause is one line: what is probably wrong.
-	Cause string
-	// Cure is one line: what to do about it.
-	Cure string
+	fault
 	// Trust is what to configure at the service so that it trusts the token.
 	Trust Trust
 }
@@ -81,48 +81,42 @@ const refusalTimeout = 15 * time.Second
 func Refusal(ctx context.Context, refused *exchange.RefusedError, opts Options) Explanation {
 	claims, err := opts.Token.Claims()
 	if err != nil {
-		return Explanation{Cause: "the token " + err.Error(), Cure: "give the token alone, as kubectl create token prints it or a projected volume contains it"}
+		return Explanation{fault: fault{"the token " + err.Error(), "give the token alone, as kubectl create token prints it or a projected volume contains it"}}
 	}
 	if name, err := exchange.ParseProvider(opts.Provider); err == nil {
 		opts.Provider = name
 	}
-	e := Explanation{Trust: trustOf(claims, opts)}
+	e := Explanation{Trust: TrustOf(claims, opts)}
 	if refused.Service == exchange.GoogleIAM { // it accepted the token before
-		e.Cause, e.Cure = impersonation(refused, claims, opts)
+		e.fault = impersonation(refused, claims, opts)
 		return e
 	}
 	found := inspect(ctx, claims, refused, opts)
-	settings, otherwise := provider, anyProvider
+	settings := cloudsmithFault
 	if opts.Service == verify.GCP {
-		settings, otherwise = federation, anyFederation
+		settings = gcpFault
 	}
-	hint := settings(refused, claims, opts)
-	likeliest, aside := cmp.Or(found.first, hint, otherwise(claims, opts)), ""
+	hint, otherwise := settings(refused, claims, opts)
+	likeliest, aside := cmp.Or(found.first, hint, otherwise), ""
 	switch {
 	case found.hidden != fault{}: // the service can't reach the issuer
 		likeliest = cmp.Or(found.token, hint, found.hidden)
 		if likeliest != found.hidden && refused.Status == http.StatusUnauthorized {
-			aside = "and after that: " + found.hidden.cause
+			aside = " (and after that: " + found.hidden.Cause + ")"
 		}
 	case likeliest != found.first:
 		aside = found.unseen
 	}
-	e.Cause, e.Cure = likeliest.cause, likeliest.cure
-	if aside != "" {
-		e.Cause += " (" + aside + ")"
-	}
+	e.fault = fault{likeliest.Cause + aside, likeliest.Cure}
 	return e
 }
-
-// fault is a cause and its cure, each in one line.
-type fault struct{ cause, cure string }
 
 // findings are the faults of issuer and token.
 type findings struct {
 	// first is the first fault in the report, token is a fault of the token
 	// alone, and hidden is an issuer that the service can't reach.
 	first, token, hidden fault
-	// unseen is what could not be checked from here.
+	// unseen is what could not be checked from here, in parentheses.
 	unseen string
 }
 
@@ -136,13 +130,18 @@ func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.Ref
 		For: []verify.RelyingParty{opts.Service}, Transport: opts.Transport, Now: opts.Now, Timeout: issuerTimeout,
 	})
 	if err != nil {
-		found.unseen = "there was no time to check the public issuer"
+		found.unseen = " (there was no time to check the public issuer)"
 	}
 	for _, check := range report.Checks {
 		bad := fault{faultLine(claims, check), line(check.Cure)}
 		switch {
 		case check.ID == "issuer-host" && (check.Status == verify.Warn || check.Status == verify.Fail):
-			found.notPublic(claims, check, refused, opts)
+			if !verify.Reaches(hostOf("//"+refused.Host), hostOf(claims.Issuer)) {
+				found.hidden = fault{bad.Cause, unpublished}
+				if opts.Service == verify.GCP {
+					found.hidden.Cure += "; or upload the keys to the provider (gcloud iam workload-identity-pools providers update-oidc --jwk-json-path)"
+				}
+			}
 		case strings.HasSuffix(check.ID, "issuer-host"):
 		case check.Status == verify.Fail:
 			found.first = cmp.Or(found.first, bad)
@@ -150,33 +149,19 @@ func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.Ref
 				found.token = cmp.Or(found.token, bad)
 			}
 		case check.Status == verify.Error && found.unseen == "":
-			found.unseen = "what could not be checked from here: " + bad.cause
+			found.unseen = " (what could not be checked from here: " + bad.Cause + ")"
 		}
 	}
 	return found
 }
 
-// notPublic adds the fault of an issuer with a host that is not public.
-func (f *findings) notPublic(claims discovery.Claims, check verify.Check, refused *exchange.RefusedError, opts Options) {
-	if verify.Reaches(hostOf("//"+refused.Host), hostOf(claims.Issuer)) {
-		return
-	}
-	f.hidden = fault{
-		faultLine(claims, check),
-		"publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the current one as a second while its tokens live",
-	}
-	if opts.Service == verify.GCP {
-		f.hidden.cure += "; or upload the keys to the provider (gcloud iam workload-identity-pools providers update-oidc --jwk-json-path)"
-	}
-}
+// unpublished is the cure for an issuer with a host that is not public.
+const unpublished = "publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the current one as a second while its tokens live"
 
 // ofToken reports whether the check does not depend on the issuer's documents.
 func ofToken(id string) bool {
-	switch id {
-	case "token-key", "token-signature":
-		return false
-	}
-	return strings.HasPrefix(id, "token-") || strings.HasSuffix(id, "issuer-url") || strings.HasSuffix(id, "-audience-length")
+	return id != "token-key" && id != "token-signature" &&
+		(strings.HasPrefix(id, "token-") || strings.HasSuffix(id, "issuer-url") || strings.HasSuffix(id, "-audience-length"))
 }
 
 func hostOf(address string) string {
@@ -199,88 +184,78 @@ func faultLine(claims discovery.Claims, check verify.Check) string {
 	return line(text)
 }
 
-// provider returns the fault in the organisation's settings at Cloudsmith that
-// the answer or the token points to, if any.
-func provider(refused *exchange.RefusedError, claims discovery.Claims, opts Options) fault {
-	const usual = "https://api.cloudsmith.io"
-	switch {
-	case refused.Status == http.StatusNotFound:
-		return fault{fmt.Sprintf("there is no organisation %q at this address", opts.Org), "take --org from the URL of the workspace, and check --cloudsmith-url"}
-	case refused.Status == http.StatusBadRequest:
-		return fault{
-			fmt.Sprintf("there is no service account %q in the organisation %q, or the OpenID Connect provider does not list it", opts.ServiceSlug, opts.Org),
-			"take --service-slug from the service account's page, and add the account to the provider",
-		}
-	case refused.Status == http.StatusUnprocessableEntity:
-		return fault{"Cloudsmith does not accept this organisation, service account or token format", "check --org and --service-slug"}
-	case !slices.Contains(claims.Audience, usual):
-		return fault{
-			line(fmt.Sprintf("the token is for the audience %q, and providers usually require the claim aud to be %q", first(claims.Audience), usual)),
-			"mint tokens for that audience, or change the provider's claim aud to this one",
-		}
-	default:
-		return fault{}
-	}
-}
-
-func anyProvider(claims discovery.Claims, opts Options) fault {
-	return fault{
+// cloudsmithFault returns the fault in the organisation's settings at Cloudsmith that
+// the answer or the token points to, if any, and the fault if nothing points to one.
+func cloudsmithFault(refused *exchange.RefusedError, claims discovery.Claims, opts Options) (hint, otherwise fault) {
+	otherwise = fault{
 		line(fmt.Sprintf("issuer and token are valid, so no enabled OpenID Connect provider of the organisation %q has the URL %q, claims that match this token, and the service account %q",
 			opts.Org, claims.Issuer, opts.ServiceSlug)),
 		"compare the provider's settings, character by character; the value of a claim may end in .* as a wildcard",
 	}
+	switch {
+	case refused.Status == http.StatusNotFound:
+		hint = fault{fmt.Sprintf("there is no organisation %q at this address", opts.Org), "take --org from the URL of the workspace, and check --cloudsmith-url"}
+	case refused.Status == http.StatusBadRequest:
+		hint = fault{
+			fmt.Sprintf("there is no service account %q in the organisation %q, or the OpenID Connect provider does not list it", opts.ServiceSlug, opts.Org),
+			"take --service-slug from the service account's page, and add the account to the provider",
+		}
+	case refused.Status == http.StatusUnprocessableEntity:
+		hint = fault{"Cloudsmith does not accept this organisation, service account or token format", "check --org and --service-slug"}
+	case !slices.Contains(claims.Audience, exchange.CloudsmithURL):
+		hint = fault{
+			line(fmt.Sprintf("the token is for the audience %q, and providers usually require the claim aud to be %q", first(claims.Audience), exchange.CloudsmithURL)),
+			"mint tokens for that audience, or change the provider's claim aud to this one",
+		}
+	}
+	return hint, otherwise
 }
 
 // compare shows the settings of a pool's provider.
 const compare = "compare with: gcloud iam workload-identity-pools providers describe"
 
-// federation returns the fault in the settings of the pool's provider that the
-// error code of Google's Security Token Service or the token points to, if any.
-func federation(refused *exchange.RefusedError, claims discovery.Claims, opts Options) fault {
+// gcpFault returns the fault in the settings of the pool's provider that the error code
+// of Google's Security Token Service or the token points to, if any, and the fault if
+// nothing points to one.
+func gcpFault(refused *exchange.RefusedError, claims discovery.Claims, opts Options) (hint, otherwise fault) {
+	otherwise = fault{"issuer and token are valid, so the fault is in the provider's settings: issuer URI, allowed audiences, attribute mapping or uploaded keys", compare}
 	mentions := func(word string) bool { return strings.Contains(strings.ToLower(refused.Reason), word) }
 	expected := "https://iam.googleapis.com/" + opts.Provider
 	expectedToo := slices.Contains(claims.Audience, expected) || slices.Contains(claims.Audience, "//iam.googleapis.com/"+opts.Provider)
 	const longest = 127
 	switch {
 	case refused.Code == "invalid_target":
-		return fault{
+		hint = fault{
 			"the provider does not exist, or it or its pool is disabled or deleted: " + opts.Provider,
 			"check the project number, the pool and the provider in --provider",
 		}
 	case len(claims.Subject) > longest:
-		return fault{fmt.Sprintf("the subject has %d bytes, and google.subject allows %d", len(claims.Subject), longest), "use shorter names, or another attribute mapping"}
+		hint = fault{fmt.Sprintf("the subject has %d bytes, and google.subject allows %d", len(claims.Subject), longest), "use shorter names, or another attribute mapping"}
 	case refused.Code == "unauthorized_client" || mentions("attribute condition"):
-		return fault{line(fmt.Sprintf("the provider's attribute condition rejects the subject %q", claims.Subject)), compare + " (attributeCondition)"}
+		hint = fault{line(fmt.Sprintf("the provider's attribute condition rejects the subject %q", claims.Subject)), compare + " (attributeCondition)"}
 	case mentions("connecting"): // to the issuer
-		return fault{}
 	case mentions("audience") || refused.Code == "invalid_grant" && !expectedToo:
-		return fault{
+		hint = fault{
 			line(fmt.Sprintf("the token is for the audience %q, and the provider accepts %q unless it has a list of allowed audiences", first(claims.Audience), expected)),
 			"mint tokens for that audience, or add this one to the provider's allowed audiences",
 		}
 	case mentions("issuer"):
-		return fault{line(fmt.Sprintf("the provider's issuer URI is not %q, byte for byte", claims.Issuer)), compare + " (oidc.issuerUri)"}
-	default:
-		return fault{}
+		hint = fault{line(fmt.Sprintf("the provider's issuer URI is not %q, byte for byte", claims.Issuer)), compare + " (oidc.issuerUri)"}
 	}
-}
-
-func anyFederation(discovery.Claims, Options) fault {
-	return fault{"issuer and token are valid, so the fault is in the provider's settings: issuer URI, allowed audiences, attribute mapping or uploaded keys", compare}
+	return hint, otherwise
 }
 
 // impersonation explains a refusal of the second step.
-func impersonation(refused *exchange.RefusedError, claims discovery.Claims, opts Options) (cause, cure string) {
+func impersonation(refused *exchange.RefusedError, claims discovery.Claims, opts Options) fault {
 	switch refused.Status {
 	case http.StatusForbidden:
-		return line(fmt.Sprintf("%s lacks roles/iam.workloadIdentityUser on the service account %s, or there is no such account", principal(claims, opts), opts.ServiceAccount)),
-			bindCommand(claims, opts)
+		return fault{line(fmt.Sprintf("%s lacks roles/iam.workloadIdentityUser on the service account %s, or there is no such account", principal(claims, opts), opts.ServiceAccount)), bindCommand(claims, opts)}
 	case http.StatusNotFound:
-		return "there is no service account " + opts.ServiceAccount, "check --service-account: gcloud iam service-accounts list"
+		return fault{"there is no service account " + opts.ServiceAccount, "check --service-account: gcloud iam service-accounts list"}
 	case http.StatusBadRequest:
-		return "the lifetime or a scope is not allowed", "ask for at most 1h; more needs the organisation policy iam.allowServiceAccountCredentialLifetimeExtension"
+		return fault{"the lifetime or a scope is not allowed", "ask for at most 1h; more needs the organisation policy iam.allowServiceAccountCredentialLifetimeExtension"}
 	default:
-		return "the IAM Credentials API does not accept the federated token", "check that the API iamcredentials.googleapis.com is enabled, and this machine's clock"
+		return fault{"the IAM Credentials API does not accept the federated token", "check that the API iamcredentials.googleapis.com is enabled, and this machine's clock"}
 	}
 }
 

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/exchange"
+	"oidc-publisher/internal/httpx"
 )
 
 // Trust is what to configure at a service so that it trusts a token.
@@ -29,7 +29,8 @@ func (t Trust) Lines() []string {
 	if len(t.Values) == 0 {
 		return nil
 	}
-	lines := []string{"configure at " + display(t.Service) + ":"}
+	names := map[verify.RelyingParty]string{verify.Cloudsmith: "Cloudsmith", verify.GCP: "Google Cloud"}
+	lines := []string{"configure at " + names[t.Service] + ":"}
 	width := 0
 	for _, v := range t.Values {
 		width = max(width, len(v.Name))
@@ -43,38 +44,32 @@ func (t Trust) Lines() []string {
 	return lines
 }
 
-func display(service verify.RelyingParty) string {
-	if service == verify.GCP {
-		return "Google Cloud"
-	}
-	return "Cloudsmith"
-}
-
 // Trusts returns what to configure at the services so that they trust the token.
 // It is empty for services without an exchange and for a token that can't be read.
 func Trusts(services []verify.RelyingParty, token discovery.Token) (all []Trust) {
+	claims, err := token.Claims()
+	if err != nil {
+		return nil
+	}
 	for _, service := range services {
-		if trust, err := TrustOf(Options{Service: service, Token: token}); err == nil && len(trust.Values) > 0 {
+		if trust := TrustOf(claims, Options{Service: service}); len(trust.Values) > 0 {
 			all = append(all, trust)
 		}
 	}
 	return all
 }
 
-// TrustOf returns what to configure at the service so that it trusts the token,
-// which is not verified. It is empty for services without an exchange.
-func TrustOf(opts Options) (Trust, error) {
-	claims, err := opts.Token.Claims()
-	if err != nil {
-		return Trust{}, err
-	}
-	return trustOf(claims, opts), nil
-}
-
-func trustOf(claims discovery.Claims, opts Options) Trust {
+// TrustOf returns what to configure at the service so that it trusts a token with these
+// claims. It is empty for services without an exchange.
+func TrustOf(claims discovery.Claims, opts Options) Trust {
 	switch opts.Service {
 	case verify.Cloudsmith:
-		return cloudsmithTrust(claims, opts)
+		required, _ := json.Marshal(map[string]string{"aud": first(claims.Audience), "sub": claims.Subject}) // strings always marshal
+		return Trust{Service: verify.Cloudsmith, Values: []Value{
+			{"provider URL", line(claims.Issuer)},
+			{"claims", line(string(required))},
+			{"service account", cmp.Or(opts.ServiceSlug, "SERVICE_SLUG")},
+		}}
 	case verify.GCP:
 		return gcpTrust(claims, opts)
 	default:
@@ -82,59 +77,42 @@ func trustOf(claims discovery.Claims, opts Options) Trust {
 	}
 }
 
-func cloudsmithTrust(claims discovery.Claims, opts Options) Trust {
-	required := map[string]string{"aud": first(claims.Audience), "sub": claims.Subject}
-	text, err := json.Marshal(required)
-	if err != nil { // strings always marshal
-		return Trust{}
-	}
-	return Trust{Service: verify.Cloudsmith, Values: []Value{
-		{"provider URL", line(claims.Issuer)},
-		{"claims", line(string(text))},
-		{"service account", cmp.Or(opts.ServiceSlug, "SERVICE_SLUG")},
-	}}
-}
-
 func gcpTrust(claims discovery.Claims, opts Options) Trust {
-	_, _, _, known := parts(claims, opts)
+	provider, audience := providerOf(claims, opts), first(claims.Audience)
 	t := Trust{Service: verify.GCP, Values: []Value{
 		{"issuer", line(claims.Issuer)},
-		{"allowed audience", line(first(claims.Audience))},
+		{"allowed audience", line(audience)},
 		{"attribute mapping", "google.subject=assertion.sub"},
 		{"principal", line(principal(claims, opts))},
 	}}
-	if !known {
+	if provider == unknownProvider {
 		t.Values = append(t.Values, Value{"(fill in)", "NUMBER, POOL and PROVIDER: the token's audience does not contain them"})
 	}
-	t.Commands = []string{createCommand(claims, opts), bindCommand(claims, opts)}
+	parts := strings.Split(provider, "/")
+	create := fmt.Sprintf("gcloud iam workload-identity-pools providers create-oidc %s --project=%s --location=global --workload-identity-pool=%s --issuer-uri=%s --attribute-mapping=google.subject=assertion.sub",
+		parts[7], parts[1], parts[5], word(claims.Issuer))
+	if strings.TrimPrefix(audience, "https:") != "//iam.googleapis.com/"+provider {
+		create += " --allowed-audiences=" + word(audience)
+	}
+	t.Commands = []string{create, bindCommand(claims, opts)}
 	return t
 }
 
-// parts returns the parts of the provider's name, or placeholders if unknown.
-func parts(claims discovery.Claims, opts Options) (project, pool, provider string, known bool) {
+const unknownProvider = "projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER"
+
+// providerOf returns the name of the workload identity provider.
+func providerOf(claims discovery.Claims, opts Options) string {
 	for _, candidate := range slices.Concat([]string{opts.Provider}, claims.Audience) {
 		if name, err := exchange.ParseProvider(candidate); err == nil {
-			p := strings.Split(name, "/")
-			return p[1], p[5], p[7], true
+			return name
 		}
 	}
-	return "NUMBER", "POOL", "PROVIDER", false
+	return unknownProvider
 }
 
 func principal(claims discovery.Claims, opts Options) string {
-	project, pool, _, _ := parts(claims, opts)
-	return fmt.Sprintf("principal://iam.googleapis.com/projects/%s/locations/global/workloadIdentityPools/%s/subject/%s", project, pool, claims.Subject)
-}
-
-func createCommand(claims discovery.Claims, opts Options) string {
-	project, pool, provider, _ := parts(claims, opts)
-	command := fmt.Sprintf("gcloud iam workload-identity-pools providers create-oidc %s --project=%s --location=global --workload-identity-pool=%s --issuer-uri=%s --attribute-mapping=google.subject=assertion.sub",
-		provider, project, pool, word(claims.Issuer))
-	name := fmt.Sprintf("projects/%s/locations/global/workloadIdentityPools/%s/providers/%s", project, pool, provider)
-	if aud := first(claims.Audience); aud != "https://iam.googleapis.com/"+name && aud != "//iam.googleapis.com/"+name {
-		command += " --allowed-audiences=" + word(aud)
-	}
-	return command
+	pool, _, _ := strings.Cut(providerOf(claims, opts), "/providers/")
+	return "principal://iam.googleapis.com/" + pool + "/subject/" + claims.Subject
 }
 
 // bindCommand grants the token's subject the use of the service account or,
@@ -148,13 +126,4 @@ func bindCommand(claims discovery.Claims, opts Options) string {
 }
 
 // word quotes foreign text as one word of a shell.
-func word(s string) string {
-	s = line(s)
-	plain := func(r rune) bool {
-		return r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_./:@=", r))
-	}
-	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
+func word(s string) string { return httpx.ShellQuote(line(s)) }

@@ -1,6 +1,7 @@
 package httpx_test
 
 import (
+	"os/exec"
 	"testing"
 
 	"oidc-publisher/internal/httpx"
@@ -25,6 +26,19 @@ func TestMaskTokens(t *testing.T) {
 	} {
 		if got := httpx.MaskTokens(text); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestShellQuote: a shell reads of a quoted name just that name.
+func TestShellQuote(t *testing.T) {
+	for _, name := range []string{"jane", "a b", "", "o'neill", `"$(id)" ; rm -rf * & <x> | \`, "--flag", "日本", "tab\there"} {
+		out, err := exec.Command("sh", "-c", "printf %s --user="+httpx.ShellQuote(name)).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(out) != "--user="+name {
+			t.Errorf("%q became %q", name, out)
 		}
 	}
 }

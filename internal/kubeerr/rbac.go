@@ -2,10 +2,11 @@ package kubeerr
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"oidc-publisher/internal/httpx"
 )
 
 // Rule is an RBAC rule that requests need.
@@ -85,17 +86,7 @@ func subject(user string) string {
 		return "--user=NAME (or --serviceaccount=NAMESPACE:NAME)"
 	}
 	if account, ok := strings.CutPrefix(user, "system:serviceaccount:"); ok && strings.Count(account, ":") == 1 {
-		return "--serviceaccount=" + shellQuote(account)
+		return "--serviceaccount=" + httpx.ShellQuote(account)
 	}
-	return "--user=" + shellQuote(user)
-}
-
-func shellQuote(s string) string {
-	plain := func(r rune) bool {
-		return r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) || slices.Contains([]rune("@%+=:,./_-"), r)
-	}
-	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return "--user=" + httpx.ShellQuote(user)
 }
