@@ -254,10 +254,7 @@ func writePullSecrets(c *cli.Context, options pullSecretOptions) error {
 func refreshPullSecrets(c *cli.Context, options pullSecretOptions, cluster *kube.Source) error {
 	log := cli.ServiceLogger(c)
 	job := options.job
-	config := pullsecret.KeeperConfig{
-		Cluster: job.Cluster, Secret: job.Secret, Namespaces: job.Namespaces, Exchange: job.Exchange,
-		Timeout: min(options.timeout, exchangeLimit), Attach: job.Attach, TakeOver: job.TakeOver, Log: log,
-	}
+	config := pullsecret.KeeperConfig{Job: job, Timeout: min(options.timeout, exchangeLimit), Log: log}
 	if options.leaderElect {
 		identity, err := lease.Identity()
 		if err != nil {

@@ -32,20 +32,11 @@ func (e *AccountError) Error() string {
 // Unwrap returns Err.
 func (e *AccountError) Unwrap() error { return e.Err }
 
-// attachAll adds the secret to the imagePullSecrets of the service accounts, and
-// returns those that it changed.
-func (c *Cluster) attachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, []*AccountError) {
-	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withSecret(names, secret) })
-}
-
-// detachAll removes the secret from the imagePullSecrets of the service accounts.
-func (c *Cluster) detachAll(ctx context.Context, namespace string, accounts []string, secret string, dryRun bool) ([]string, []*AccountError) {
-	return c.changeAll(ctx, namespace, accounts, dryRun, func(names []any) []any { return withoutSecret(names, secret) })
-}
-
-func (c *Cluster) changeAll(ctx context.Context, namespace string, accounts []string, dryRun bool, change func([]any) []any) (changed []string, failed []*AccountError) {
+// changeAccounts changes the imagePullSecrets of the service accounts, and returns
+// those that it changed.
+func (c *Cluster) changeAccounts(ctx context.Context, namespace string, accounts []string, change func([]any) []any, dryRun bool) (changed []string, failed []*AccountError) {
 	for _, account := range accounts {
-		did, err := c.changePullSecrets(ctx, namespace, account, dryRun, change)
+		did, err := c.changePullSecrets(ctx, namespace, account, change, dryRun)
 		if did {
 			changed = append(changed, account)
 		}
@@ -68,7 +59,7 @@ var conflictBackoff = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.1, 
 
 // changePullSecrets reads and writes the list as a whole, since it is atomic, and
 // retries after conflicts.
-func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string, dryRun bool, change func([]any) []any) (changed bool, err error) {
+func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string, change func([]any) []any, dryRun bool) (changed bool, err error) {
 	err = retry.RetryOnConflict(conflictBackoff, func() error {
 		account, err := c.serviceAccount(ctx, namespace, name)
 		if err != nil {
@@ -87,20 +78,24 @@ func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string,
 	return changed && err == nil, err
 }
 
-func names(secret string) func(any) bool {
+func isFor(secret string) func(any) bool {
 	return func(reference any) bool {
 		object, _ := reference.(map[string]any)
 		return object["name"] == secret
 	}
 }
 
-func withSecret(references []any, secret string) []any {
-	if slices.ContainsFunc(references, names(secret)) {
-		return references
+// withSecret adds the secret to imagePullSecrets.
+func withSecret(secret string) func([]any) []any {
+	return func(references []any) []any {
+		if slices.ContainsFunc(references, isFor(secret)) {
+			return references
+		}
+		return append(slices.Clip(references), map[string]any{"name": secret})
 	}
-	return append(slices.Clip(references), map[string]any{"name": secret})
 }
 
-func withoutSecret(references []any, secret string) []any {
-	return slices.DeleteFunc(slices.Clone(references), names(secret))
+// withoutSecret removes it.
+func withoutSecret(secret string) func([]any) []any {
+	return func(references []any) []any { return slices.DeleteFunc(slices.Clone(references), isFor(secret)) }
 }

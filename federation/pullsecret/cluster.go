@@ -8,15 +8,18 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/pager"
 
 	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/internal/kubeerr"
@@ -31,10 +34,9 @@ const (
 	// requestTimeout bounds one request, with client-go's own retries where
 	// the API server asks for them (429 and Retry-After).
 	requestTimeout = 30 * time.Second
-	// maxAnswer bounds an answer in bytes, except a watch: far more than the
-	// metadata of pageSize objects.
+	// maxAnswer bounds an answer in bytes, except a watch: far more than a page
+	// of metadata.
 	maxAnswer = 64 << 20
-	pageSize  = 500
 )
 
 // Cluster is a client of the API server for pull secrets. It is safe for
@@ -42,12 +44,12 @@ const (
 type Cluster struct {
 	metadata metadata.Interface
 	rest     rest.Interface
-	explain  Explain
+	explain  lease.Explain
 }
 
 // Connect returns a client. It makes no request. The client has no rate limit of
 // its own: the API server's priority and fairness applies.
-func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
+func Connect(config *rest.Config, explain lease.Explain) (*Cluster, error) {
 	own := rest.CopyConfig(config)
 	own.QPS = -1
 	own.Wrap(func(next http.RoundTripper) http.RoundTripper { return boundedTransport{next} })
@@ -70,7 +72,7 @@ func Connect(config *rest.Config, explain Explain) (*Cluster, error) {
 // Elector returns a candidate for the Lease namespace/name. The identity must be
 // unique.
 func (c *Cluster) Elector(namespace, name, identity string) *lease.Elector {
-	return lease.New(c.rest, lease.Explain(c.explain), namespace, name, identity)
+	return lease.New(c.rest, c.explain, namespace, name, identity)
 }
 
 // find reads the type and metadata of a secret; nil if there is none. The
@@ -148,7 +150,7 @@ func (c *Cluster) apply(ctx context.Context, namespace, name string, body []byte
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	got, err := c.metadata.Resource(secrets).Namespace(namespace).Patch(ctx, name, types.ApplyPatchType, body,
-		metav1.PatchOptions{FieldManager: Manager, Force: &force, DryRun: dryRunOption(dryRun), FieldValidation: metav1.FieldValidationStrict})
+		metav1.PatchOptions{FieldManager: Manager, Force: &force, DryRun: map[bool][]string{true: {metav1.DryRunAll}}[dryRun], FieldValidation: metav1.FieldValidationStrict})
 	if err != nil {
 		return version{}, c.explain(ctx, requestFor("patch", secretRule(namespace, name)), err)
 	}
@@ -166,25 +168,21 @@ func (c *Cluster) remove(ctx context.Context, f found) error {
 }
 
 // list returns the namespaces with these labels, page by page.
-func (c *Cluster) list(ctx context.Context, selector string) (all []metav1.PartialObjectMetadata, err error) {
-	options := metav1.ListOptions{LabelSelector: selector, Limit: pageSize}
-	for {
-		page, err := c.page(ctx, options)
-		if err != nil {
-			return nil, fmt.Errorf("list namespaces: %w", err)
-		}
-		all = append(all, page.Items...)
-		if options.Continue = page.Continue; options.Continue == "" {
-			return all, nil
-		}
+func (c *Cluster) list(ctx context.Context, selector string) (all []metav1.ObjectMeta, err error) {
+	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		page, err := c.metadata.Resource(namespaces).List(ctx, options)
+		return page, c.explain(ctx, requestFor("list", kubeerr.Rule{Verbs: []string{"list"}, Resource: "namespaces"}), err)
+	})
+	err = pages.EachListItem(ctx, metav1.ListOptions{LabelSelector: selector}, func(object runtime.Object) error {
+		all = append(all, metaOf(object))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", err)
 	}
-}
-
-func (c *Cluster) page(ctx context.Context, options metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	page, err := c.metadata.Resource(namespaces).List(ctx, options)
-	return page, c.explain(ctx, requestFor("list", kubeerr.Rule{Verbs: []string{"list"}, Resource: "namespaces"}), err)
+	return all, nil
 }
 
 // serviceAccount reads a service account with all its fields, known or not.
@@ -215,11 +213,24 @@ func (c *Cluster) replaceServiceAccount(ctx context.Context, namespace, name str
 	return c.explain(ctx, requestFor("update", accountRule(namespace, name)), request.Do(ctx).Error())
 }
 
-func dryRunOption(dryRun bool) []string {
-	if dryRun {
-		return []string{metav1.DryRunAll}
+func secretRule(namespace, name string, more ...string) kubeerr.Rule {
+	return kubeerr.Rule{Verbs: append([]string{"get", "create", "patch"}, more...), Resource: "secrets", Name: name, Namespace: namespace}
+}
+
+func accountRule(namespace, name string) kubeerr.Rule {
+	return kubeerr.Rule{Verbs: []string{"get", "update"}, Resource: "serviceaccounts", Name: name, Namespace: namespace}
+}
+
+// requestFor describes a request with the verb, which the rule allows.
+func requestFor(verb string, rule kubeerr.Rule) kubeerr.Request {
+	object := rule.Resource
+	if rule.Name != "" {
+		object = strings.TrimSuffix(rule.Resource, "s") + " " + rule.Name
 	}
-	return nil
+	if rule.Namespace != "" {
+		object += " in namespace " + rule.Namespace
+	}
+	return kubeerr.Request{Verb: verb, Object: object, Allow: rule.Allow, Timeout: requestTimeout}
 }
 
 // boundedTransport bounds the size of answers, which client-go does not.

@@ -73,11 +73,11 @@ func candidacy(t *testing.T, leases *rest.Config) *candidate {
 	cluster := connected(t, &rest.Config{Host: "https://kubernetes.example.com", Transport: emptyCluster{}})
 	c := &candidate{t: t}
 	c.keeper = NewKeeper(KeeperConfig{
-		Cluster: cluster, Secret: Secret{Name: "regcred"}, Timeout: 30 * time.Second,
-		Elector: connected(t, leases).Elector("default", "lease", "a"), Log: slog.New(slog.NewTextHandler(&c.log, nil)),
-		Exchange: func(context.Context) (exchange.Credential, error) {
+		Job: Job{Cluster: cluster, Secret: Secret{Name: "regcred"}, Exchange: func(context.Context) (exchange.Credential, error) {
 			return exchange.Credential{Username: "token", Password: discovery.NewSecret(password), Expiry: time.Now().Add(time.Hour)}, nil
-		},
+		}},
+		Timeout: 30 * time.Second,
+		Elector: connected(t, leases).Elector("default", "lease", "a"), Log: slog.New(slog.NewTextHandler(&c.log, nil)),
 	}, prometheus.NewRegistry())
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup

@@ -89,7 +89,13 @@ func (j *Job) inspect(ctx context.Context, names []string) ([]Result, error) {
 	w := j.writer()
 	results := make([]Result, len(names))
 	now := time.Now()
-	find := j.finder(ctx)
+	find := func(namespace string) (*found, error) { return j.Cluster.find(ctx, namespace, j.Secret.Name) }
+	if len(j.Namespaces.Names) == 0 {
+		// One request instead of one for each namespace, if that is allowed.
+		if all, err := j.Cluster.findAll(ctx, j.Secret.Name); err == nil {
+			find = func(namespace string) (*found, error) { return all[namespace], nil }
+		}
+	}
 	err := each(ctx, len(names), func(i int) {
 		r := Result{Namespace: names[i]}
 		f, err := find(names[i])
@@ -112,37 +118,22 @@ func (j *Job) inspect(ctx context.Context, names []string) ([]Result, error) {
 	return results, nil
 }
 
-// finder lists the secrets of all namespaces at once if none are named and that
-// is allowed; else it reads one after another.
-func (j *Job) finder(ctx context.Context) func(namespace string) (*found, error) {
-	if len(j.Namespaces.Names) == 0 {
-		if all, err := j.Cluster.findAll(ctx, j.Secret.Name); err == nil {
-			return func(namespace string) (*found, error) { return all[namespace], nil }
-		}
-	}
-	return func(namespace string) (*found, error) { return j.Cluster.find(ctx, namespace, j.Secret.Name) }
-}
-
 // attachOnly leaves the secrets, which are all fresh, and attaches them.
 func (j *Job) attachOnly(ctx context.Context, results []Result) error {
 	return each(ctx, len(results), func(i int) {
 		r := &results[i]
 		if r.Outcome == "" {
 			r.Outcome = Unchanged
-			*r = r.attached(j.Cluster.attachAll(ctx, r.Namespace, j.Attach, j.Secret.Name, j.DryRun))
+			*r = r.attached(j.Cluster.changeAccounts(ctx, r.Namespace, j.Attach, withSecret(j.Secret.Name), j.DryRun))
 		}
 	})
 }
 
 // write gets a credential and writes it to all namespaces without an outcome.
 func (j *Job) write(ctx context.Context, report *Report) error {
-	got, err := j.Exchange(ctx)
+	c, err := j.credential(ctx)
 	if err != nil {
 		return err
-	}
-	c := credential{got, time.Now()}
-	if c.expired(c.at) {
-		return fmt.Errorf("the credential expired at %s: check this machine's clock", c.Expiry.Format(time.RFC3339))
 	}
 	report.Exchanged, report.Expiry = true, c.Expiry
 	if !c.Expiry.IsZero() {
@@ -164,6 +155,17 @@ func (j *Job) write(ctx context.Context, report *Report) error {
 	})
 }
 
+// credential gets a credential, and refuses one that has expired.
+func (j *Job) credential(ctx context.Context) (credential, error) {
+	at := time.Now()
+	got, err := j.Exchange(ctx)
+	c := credential{got, at}
+	if err == nil && c.expired(time.Now()) {
+		err = fmt.Errorf("the credential expired at %s: check this machine's clock", c.Expiry.Format(time.RFC3339))
+	}
+	return c, err
+}
+
 func (j *Job) writer() *writer {
 	return &writer{cluster: j.Cluster, secret: j.Secret, attach: j.Attach, takeOver: j.TakeOver, dryRun: j.DryRun}
 }
@@ -178,7 +180,7 @@ func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 	report := Report{Results: make([]Result, len(names))}
 	return report, each(ctx, len(names), func(i int) {
 		r := Result{Namespace: names[i], Outcome: Unchanged}
-		changed, failed := j.Cluster.detachAll(ctx, names[i], accounts, j.Secret.Name, j.DryRun)
+		changed, failed := j.Cluster.changeAccounts(ctx, names[i], accounts, withoutSecret(j.Secret.Name), j.DryRun)
 		present := slices.DeleteFunc(slices.Clone(failed), func(f *AccountError) bool { return f.Absent })
 		if r.Accounts, r.Err = changed, joined(present); len(changed) > 0 {
 			r.Outcome = Detached

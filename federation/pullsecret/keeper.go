@@ -10,23 +10,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/util/workqueue"
 
-	"oidc-publisher/federation/exchange"
 	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/internal/service"
 )
 
-// KeeperConfig is the configuration of a Keeper. All but Attach, TakeOver and
-// Elector is required.
+// KeeperConfig is the configuration of a Keeper.
 type KeeperConfig struct {
-	Cluster    *Cluster
-	Secret     Secret
-	Namespaces Namespaces
-	// Exchange gets a credential. The context bounds it.
-	Exchange func(context.Context) (exchange.Credential, error)
+	// Job is what is kept. MinRemaining, DryRun and Progress are not used.
+	Job
 	// Timeout bounds one exchange.
-	Timeout  time.Duration
-	Attach   []string
-	TakeOver bool
+	Timeout time.Duration
 	// Elector lets one of several replicas write; nil for a single one.
 	Elector *lease.Elector
 	Log     *slog.Logger
@@ -97,7 +90,7 @@ const (
 func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
-		writer:       &writer{cluster: c.Cluster, secret: c.Secret, attach: c.Attach, takeOver: c.TakeOver},
+		writer:       c.Job.writer(),
 		health:       service.NewHealth(2*c.Timeout+turn+slack, "not every namespace has been written yet"),
 		failures:     service.NewFailures(c.Log),
 		wall:         func() time.Time { return time.Now().Round(0) },

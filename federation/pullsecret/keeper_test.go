@@ -33,7 +33,7 @@ func (w *world) keep(namespaces Namespaces, change func(*KeeperConfig)) *keeping
 	w.t.Helper()
 	k := &keeping{world: w, log: new(logtest.Log)}
 	config := KeeperConfig{
-		Cluster: w.job.Cluster, Secret: w.job.Secret, Namespaces: namespaces, Exchange: w.exchange, Timeout: 10 * time.Second,
+		Job: Job{Cluster: w.job.Cluster, Secret: w.job.Secret, Namespaces: namespaces, Exchange: w.exchange}, Timeout: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(k.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {

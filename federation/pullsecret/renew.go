@@ -3,8 +3,9 @@ package pullsecret
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"oidc-publisher/federation/exchange"
@@ -38,7 +39,7 @@ func (k *Keeper) renew(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			wait = k.retryDelay(backoff.Next(), requestedDelay(err))
+			wait = k.retryDelay(backoff.Next(), err)
 		default:
 			backoff.Reset()
 		}
@@ -46,19 +47,13 @@ func (k *Keeper) renew(ctx context.Context) {
 	}
 }
 
-// requestedDelay returns the delay that a service asked for.
-func requestedDelay(err error) time.Duration {
-	var later *exchange.UnavailableError
-	if !errors.As(err, &later) {
-		return 0
+// retryDelay honours the delay that the service asks for up to maxRequested, and as
+// long as it leaves time for one more try before the old credential expires.
+func (k *Keeper) retryDelay(least time.Duration, err error) time.Duration {
+	wait := time.Duration(0)
+	if later := (*exchange.UnavailableError)(nil); errors.As(err, &later) {
+		wait = min(later.RetryAfter, maxRequested)
 	}
-	return later.RetryAfter
-}
-
-// retryDelay honours the requested delay up to maxRequested, and as long as it
-// leaves time for one more try before the old credential expires.
-func (k *Keeper) retryDelay(least, requested time.Duration) time.Duration {
-	wait := min(requested, maxRequested)
 	if c := k.current(); c != nil && !c.Expiry.IsZero() {
 		if left := time.Until(c.Expiry) - lastTry; left > 0 {
 			wait = min(wait, left)
@@ -71,12 +66,7 @@ func (k *Keeper) retryDelay(least, requested time.Duration) time.Duration {
 func (k *Keeper) exchangeOnce(ctx context.Context) (next time.Duration, err error) {
 	limited, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
-	at := time.Now()
-	got, err := k.Exchange(limited)
-	c := credential{got, at}
-	if err == nil && c.expired(time.Now()) {
-		err = fmt.Errorf("the credential expired at %s: check this machine's clock", c.Expiry.Format(time.RFC3339))
-	}
+	c, err := k.credential(limited)
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
@@ -112,10 +102,7 @@ func renewal(c credential) time.Duration {
 func (k *Keeper) use(c credential) {
 	k.mu.Lock()
 	k.now = &c
-	var names []string
-	for name := range k.spaces {
-		names = append(names, name)
-	}
+	names := slices.Collect(maps.Keys(k.spaces))
 	k.mu.Unlock()
 	for _, name := range names {
 		k.enqueue(name)

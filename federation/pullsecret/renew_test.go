@@ -37,7 +37,7 @@ func startClockwork(t *testing.T, life time.Duration) *clockwork {
 	c := &clockwork{t: t, life: life}
 	registry := prometheus.NewRegistry()
 	c.keeper = NewKeeper(KeeperConfig{
-		Secret: Secret{Name: "regcred"}, Exchange: c.exchange, Timeout: 30 * time.Second,
+		Job: Job{Secret: Secret{Name: "regcred"}, Exchange: c.exchange}, Timeout: 30 * time.Second,
 		Log: slog.New(slog.NewTextHandler(&c.log, nil)),
 	}, registry)
 	ctx, cancel := context.WithCancel(t.Context())

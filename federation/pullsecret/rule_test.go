@@ -58,7 +58,7 @@ func TestErrorsOfTheAPIServer(t *testing.T) {
 				defer cancel()
 			}
 			w := &writer{cluster: cluster, secret: Secret{Name: "regcred"}, attach: []string{"default"}}
-			_, changed := cluster.changePullSecrets(ctx, "a", "default", false, func(names []any) []any { return withSecret(names, "regcred") })
+			_, changed := cluster.changePullSecrets(ctx, "a", "default", withSecret("regcred"), false)
 			for what, err := range map[string]error{"secret": w.write(ctx, "a", credential{}, nil, version{}).Err, "service account": changed} {
 				if err == nil {
 					t.Fatal("no error")

@@ -66,10 +66,7 @@ func (c credential) expired(now time.Time) bool { return !c.Expiry.IsZero() && !
 // inputs is the value of AnnotationInputs.
 func (s Secret) inputs() string {
 	registries := slices.Sorted(slices.Values(s.Registries))
-	text, err := json.Marshal([]any{s.Source, registries})
-	if err != nil {
-		panic(err) // strings are always JSON
-	}
+	text, _ := json.Marshal([]any{s.Source, registries}) // strings are always JSON
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
 }
@@ -90,20 +87,10 @@ func (s Secret) annotations(c credential) map[string]string {
 // manifest is the secret for server-side apply. With the UID and the
 // resourceVersion that were read, the API server refuses to write another one.
 type manifest struct {
-	APIVersion string            `json:"apiVersion"`
-	Kind       string            `json:"kind"`
-	Metadata   manifestMeta      `json:"metadata"`
-	Type       string            `json:"type"`
-	Data       map[string][]byte `json:"data"`
-}
-
-type manifestMeta struct {
-	Name            string            `json:"name"`
-	Namespace       string            `json:"namespace"`
-	UID             types.UID         `json:"uid,omitempty"`
-	ResourceVersion string            `json:"resourceVersion,omitempty"`
-	Labels          map[string]string `json:"labels"`
-	Annotations     map[string]string `json:"annotations"`
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Type              string            `json:"type"`
+	Data              map[string][]byte `json:"data"`
 }
 
 func (s Secret) manifest(namespace string, c credential, over *found) ([]byte, error) {
@@ -112,17 +99,13 @@ func (s Secret) manifest(namespace string, c credential, over *found) ([]byte, e
 		return nil, err
 	}
 	m := manifest{
-		APIVersion: "v1", Kind: "Secret",
-		Metadata: manifestMeta{
-			Name: s.Name, Namespace: namespace,
-			Labels:      map[string]string{LabelManagedBy: Manager},
-			Annotations: s.annotations(c),
-		},
-		Type: secretType,
-		Data: map[string][]byte{secretKey: content},
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Name: s.Name, Namespace: namespace, Labels: map[string]string{LabelManagedBy: Manager}, Annotations: s.annotations(c)},
+		Type:       secretType,
+		Data:       map[string][]byte{secretKey: content},
 	}
 	if over != nil {
-		m.Metadata.UID, m.Metadata.ResourceVersion = over.meta.UID, over.meta.ResourceVersion
+		m.UID, m.ResourceVersion = over.meta.UID, over.meta.ResourceVersion
 	}
 	return json.Marshal(m)
 }
@@ -148,51 +131,34 @@ func (s Secret) refuse(f found) error {
 	case f.kind != secretType:
 		why = fmt.Sprintf("is of type %q, which can't be changed", f.kind)
 	case f.meta.Labels[LabelManagedBy] != Manager:
-		why = "has another owner: it has no label " + LabelManagedBy + "=" + Manager + writtenBy(f.meta)
+		why = "has another owner: it has no label " + LabelManagedBy + "=" + Manager
+		if writers := managers(f.meta, func(metav1.ManagedFieldsEntry) bool { return true }); writers != "" {
+			why += ", and was written by " + writers
+		}
 	case owner != s.Owner:
 		why = fmt.Sprintf("belongs to owner %q, not to %q", owner, s.Owner)
 	default:
-		others := appliers(f.meta)
-		if len(others) == 0 {
+		// One-off updates are overwritten.
+		others := managers(f.meta, func(entry metav1.ManagedFieldsEntry) bool {
+			return entry.Operation == metav1.ManagedFieldsOperationApply && entry.Manager != Manager && readFields(entry).content()
+		})
+		if others == "" {
 			return nil
 		}
-		why = "is also applied by " + quoted(others)
+		why = "is also applied by " + others
 	}
 	return fmt.Errorf("%w: secret %s/%s %s: choose another --secret-name, or use --take-over to overwrite it", ErrRefused, f.meta.Namespace, f.meta.Name, why)
 }
 
-// writtenBy lists the field managers of a secret, for messages.
-func writtenBy(meta metav1.ObjectMeta) string {
+// managers quotes the field managers with such an entry, for messages.
+func managers(meta metav1.ObjectMeta, such func(metav1.ManagedFieldsEntry) bool) string {
 	var names []string
 	for _, entry := range meta.ManagedFields {
-		if !slices.Contains(names, entry.Manager) {
-			names = append(names, entry.Manager)
+		if name := fmt.Sprintf("%.80q", entry.Manager); such(entry) && !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
-	if len(names) == 0 {
-		return ""
-	}
-	return ", and was written by " + quoted(names)
-}
-
-func quoted(names []string) string {
-	var out []string
-	for _, name := range names {
-		out = append(out, fmt.Sprintf("%.80q", name))
-	}
-	return strings.Join(out, ", ")
-}
-
-// appliers returns other managers that own the data by server-side apply;
-// one-off updates are overwritten.
-func appliers(meta metav1.ObjectMeta) []string {
-	var names []string
-	for _, entry := range meta.ManagedFields {
-		if entry.Operation == metav1.ManagedFieldsOperationApply && entry.Manager != Manager && readFields(entry).content() {
-			names = append(names, entry.Manager)
-		}
-	}
-	return names
+	return strings.Join(names, ", ")
 }
 
 // intact reports whether the secret still has what was applied from the same
@@ -219,10 +185,7 @@ func (s Secret) freshUntil(f found) time.Time {
 }
 
 func annotatedTime(meta metav1.ObjectMeta, key string) time.Time {
-	t, err := time.Parse(time.RFC3339, meta.Annotations[key])
-	if err != nil {
-		return time.Time{}
-	}
+	t, _ := time.Parse(time.RFC3339, meta.Annotations[key]) // zero on an error
 	return t
 }
 

@@ -141,7 +141,7 @@ func overlook(t *testing.T, api *shortMemory) (knows func(namespace string) bool
 		t.Fatal(err)
 	}
 	log = new(logtest.Log)
-	k := NewKeeper(KeeperConfig{Cluster: cluster, Secret: Secret{Name: "regcred"}, Log: slog.New(slog.NewTextHandler(log, nil))}, prometheus.NewRegistry())
+	k := NewKeeper(KeeperConfig{Job: Job{Cluster: cluster, Secret: Secret{Name: "regcred"}}, Log: slog.New(slog.NewTextHandler(log, nil))}, prometheus.NewRegistry())
 	ctx, cancel := context.WithCancel(t.Context())
 	var busy sync.WaitGroup
 	k.watch(ctx, &busy)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,12 +30,7 @@ const (
 
 // wrote reports whether the secret was written.
 func (o Outcome) wrote() bool {
-	switch o {
-	case Created, Updated, Repaired, TakenOver, Replaced:
-		return true
-	default:
-		return false
-	}
+	return slices.Contains([]Outcome{Created, Updated, Repaired, TakenOver, Replaced}, o)
 }
 
 // Result is the result for one namespace.
@@ -91,7 +87,7 @@ func (w *writer) write(ctx context.Context, namespace string, c credential, know
 	if r = r.judged(); r.Err != nil || r.Outcome == Skipped {
 		return r
 	}
-	return r.attached(w.cluster.attachAll(ctx, namespace, w.attach, w.secret.Name, w.dryRun))
+	return r.attached(w.cluster.changeAccounts(ctx, namespace, w.attach, withSecret(w.secret.Name), w.dryRun))
 }
 
 // judged sets the outcome of an error.
@@ -181,20 +177,15 @@ func (w *writer) plan(f *found) (Outcome, error) {
 		return Created, nil
 	}
 	refusal := w.secret.refuse(*f)
-	if refusal != nil && !w.takeOver {
-		return Refused, refusal
-	}
-	return overwriting(*f, refusal == nil), nil
-}
-
-func overwriting(f found, owned bool) Outcome {
 	switch {
+	case refusal != nil && !w.takeOver:
+		return Refused, refusal
 	case f.kind != secretType:
-		return Replaced
-	case !owned:
-		return TakenOver
+		return Replaced, nil
+	case refusal != nil:
+		return TakenOver, nil
 	default:
-		return Updated
+		return Updated, nil
 	}
 }
 

@@ -10,7 +10,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	mathrand "math/rand/v2"
 	"net/http"
 	"os"
@@ -19,8 +21,11 @@ import (
 	"time"
 
 	coordination "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"oidc-publisher/internal/kubeerr"
 )
 
 // The timing of Kubernetes' own components. A leader that can't renew the Lease
@@ -35,9 +40,15 @@ const (
 // Elector elects one of several replicas by a Lease. The Lease does not prevent
 // late writes: a leader that was frozen may write after another took over.
 type Elector struct {
-	identity string
-	leases   leases
+	client                    rest.Interface
+	explain                   Explain
+	namespace, name, identity string
 }
+
+// Explain explains an error of the API server: what is wrong, where, and what to do.
+// An answer that is about the object is returned as it is, as by
+// kubeerr.Server.Explain.
+type Explain func(context.Context, kubeerr.Request, error) error
 
 // Identity returns a unique identity that begins with the host name. Host name
 // and process ID are not unique: pods in the network of their node share its
@@ -57,7 +68,7 @@ func NameFor(prefix string, what ...string) string {
 // New returns a candidate for the Lease namespace/name. The identity must be
 // unique. It makes no request.
 func New(client rest.Interface, explain Explain, namespace, name, identity string) *Elector {
-	return &Elector{identity, leases{client, explain, namespace, name}}
+	return &Elector{client, explain, namespace, name, identity}
 }
 
 // Candidate is what an Elector calls. All functions are required.
@@ -155,7 +166,7 @@ func (t *term) serve(ctx context.Context) {
 // try gets or keeps the Lease if possible, and reports to Tried.
 func (t *term) try(ctx context.Context) error {
 	err := t.attempt(ctx)
-	if errors.Is(err, errConflict) { // a lost race is no failure
+	if lostRace(err) { // is no failure
 		t.Tried(nil)
 	} else if ctx.Err() == nil {
 		t.Tried(err)
@@ -164,16 +175,14 @@ func (t *term) try(ctx context.Context) error {
 }
 
 func (t *term) attempt(ctx context.Context) error {
-	if t.holds() {
-		if t.write(ctx, t.lease) == nil {
-			return nil
-		}
+	if t.holds() && t.write(ctx, t.lease) == nil {
+		return nil
 	}
-	seen, err := t.leases.do(ctx, http.MethodGet, nil)
+	seen, err := t.do(ctx, http.MethodGet, nil)
 	// A request that takes the Lease is not canceled: it could succeed after
 	// release has read the Lease.
 	taking := context.WithoutCancel(ctx)
-	if errors.Is(err, errNotFound) {
+	if apierrors.IsNotFound(err) {
 		return t.write(taking, nil)
 	}
 	if err != nil {
@@ -214,7 +223,7 @@ func (t *term) put(ctx context.Context, method string, was *coordination.Lease, 
 	// The Lease lasts from before others can have read it.
 	began := time.Now()
 	t.mayHold = true
-	written, err := t.leases.do(ctx, method, next)
+	written, err := t.do(ctx, method, next)
 	if err == nil {
 		t.lease, t.since = written, began
 	}
@@ -228,7 +237,7 @@ func (t *term) release(ctx context.Context) {
 	defer cancel()
 	for ctx.Err() == nil {
 		// Read it first: the answer to the last renewal may be lost.
-		seen, err := t.leases.do(ctx, http.MethodGet, nil)
+		seen, err := t.do(ctx, http.MethodGet, nil)
 		if err != nil {
 			return
 		}
@@ -237,10 +246,10 @@ func (t *term) release(ctx context.Context) {
 			return
 		}
 		now := metav1.NowMicro()
-		if !errors.Is(t.put(ctx, http.MethodPut, seen, coordination.LeaseSpec{
+		if !lostRace(t.put(ctx, http.MethodPut, seen, coordination.LeaseSpec{
 			HolderIdentity: new(""), LeaseDurationSeconds: new(int32(1)),
 			AcquireTime: &now, RenewTime: &now, LeaseTransitions: seen.Spec.LeaseTransitions,
-		}), errConflict) {
+		})) {
 			return
 		}
 	}
@@ -262,4 +271,51 @@ func (t *term) expired() bool {
 		seconds = *d
 	}
 	return time.Since(t.since) >= time.Duration(seconds)*time.Second
+}
+
+func lostRace(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+
+// verbs are RBAC's names of the methods.
+var verbs = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update"}
+
+// do makes one request: GET, or POST or PUT of a Lease. Its error explains what to do,
+// except for an absent Lease and a lost race.
+func (e *Elector) do(ctx context.Context, method string, sent *coordination.Lease) (*coordination.Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	path := []string{"/apis/coordination.k8s.io/v1/namespaces", e.namespace, "leases"}
+	if method != http.MethodPost {
+		path = append(path, e.name)
+	}
+	request := e.client.Verb(method).AbsPath(path...).MaxRetries(0)
+	if sent != nil {
+		sent.TypeMeta = metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
+		sent.Namespace, sent.Name = e.namespace, e.name
+		body, err := json.Marshal(sent)
+		if err != nil {
+			return nil, err
+		}
+		request = request.SetHeader("Content-Type", "application/json").Body(body)
+	}
+	result := request.Do(ctx)
+	var got coordination.Lease
+	switch err := result.Error(); { // it has the API server's message, which that of Raw lacks
+	case err == nil:
+		if answer, _ := result.Raw(); json.Unmarshal(answer, &got) == nil && got.Kind == "Lease" {
+			return &got, nil
+		}
+		return nil, e.error(errors.New("the answer is not a Lease: check proxies on the way to the API server"))
+	case apierrors.IsNotFound(err) && method == http.MethodPost:
+		return nil, e.error(errors.New("the namespace does not exist, or the API server has no Leases"))
+	case lostRace(err):
+		return nil, e.error(err)
+	default:
+		// Without the name: RBAC can't restrict create by name.
+		rule := kubeerr.Rule{Verbs: []string{"get", "create", "update"}, Resource: "leases.coordination.k8s.io", Namespace: e.namespace}
+		return nil, e.error(e.explain(ctx, kubeerr.Request{Verb: verbs[method], Object: "leases in namespace " + e.namespace, Allow: rule.Allow, Timeout: requestTimeout}, err))
+	}
+}
+
+func (e *Elector) error(err error) error {
+	return fmt.Errorf("lease %s/%s: %w", e.namespace, e.name, err)
 }
