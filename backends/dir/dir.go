@@ -165,7 +165,8 @@ func read(root *os.Root, name string) (publish.Object, error) {
 	if err != nil {
 		return publish.Object{}, err
 	}
-	return publish.Object{Name: name, Body: body, BytesOnly: true, Version: version(body)}, nil
+	sum := sha256.Sum256(body)
+	return publish.Object{Name: name, Body: body, BytesOnly: true, Version: hex.EncodeToString(sum[:])}, nil
 }
 
 func kind(mode fs.FileMode) string {
@@ -176,11 +177,6 @@ func kind(mode fs.FileMode) string {
 		return "a symbolic link"
 	}
 	return "a special file"
-}
-
-func version(body []byte) string {
-	sum := sha256.Sum256(body)
-	return hex.EncodeToString(sum[:])
 }
 
 // check must be called with the lock held.

@@ -25,7 +25,6 @@ import (
 	"path"
 	"strconv"
 
-	"cloud.google.com/go/auth"
 	"cloud.google.com/go/auth/credentials"
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/iterator"
@@ -51,10 +50,11 @@ func (c Config) Open(ctx context.Context) (publish.Backend, error) {
 	// With the JSON API, reads and writes have errors of the same form.
 	options := []option.ClientOption{storage.WithJSONReads()}
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
-		found, err := findCredentials()
+		found, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{storage.ScopeReadWrite}})
 		if err != nil {
 			return nil, errors.New("gs://" + c.Bucket + ": " + credentialsCure + ": " + err.Error())
 		}
+		found.TokenProvider = provider{found.TokenProvider}
 		options = append(options, option.WithAuthCredentials(found))
 	}
 	client, err := storage.NewClient(ctx, options...)
@@ -62,15 +62,6 @@ func (c Config) Open(ctx context.Context) (publish.Backend, error) {
 		return nil, errors.New("gs://" + c.Bucket + ": " + err.Error())
 	}
 	return &Backend{config: c, client: client, bucket: client.Bucket(c.Bucket)}, nil
-}
-
-func findCredentials() (*auth.Credentials, error) {
-	found, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{storage.ScopeReadWrite}})
-	if err != nil {
-		return nil, err
-	}
-	found.TokenProvider = provider{found.TokenProvider}
-	return found, nil
 }
 
 // Get reads an object: body and metadata of the same generation.

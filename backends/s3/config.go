@@ -37,7 +37,7 @@ type Config struct {
 var (
 	// bucketName: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	region     = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+	regionName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 )
 
 func parse(u *url.URL) (target.Place, error) {
@@ -49,34 +49,16 @@ func parse(u *url.URL) (target.Place, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := Config{Bucket: bucket, Prefix: prefix}
-	for name, value := range parameters {
-		if err := c.set(name, value); err != nil {
-			return nil, err
-		}
+	region, endpoint, pathStyle := parameters["region"], parameters["endpoint"], parameters["path-style"]
+	switch {
+	case region != "" && !regionName.MatchString(region):
+		return nil, errors.New("region must be one such as eu-west-1")
+	case endpoint != "" && !isBaseURL(endpoint):
+		return nil, errors.New("endpoint must be the base URL of the store, such as https://minio.example.com:9000")
+	case pathStyle != "" && pathStyle != "true" && pathStyle != "false":
+		return nil, errors.New("path-style must be true or false")
 	}
-	return c, nil
-}
-
-func (c *Config) set(name, value string) error {
-	switch name {
-	case "region":
-		if !region.MatchString(value) {
-			return errors.New("region must be one such as eu-west-1")
-		}
-		c.Region = value
-	case "endpoint":
-		if !isBaseURL(value) {
-			return errors.New("endpoint must be the base URL of the store, such as https://minio.example.com:9000")
-		}
-		c.Endpoint = strings.TrimSuffix(value, "/")
-	case "path-style":
-		if value != "true" && value != "false" {
-			return errors.New("path-style must be true or false")
-		}
-		c.PathStyle = value == "true"
-	}
-	return nil
+	return Config{bucket, prefix, region, strings.TrimSuffix(endpoint, "/"), pathStyle == "true"}, nil
 }
 
 // isBaseURL reports whether the value is a base URL without credentials.

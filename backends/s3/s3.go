@@ -31,16 +31,10 @@ import (
 	"oidc-publisher/publish"
 )
 
-// api is the part of the SDK's client that is used.
-type api interface {
-	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
-	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
-}
-
 // Backend is a bucket, or the part of one below a prefix.
 type Backend struct {
 	config Config
-	api    api
+	api    *s3.Client
 	gate   publish.Gate
 }
 
@@ -64,19 +58,17 @@ func (c Config) Open(ctx context.Context) (publish.Backend, error) {
 	}
 	c.Region = loaded.Region
 	loaded.Credentials = chain{loaded.Credentials}
-	return &Backend{config: c, api: s3.NewFromConfig(loaded, c.apply)}, nil
-}
-
-func (c Config) apply(o *s3.Options) {
-	o.UsePathStyle = c.PathStyle
-	o.DisableLogOutputChecksumValidationSkipped = true
-	if c.Endpoint != "" {
-		o.BaseEndpoint = aws.String(c.Endpoint)
-		// Some stores don't support the checksum trailers that the SDK adds by
-		// default. The signature covers the body in any case.
-		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
-		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
-	}
+	return &Backend{config: c, api: s3.NewFromConfig(loaded, func(o *s3.Options) {
+		o.UsePathStyle = c.PathStyle
+		o.DisableLogOutputChecksumValidationSkipped = true
+		if c.Endpoint != "" {
+			o.BaseEndpoint = aws.String(c.Endpoint)
+			// Some stores don't support the checksum trailers that the SDK adds by
+			// default. The signature covers the body in any case.
+			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+		}
+	})}, nil
 }
 
 // Get reads an object. Without the permission s3:ListBucket Amazon answers 403

@@ -64,14 +64,10 @@ func Bucket(u *url.URL, isName *regexp.Regexp) (bucket, prefix string, err error
 		return "", "", fmt.Errorf("%q can't be a bucket's name (lower-case letters, digits, dots and hyphens)", bucket)
 	}
 	prefix = strings.TrimSuffix(strings.TrimPrefix(u.Path, "/"), "/")
-	if prefix != "" && !validPrefix(prefix) {
+	if prefix != "" && (!fs.ValidPath(prefix) || prefix == "." || strings.Contains(prefix, `\`) || strings.ContainsFunc(prefix, unicode.IsControl)) {
 		return "", "", fmt.Errorf("%q can't be a prefix (names with single slashes between, and no . or .. among them)", prefix)
 	}
 	return bucket, prefix, nil
-}
-
-func validPrefix(prefix string) bool {
-	return fs.ValidPath(prefix) && prefix != "." && !strings.Contains(prefix, `\`) && !strings.ContainsFunc(prefix, unicode.IsControl)
 }
 
 // Parameters reads the parameters of a URL. Each may be given once.
