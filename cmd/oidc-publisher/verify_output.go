@@ -10,7 +10,6 @@ import (
 
 	"oidc-publisher/discovery/verify"
 	"oidc-publisher/federation/explain"
-
 	"oidc-publisher/internal/cli"
 )
 
@@ -19,22 +18,23 @@ import (
 // JSON end with what to configure at services so that they trust the token.
 func renderVerify(w io.Writer, report verify.Report, format string, colour bool, trust ...explain.Trust) error {
 	switch format {
-	case "text":
-		_, err := io.WriteString(w, verifyText(report, colour)+trustText(trust))
-		return err
 	case "json":
 		return cli.PrintJSON(w, verifyJSON(report, trust))
 	case "junit":
 		return printJUnit(w, report)
 	default:
-		return cli.Usagef("--output is %q, and must be one of text, json, junit", format)
+		_, err := io.WriteString(w, verifyText(report, colour)+trustText(trust))
+		return err
 	}
 }
 
 // verifyText lists the failures first, and only counts the checks that were
 // blocked by them.
 func verifyText(report verify.Report, colour bool) string {
-	checks, blocked := sorted(report.Checks)
+	checks := slices.DeleteFunc(slices.Clone(report.Checks), func(c verify.Check) bool { return c.Blocked })
+	blocked := len(report.Checks) - len(checks)
+	order := []verify.Status{verify.Fail, verify.Error, verify.Warn, verify.Pass, verify.Skip}
+	slices.SortStableFunc(checks, func(a, b verify.Check) int { return slices.Index(order, a.Status) - slices.Index(order, b.Status) })
 	width := 0
 	for _, c := range checks {
 		width = max(width, utf8.RuneCountInString(c.Title))
@@ -55,21 +55,6 @@ func verifyText(report verify.Report, colour bool) string {
 	return out.String()
 }
 
-// sorted returns the checks by severity, and the number of those that it leaves
-// out because others failed.
-func sorted(all []verify.Check) (checks []verify.Check, blocked int) {
-	order := []verify.Status{verify.Fail, verify.Error, verify.Warn, verify.Pass, verify.Skip}
-	for _, c := range all {
-		if c.Blocked {
-			blocked++
-			continue
-		}
-		checks = append(checks, c)
-	}
-	slices.SortStableFunc(checks, func(a, b verify.Check) int { return slices.Index(order, a.Status) - slices.Index(order, b.Status) })
-	return checks, blocked
-}
-
 func statusWord(s verify.Status, colour bool) string {
 	word := fmt.Sprintf("%-5s", strings.ToUpper(string(s)))
 	code := map[verify.Status]string{verify.Pass: "32", verify.Warn: "33", verify.Fail: "31", verify.Error: "35", verify.Skip: "2"}[s]
@@ -83,14 +68,11 @@ func verdictSentence(report verify.Report) string {
 	n := countStatuses(report)
 	counts := fmt.Sprintf("%d passed, %d warned, %d failed, %d could not be checked, %d skipped",
 		n[verify.Pass], n[verify.Warn], n[verify.Fail], n[verify.Error], n[verify.Skip])
-	switch report.Verdict {
-	case verify.Fail:
-		return "relying parties will refuse tokens of this issuer: " + counts
-	case verify.Error:
-		return "the issuer could not be checked: " + counts
-	default:
-		return "the issuer is fit for relying parties: " + counts
-	}
+	return map[verify.Status]string{
+		verify.Fail:  "relying parties will refuse tokens of this issuer: ",
+		verify.Error: "the issuer could not be checked: ",
+		verify.Pass:  "the issuer is fit for relying parties: ",
+	}[report.Verdict] + counts
 }
 
 func countStatuses(report verify.Report) map[verify.Status]int {
@@ -103,9 +85,7 @@ func countStatuses(report verify.Report) map[verify.Status]int {
 
 // The JSON form of a verification: a contract with scripts.
 type verificationJSON struct {
-	Issuer  string      `json:"issuer"`
-	Verdict string      `json:"verdict"` // pass, fail or error
-	Checks  []checkJSON `json:"checks"`
+	verify.Report
 	// Trust is set with a token and --for cloudsmith or gcp.
 	Trust []trustJSON `json:"trust,omitempty"`
 }
@@ -116,20 +96,9 @@ type trustJSON struct {
 	Commands []string          `json:"commands,omitempty"`
 }
 
-type checkJSON struct {
-	ID       string `json:"id"`
-	Title    string `json:"title"`
-	Status   string `json:"status"` // pass, warn, fail, error or skip
-	Evidence string `json:"evidence"`
-	Cause    string `json:"cause"`
-	Cure     string `json:"cure"`
-}
-
 func verifyJSON(report verify.Report, trust []explain.Trust) verificationJSON {
-	out := verificationJSON{Issuer: report.Issuer, Verdict: string(report.Verdict), Checks: []checkJSON{}}
-	for _, c := range report.Checks {
-		out.Checks = append(out.Checks, checkJSON{c.ID, c.Title, string(c.Status), c.Evidence, c.Cause, c.Cure})
-	}
+	report.Checks = append([]verify.Check{}, report.Checks...) // [] and not null
+	out := verificationJSON{Report: report}
 	for _, t := range trust {
 		values := map[string]string{}
 		for _, v := range t.Values {

@@ -15,8 +15,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"oidc-publisher/discovery/verify"
-
-	"oidc-publisher/internal/cli"
 )
 
 var updateGolden = flag.Bool("update", false, "write the golden files anew")
@@ -116,12 +114,5 @@ func TestRenderVerifyWithoutChecks(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), `"checks": []`) {
 		t.Errorf("no empty list in %s", out.String())
-	}
-}
-
-func TestRenderVerifyUnknownFormat(t *testing.T) {
-	var usage *cli.UsageError
-	if err := renderVerify(io.Discard, verifyReport(), "yaml", false); !errors.As(err, &usage) {
-		t.Errorf("got %v", err)
 	}
 }

@@ -25,37 +25,38 @@ const (
 	Skip Status = "skip"
 )
 
-// Check is one check and its result.
+// Check is one check and its result. Its JSON form is a contract with scripts.
 type Check struct {
 	// ID is stable kebab-case for machines: scripts may depend on it.
-	ID string
+	ID string `json:"id"`
 	// Title describes the check in words.
-	Title  string
-	Status Status
+	Title  string `json:"title"`
+	Status Status `json:"status"`
 	// Evidence is what the check found. It never contains a token or a remote
 	// body.
-	Evidence string
+	Evidence string `json:"evidence"`
 	// Blocked is set with Skip where the check needs what an earlier one could
 	// not get.
-	Blocked bool
+	Blocked bool `json:"-"`
 	// Cause and Cure are set with Warn, Fail and Error: what is wrong, and
 	// what to do about it.
-	Cause, Cure string
+	Cause string `json:"cause"`
+	Cure  string `json:"cure"`
 }
 
 // Report is the result of one Run, its checks in the order in which a relying
 // party meets them.
 type Report struct {
-	Issuer string
-	Checks []Check
+	Issuer string `json:"issuer"`
 	// Verdict is Fail if any check failed (the issuer is known to be
 	// unfit: exit code 3), else Error if any could not be made (exit code 1),
 	// else Pass (0). A failure outranks an error because no further checking
 	// can turn it into a pass; warnings and skipped checks do not count.
-	Verdict Status
+	Verdict Status  `json:"verdict"`
+	Checks  []Check `json:"checks"`
 	// CertificateExpiry is when the first certificate of the chains seen
 	// expires, zero where none was seen.
-	CertificateExpiry time.Time
+	CertificateExpiry time.Time `json:"-"`
 }
 
 // row is a line of a table of checks.
