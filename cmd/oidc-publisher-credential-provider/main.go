@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -27,12 +28,11 @@ const (
 	exitUsage  = 2
 )
 
-func main() { os.Exit(realMain()) }
-
-func realMain() int {
+func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	return run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
 // run is the whole program.
@@ -54,7 +54,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		help(stdout, flags)
 		return exitDone
 	case *version:
-		_, err = fmt.Fprintln(stdout, credentialprovider.ProgramName, programVersion())
+		number := "unknown"
+		if info, ok := debug.ReadBuildInfo(); ok {
+			number = cmp.Or(info.Main.Version, number)
+		}
+		_, err = fmt.Fprintln(stdout, credentialprovider.ProgramName, number)
 		return report(stderr, err, exitFailed)
 	case err != nil:
 		return report(stderr, err, exitUsage)
@@ -78,13 +82,11 @@ func configure(settings *credentialprovider.Settings, provider string, flags *fl
 		return nil, err
 	}
 	if provider == "" {
-		return nil, errNoProvider
+		return nil, fmt.Errorf("which provider? Give %s as the first argument, or name the program %s-%s",
+			strings.Join(credentialprovider.Providers(), " or "), credentialprovider.ProgramName, credentialprovider.ProviderCloudsmith)
 	}
 	return settings.Plugin(provider)
 }
-
-var errNoProvider = fmt.Errorf("which provider? Give %s as the first argument, or name the program %s-%s",
-	strings.Join(credentialprovider.Providers(), " or "), credentialprovider.ProgramName, credentialprovider.ProviderCloudsmith)
 
 // report prints an error on one line, because kubelet appends it to a line of
 // its log, and returns the exit code.
@@ -92,13 +94,9 @@ func report(stderr io.Writer, err error, code int) int {
 	if err == nil {
 		return exitDone
 	}
-	_, _ = fmt.Fprintf(stderr, "%s: error: %s", credentialprovider.ProgramName, oneLine(httpx.MaskTokens(err.Error())))
+	words := strings.FieldsFunc(httpx.MaskTokens(err.Error()), func(r rune) bool { return !unicode.IsPrint(r) })
+	_, _ = fmt.Fprintf(stderr, "%s: error: %s", credentialprovider.ProgramName, strings.Join(words, " "))
 	return code
-}
-
-// oneLine replaces line breaks and control characters by spaces.
-func oneLine(message string) string {
-	return strings.Join(strings.FieldsFunc(message, func(r rune) bool { return r == '\n' || !unicode.IsPrint(r) }), " ")
 }
 
 func help(stdout io.Writer, flags *flag.FlagSet) {
@@ -115,13 +113,4 @@ configuration.
 `, credentialprovider.ProgramName, strings.Join(credentialprovider.Providers(), "|"), credentialprovider.ProviderCloudsmith)
 	flags.SetOutput(stdout)
 	flags.PrintDefaults()
-}
-
-// programVersion returns the version that the build recorded.
-func programVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }

@@ -85,7 +85,14 @@ func printReport(w io.Writer, report publish.Report, dryRun bool) error {
 			fmt.Fprintf(&out, "%s: not published\n", t.Target.Name)
 			continue
 		}
-		fmt.Fprintf(&out, "%s: %s\n", t.Target.Name, targetVerdict(t, dryRun))
+		verdict := "wrote "
+		if dryRun {
+			verdict = "would write "
+		}
+		if len(t.Written) == 0 {
+			verdict = "up to date, nothing to write"
+		}
+		fmt.Fprintf(&out, "%s: %s%s\n", t.Target.Name, verdict, strings.Join(t.Written, ", "))
 		printKeys(&out, t.Plan)
 	}
 	if report.Proof.Read && report.Proof.Err == nil && report.Proof.FreshIn == 0 {
@@ -93,17 +100,6 @@ func printReport(w io.Writer, report publish.Report, dryRun bool) error {
 	}
 	_, err := io.WriteString(w, out.String())
 	return err
-}
-
-func targetVerdict(t publish.TargetReport, dryRun bool) string {
-	switch {
-	case len(t.Written) == 0:
-		return "up to date, nothing to write"
-	case dryRun:
-		return "would write " + strings.Join(t.Written, ", ")
-	default:
-		return "wrote " + strings.Join(t.Written, ", ")
-	}
 }
 
 func printKeys(out *strings.Builder, plan publish.Plan) {
@@ -129,10 +125,10 @@ func outcome(stderr io.Writer, report publish.Report) error {
 		switch {
 		case errors.Is(t.Err, publish.ErrRefused):
 			refused++
-			cli.Say(stderr, "refused", prefixed(t))
+			cli.Say(stderr, "refused", t.Target.Name+": "+t.Err.Error())
 		case t.Err != nil:
 			failed++
-			cli.Say(stderr, "error", prefixed(t))
+			cli.Say(stderr, "error", t.Target.Name+": "+t.Err.Error())
 		}
 	}
 	switch {
@@ -148,31 +144,22 @@ func outcome(stderr io.Writer, report publish.Report) error {
 	return nil
 }
 
-func prefixed(t publish.TargetReport) string { return t.Target.Name + ": " + t.Err.Error() }
-
 // warnings returns each warning once, however many targets share it.
 func warnings(report publish.Report) []string {
-	var all []string
-	seen := map[string]bool{}
-	add := func(warning string) {
-		if !seen[warning] {
-			seen[warning] = true
-			all = append(all, warning)
-		}
-	}
-	for _, warning := range report.Warnings {
-		add(warning)
-	}
+	all := slices.Clone(report.Warnings)
 	for _, t := range report.Targets {
-		for _, warning := range t.Plan.Warnings {
-			add(warning)
-		}
+		all = append(all, t.Plan.Warnings...)
 	}
 	switch proof := report.Proof; {
 	case proof.FreshIn > 0:
-		add(fmt.Sprintf("a cache in front of the issuer still serves an older copy, for at most %v", proof.FreshIn.Round(time.Second)))
+		all = append(all, fmt.Sprintf("a cache in front of the issuer still serves an older copy, for at most %v", proof.FreshIn.Round(time.Second)))
 	case proof.Err != nil && !proof.Expected:
-		add(fmt.Sprintf("the issuer does not serve these documents yet: %v", proof.Err))
+		all = append(all, fmt.Sprintf("the issuer does not serve these documents yet: %v", proof.Err))
 	}
-	return all
+	seen := map[string]bool{}
+	return slices.DeleteFunc(all, func(warning string) bool {
+		again := seen[warning]
+		seen[warning] = true
+		return again
+	})
 }

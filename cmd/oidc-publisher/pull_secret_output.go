@@ -5,9 +5,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -47,25 +47,21 @@ func printPullReport(w io.Writer, format string, job *pullsecret.Job, report pul
 	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "NAMESPACE\tSECRET\tOUTCOME\tEXPIRES\tSERVICE ACCOUNTS")
 	for _, r := range report.Results {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", cli.Printable(r.Namespace), job.Secret.Name, outcomeText(r.Outcome, job.DryRun), expiryOf(r), accountsOf(r))
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	for line := range strings.Lines(out.String()) {
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
-			return err
+		expiry := "-"
+		if t := shownExpiry(r); t != nil {
+			expiry = t.Format(time.RFC3339)
 		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", cli.Printable(r.Namespace), job.Secret.Name, outcomeText(r.Outcome, job.DryRun), expiry, accountsOf(r))
 	}
-	return nil
+	_ = table.Flush() // a Builder takes everything
+	_, err := io.WriteString(w, trailingSpace.ReplaceAllString(out.String(), ""))
+	return err
 }
 
+var trailingSpace = regexp.MustCompile(`(?m) +$`)
+
 func outcomeText(o pullsecret.Outcome, dryRun bool) string {
-	switch o {
-	case pullsecret.Unchanged, pullsecret.Skipped, pullsecret.Refused, pullsecret.Failed:
-		return string(o)
-	}
-	if dryRun {
+	if dryRun && o != pullsecret.Unchanged && o != pullsecret.Skipped && o != pullsecret.Refused && o != pullsecret.Failed {
 		return string(o) + " (dry run)"
 	}
 	return string(o)
@@ -85,17 +81,9 @@ func accountsOf(r pullsecret.Result) string {
 	return strings.Join(names, ",")
 }
 
-func expiryOf(r pullsecret.Result) string {
-	if t := shownExpiry(r); t != nil {
-		return t.Format(time.RFC3339)
-	}
-	return "-"
-}
-
 // shownExpiry omits the expiry of a credential that was not written.
 func shownExpiry(r pullsecret.Result) *time.Time {
-	switch r.Outcome {
-	case pullsecret.Refused, pullsecret.Failed, pullsecret.Skipped:
+	if r.Outcome == pullsecret.Refused || r.Outcome == pullsecret.Failed || r.Outcome == pullsecret.Skipped {
 		return nil
 	}
 	return orNull(r.Expiry)
@@ -185,19 +173,11 @@ func pullSecretProgress(stderr io.Writer) (progress func(done, of int), clearLin
 	if !ok || !cli.IsTerminal(file) {
 		return nil, func() {}
 	}
-	var mu sync.Mutex
-	shown := false
 	return func(done, of int) {
-			mu.Lock()
-			defer mu.Unlock()
-			if shown = true; done%10 == 0 || done == of {
+			if done%10 == 0 || done == of {
 				_, _ = fmt.Fprintf(stderr, "\r%d of %d namespaces", done, of)
 			}
 		}, func() {
-			mu.Lock()
-			defer mu.Unlock()
-			if shown {
-				_, _ = fmt.Fprint(stderr, "\r\x1b[K")
-			}
+			_, _ = fmt.Fprint(stderr, "\r\x1b[K")
 		}
 }

@@ -7,7 +7,6 @@
 package cli
 
 import (
-	"context"
 	"io"
 
 	urfave "github.com/urfave/cli/v2"
@@ -61,12 +60,6 @@ func New(stdin io.Reader, stdout, stderr io.Writer, commands ...*Command) *App {
 	}
 	makeStrict(app.Commands)
 	return app
-}
-
-// Run runs the program and returns its exit code. refused reports whether an
-// error is a refusal by a rule or a service, which is ExitRefused.
-func Run(ctx context.Context, app *App, args []string, refused func(error) bool) int {
-	return reportError(app.ErrWriter, app.RunContext(ctx, flagsFirst(app, args)), refused)
 }
 
 // makeStrict replaces urfave's handling of arguments and usage errors in the

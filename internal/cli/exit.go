@@ -24,9 +24,12 @@ type ExitError struct{ Code int }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
 
-// reportError prints an error on stderr and returns the exit code. It is the
+// Run runs the program, prints its error on stderr and returns its exit code.
+// refused reports whether an error is a refusal by a rule or a service. It is the
 // only place that maps errors to exit codes.
-func reportError(stderr io.Writer, err error, refused func(error) bool) int {
+func Run(ctx context.Context, app *App, args []string, refused func(error) bool) int {
+	err := app.RunContext(ctx, flagsFirst(app, args))
+	stderr := app.ErrWriter // which Logger replaces
 	var usage *UsageError
 	var printed *ExitError
 	switch {
