@@ -29,15 +29,6 @@ func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	return s.read()
 }
 
-// documentNames are the usual file names: the API server's own paths, and flat ones.
-func documentNames() []string {
-	return []string{discovery.ConfigurationPath, "openid-configuration", "openid-configuration.json"}
-}
-
-func keysNames() []string {
-	return []string{discovery.JWKSPath, "jwks", "jwks.json", "keys.json"}
-}
-
 // Dir is a folder with the two documents, as these commands write them:
 //
 //	kubectl get --raw /.well-known/openid-configuration > DIR/openid-configuration
@@ -55,18 +46,12 @@ func readDir(path string) (discovery.Snapshot, error) {
 	case !info.IsDir():
 		return discovery.Snapshot{}, fmt.Errorf("%s is a file: name the folder that holds openid-configuration and jwks", path)
 	}
-	documentFile, document, documentErr := readFirst(path, documentNames())
-	keysFile, keys, keysErr := readFirst(path, keysNames())
-	if err := errors.Join(documentErr, keysErr); err != nil {
-		return discovery.Snapshot{}, err
-	}
 	var s discovery.Snapshot
-	if s.Document, documentErr = discovery.ParseDocument(document); documentErr != nil {
-		documentErr = fmt.Errorf("%s: %w", documentFile, documentErr)
-	}
-	if s.Keys, keysErr = discovery.ParseKeySet(keys); keysErr != nil {
-		keysErr = fmt.Errorf("%s: %w", keysFile, keysErr)
-	}
+	var keysFile string
+	var documentErr, keysErr error
+	// The API server's own paths, and flat ones.
+	s.Document, _, documentErr = parseFirst(path, discovery.ParseDocument, discovery.ConfigurationPath, "openid-configuration", "openid-configuration.json")
+	s.Keys, keysFile, keysErr = parseFirst(path, discovery.ParseKeySet, discovery.JWKSPath, "jwks", "jwks.json", "keys.json")
 	if err := errors.Join(documentErr, keysErr); err != nil {
 		return discovery.Snapshot{}, err
 	}
@@ -76,27 +61,33 @@ func readDir(path string) (discovery.Snapshot, error) {
 	return s, nil
 }
 
-// readFirst reads the file that exists. It returns an error if there are two,
+// parseFirst parses the file that exists. It returns an error if there are two,
 // since one of them may be outdated.
-func readFirst(dir string, names []string) (path string, data []byte, err error) {
+func parseFirst[T any](dir string, parse func([]byte) (T, error), names ...string) (value T, file string, err error) {
 	var found []string
 	for _, name := range names {
 		path := filepath.Join(dir, filepath.FromSlash(name))
 		if _, err := os.Stat(path); err == nil {
 			found = append(found, path)
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", nil, err
+			return value, "", err
 		}
 	}
 	switch len(found) {
 	case 0:
-		return "", nil, fmt.Errorf("%s has none of %s: create it with: kubectl get --raw /%s > %s",
+		return value, "", fmt.Errorf("%s has none of %s: create it with: kubectl get --raw /%s > %s",
 			dir, strings.Join(names, ", "), names[0], filepath.Join(dir, names[1]))
 	case 1:
-		data, err = readFile(found[0])
-		return found[0], data, err
+		data, err := readFile(found[0])
+		if err != nil {
+			return value, "", err
+		}
+		if value, err = parse(data); err != nil {
+			err = fmt.Errorf("%s: %w", found[0], err)
+		}
+		return value, found[0], err
 	default:
-		return "", nil, fmt.Errorf("%s are the same document twice: keep the current one", strings.Join(found, " and "))
+		return value, "", fmt.Errorf("%s are the same document twice: keep the current one", strings.Join(found, " and "))
 	}
 }
 

@@ -12,11 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"oidc-publisher/discovery"
+	"oidc-publisher/internal/httpx"
 )
 
 // PublicKeys reads PEM files as kube-apiserver's --service-account-key-file
@@ -109,19 +109,17 @@ func (r *reader) file(path string) {
 	}
 	if begun := bytes.Count(data, []byte("-----BEGIN ")); begun != blocks {
 		r.fault(fmt.Errorf("%d PEM blocks begin and %d can be read: the file is damaged or incomplete", begun, blocks), path)
+	} else if len(bytes.TrimSpace(data)) == 0 {
+		r.fault(errors.New("is empty: it must hold a PEM block PUBLIC KEY"), path)
 	} else if blocks == 0 {
-		r.fault(explainNoPEM(path, data), path)
+		r.fault(fmt.Errorf("is not PEM: it must be a text with -----BEGIN PUBLIC KEY-----; convert DER with: openssl pkey -pubin -inform DER -in %s", path), path)
 	}
 }
 
 func (r *reader) block(path string, number int, block *pem.Block) {
 	key, err := parseBlock(block)
-	if errors.Is(err, errPrivate) {
-		r.fault(err, path)
-		return
-	}
 	if err != nil {
-		r.fault(fmt.Errorf("block %d (%s) %w", number, blockType(block), err), path)
+		r.fault(fmt.Errorf("block %d (%s) %w", number, httpx.Clip(block.Type), err), path)
 		return
 	}
 	if _, err := x509.ParsePKCS1PublicKey(block.Bytes); err == nil {
@@ -141,21 +139,6 @@ func (r *reader) fault(err error, path string) {
 	r.faults = append(r.faults, fmt.Errorf("%s: %w", path, err))
 }
 
-func explainNoPEM(path string, data []byte) error {
-	if len(bytes.TrimSpace(data)) == 0 {
-		return errors.New("is empty: it must hold a PEM block PUBLIC KEY")
-	}
-	return fmt.Errorf("is not PEM: it must be a text with -----BEGIN PUBLIC KEY-----; convert DER with: openssl pkey -pubin -inform DER -in %s", path)
-}
-
-func blockType(block *pem.Block) string {
-	const limit = 40
-	if len(block.Type) > limit {
-		return block.Type[:limit]
-	}
-	return block.Type
-}
-
 // errPrivate marks a block that is a private key, whatever its label.
 var errPrivate = errors.New("holds a private key")
 
@@ -166,7 +149,11 @@ func parseBlock(block *pem.Block) (*jose.JSONWebKey, error) {
 	case "PUBLIC KEY":
 		public, err = x509.ParsePKIXPublicKey(block.Bytes)
 	case "RSA PUBLIC KEY":
-		public, err = parseRSA(block.Bytes)
+		// openssl never writes PKIX under this name, but the API server, which
+		// checks only the content, would accept it.
+		if public, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
+			public, err = x509.ParsePKCS1PublicKey(block.Bytes)
+		}
 	case "CERTIFICATE":
 		var certificate *x509.Certificate
 		if certificate, err = x509.ParseCertificate(block.Bytes); err == nil {
@@ -182,15 +169,6 @@ func parseBlock(block *pem.Block) (*jose.JSONWebKey, error) {
 		return nil, fmt.Errorf("can't be read: %w", err)
 	}
 	return jwk(public)
-}
-
-// parseRSA reads a PKCS #1 key. openssl never writes PKIX under this name, but
-// the API server, which checks only the content, would accept it.
-func parseRSA(der []byte) (any, error) {
-	if key, err := x509.ParsePKIXPublicKey(der); err == nil {
-		return key, nil
-	}
-	return x509.ParsePKCS1PublicKey(der)
 }
 
 // holdsPrivateKey recognises a private key under a wrong label.
@@ -213,12 +191,13 @@ func jwk(public any) (*jose.JSONWebKey, error) {
 	case *rsa.PublicKey:
 		algorithm = jose.RS256
 	case *ecdsa.PublicKey:
-		var known bool
-		if algorithm, known = curveAlgorithms()[key.Curve.Params().Name]; !known {
-			return nil, fmt.Errorf("is an EC key of the curve %s: the API server accepts P-256, P-384 and P-521", key.Curve.Params().Name)
+		curve := key.Curve.Params().Name
+		algorithm = map[string]jose.SignatureAlgorithm{"P-256": jose.ES256, "P-384": jose.ES384, "P-521": jose.ES512}[curve]
+		if algorithm == "" {
+			return nil, fmt.Errorf("is an EC key of the curve %s: the API server accepts P-256, P-384 and P-521", curve)
 		}
 	default:
-		return nil, fmt.Errorf("is a %s key: the API server accepts RSA and EC keys", keyType(public))
+		return nil, errors.New("is of another type, such as Ed25519: the API server accepts RSA and EC keys")
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
@@ -231,18 +210,4 @@ func jwk(public any) (*jose.JSONWebKey, error) {
 		Algorithm: string(algorithm),
 		Use:       "sig",
 	}, nil
-}
-
-func curveAlgorithms() map[string]jose.SignatureAlgorithm {
-	return map[string]jose.SignatureAlgorithm{"P-256": jose.ES256, "P-384": jose.ES384, "P-521": jose.ES512}
-}
-
-// keyType returns a name for messages, such as Ed25519.
-func keyType(public any) string {
-	name := strings.TrimPrefix(fmt.Sprintf("%T", public), "*")
-	if name == "ed25519.PublicKey" {
-		return "Ed25519"
-	}
-	name, _, _ = strings.Cut(name, ".")
-	return strings.ToUpper(name)
 }
