@@ -50,14 +50,7 @@ func (v view) signing() *discovery.Canary {
 	return v.canary.token
 }
 
-// contradicted reports whether the token disagrees with the documents. A later
-// token may agree with them: the servers behind a load balancer differ during a
-// rotation.
-func (v view) contradicted() bool {
-	token := v.signing()
-	return token != nil && contradicts(*token, v.document, v.keys)
-}
-
+// contradicts reports whether the token disagrees with the documents.
 func contradicts(token discovery.Canary, document discovery.Document, keys discovery.KeySet) bool {
 	_, published := keys.Lookup(token.KeyID)
 	return !published || token.Issuer != string(document.Issuer())
@@ -65,13 +58,15 @@ func contradicts(token discovery.Canary, document discovery.Document, keys disco
 
 // mintDue reports whether to mint a token.
 func (s *Source) mintDue(v view, keysChanged bool) bool {
-	now, reconnected := s.now(), v.canary.reconnects != s.reconnects.Load()
+	now, token := s.now(), v.signing()
 	switch {
 	case !s.mints:
 		return false
 	case now.Sub(v.canary.latest()) >= mintInterval:
 		return true
-	case keysChanged, reconnected, v.contradicted(), v.signing() == nil && !v.canary.refused:
+	case keysChanged, v.canary.reconnects != s.reconnects.Load(), token == nil && !v.canary.refused,
+		// A load balancer's servers differ during a rotation: a later token may agree.
+		token != nil && contradicts(*token, v.document, v.keys):
 		return now.Sub(v.canary.mints[0]) >= mintInterval
 	default:
 		return false
@@ -89,7 +84,13 @@ func (s *Source) mintIfDue(ctx context.Context, at server, v *view, keysChanged 
 	copy(c.mints[:], c.mints[1:])
 	c.mints[maxMints-1], c.reconnects = s.now(), s.reconnects.Load()
 	c.token, c.warning, c.refused = nil, "", false
-	who := s.canaryAccount()
+	who := s.account
+	if who == (account{}) {
+		who = account{"default", "default"}
+		if own, ok := accountOf(s.user()); ok {
+			who = own
+		}
+	}
 	token, err := s.requestToken(ctx, at, who, canaryAudience, MinExpiry)
 	switch {
 	case ctx.Err() != nil:
@@ -107,16 +108,6 @@ func (s *Source) mintIfDue(ctx context.Context, at server, v *view, keysChanged 
 	}
 	c.token = &discovery.Canary{KeyID: claims.KeyID, Algorithm: claims.Algorithm, Issuer: claims.Issuer}
 	return true, nil
-}
-
-func (s *Source) canaryAccount() account {
-	if s.account != (account{}) {
-		return s.account
-	}
-	if own, ok := accountOf(s.user()); ok {
-		return own
-	}
-	return account{"default", "default"}
 }
 
 // pickCanary prefers a token that contradicts the documents, since each server

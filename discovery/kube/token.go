@@ -72,30 +72,28 @@ func (s *Source) MintToken(ctx context.Context, namespace, name, audience string
 	return s.requestToken(ctx, s.home, a, audience, expiry)
 }
 
-type tokenRequest struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-	Spec       struct {
-		Audiences         []string `json:"audiences"`
-		ExpirationSeconds int64    `json:"expirationSeconds"`
-	} `json:"spec"`
-}
-
 func (s *Source) requestToken(ctx context.Context, at server, a account, audience string, expiry time.Duration) (discovery.Token, error) {
-	demand := tokenRequest{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
-	demand.Spec.Audiences = []string{audience}
-	demand.Spec.ExpirationSeconds = int64(expiry.Seconds())
-	body, err := json.Marshal(demand)
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": "authentication.k8s.io/v1",
+		"kind":       "TokenRequest",
+		"spec":       map[string]any{"audiences": []string{audience}, "expirationSeconds": int64(expiry.Seconds())},
+	})
 	if err != nil {
 		return discovery.Token{}, err
 	}
 	r := request{path: "api/v1/namespaces/" + a.namespace + "/serviceaccounts/" + a.name + "/token", body: body, allow: a.mintRule().Allow}
 	answer, err := at.do(ctx, r)
-	switch {
-	case err != nil:
+	if err != nil {
 		return discovery.Token{}, err
-	case answer.status == http.StatusNotFound:
-		return discovery.Token{}, a.missing(at, answer)
+	}
+	status, genuine := kubeerr.ParseStatus(answer.body)
+	switch {
+	case answer.status == http.StatusNotFound && genuine && status.Details != nil && status.Details.Kind == "namespaces":
+		return discovery.Token{}, fmt.Errorf("API server %s: namespace %q %w: create it with: kubectl create namespace %s",
+			at.Address(), a.namespace, errNoAccount, a.namespace)
+	case answer.status == http.StatusNotFound && genuine:
+		return discovery.Token{}, fmt.Errorf("API server %s: service account %q %w: create it with: kubectl create serviceaccount %s --namespace=%s",
+			at.Address(), a, errNoAccount, a.name, a.namespace)
 	case answer.status != http.StatusCreated:
 		return discovery.Token{}, at.refused(r, answer)
 	}
@@ -119,17 +117,3 @@ func (a account) mintRule() kubeerr.Rule {
 
 // errNoAccount marks a service account that does not exist.
 var errNoAccount = errors.New("does not exist")
-
-func (a account) missing(at server, answer answer) error {
-	status, genuine := kubeerr.ParseStatus(answer.body)
-	switch {
-	case genuine && status.Details != nil && status.Details.Kind == "namespaces":
-		return fmt.Errorf("API server %s: namespace %q %w: create it with: kubectl create namespace %s",
-			at.Address(), a.namespace, errNoAccount, a.namespace)
-	case genuine:
-		return fmt.Errorf("API server %s: service account %q %w: create it with: kubectl create serviceaccount %s --namespace=%s",
-			at.Address(), a, errNoAccount, a.name, a.namespace)
-	default:
-		return fmt.Errorf("API server %s: the answer to a request for a token is not from an API server (HTTP 404): check the kubeconfig's server", at.Address())
-	}
-}

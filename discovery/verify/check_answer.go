@@ -90,7 +90,11 @@ func (f fetched) certificate() Check {
 	switch {
 	case u != nil && u.Failure.TLS():
 		cause, cure := u.explain()
-		return fail(sentCertificate(u.Err), cause, cure)
+		evidence := "no certificate was seen"
+		if chain := sentChain(u.Err); len(chain) > 0 {
+			evidence = fmt.Sprintf("%s, %d sent", describe(chain[0]), len(chain))
+		}
+		return fail(evidence, cause, cure)
 	case u != nil:
 		return blocked(unanswered)
 	case f.plain.tls == nil || len(f.plain.tls.PeerCertificates) == 0:
@@ -120,14 +124,6 @@ func firstToExpire(a answer) *x509.Certificate {
 		chain = chain[:len(chain)-1]
 	}
 	return slices.MinFunc(chain, func(x, y *x509.Certificate) int { return x.NotAfter.Compare(y.NotAfter) })
-}
-
-func sentCertificate(err error) string {
-	chain := sentChain(err)
-	if len(chain) == 0 {
-		return "no certificate was seen"
-	}
-	return fmt.Sprintf("%s, %d sent", describe(chain[0]), len(chain))
 }
 
 func describe(c *x509.Certificate) string {
@@ -209,11 +205,14 @@ func (f fetched) answerTime() Check {
 // after it was replaced (Google Cloud Storage, built-in caching).
 func (f fetched) cacheLifetime() Check {
 	life := httpx.FreshnessOf(f.plain.header)
-	evidence := cacheEvidence(f.plain.header, life)
+	evidence := life.Lifetime.String()
+	if f.plain.header.Get("Age") != "" {
+		evidence += fmt.Sprintf(", in a cache for %v", life.Age)
+	}
 	const cure = "publish with a short Cache-Control (public, max-age=60); a copy that is cached already keeps its old lifetime"
 	switch {
 	case !life.Known:
-		return warn(evidence, "the answer has no max-age: every cache decides for itself, and GCS adds one hour, during which a new key stays hidden", cure)
+		return warn("no max-age", "the answer has no max-age: every cache decides for itself, and GCS adds one hour, during which a new key stays hidden", cure)
 	case life.Lifetime > lifetimeLimit:
 		return warn(evidence, fmt.Sprintf("a new key may stay hidden for %v, and no token may be signed with it until then", life.Lifetime), cure)
 	case life.Age > life.Lifetime:
@@ -221,17 +220,6 @@ func (f fetched) cacheLifetime() Check {
 	default:
 		return pass("%s", evidence)
 	}
-}
-
-func cacheEvidence(h http.Header, f httpx.Freshness) string {
-	if !f.Known {
-		return "no max-age"
-	}
-	evidence := f.Lifetime.String()
-	if h.Get("Age") != "" {
-		evidence += fmt.Sprintf(", in a cache for %v", f.Age)
-	}
-	return evidence
 }
 
 func (f fetched) cachedCopy() Check {
