@@ -8,15 +8,11 @@ import (
 )
 
 func exchangeCommand(services []exchangeService) *cli.Command {
-	commands, names := serviceCommands(services, exchangeWith)
-	return &cli.Command{
+	return perService(&cli.Command{
 		Name:        "exchange",
 		Usage:       "exchange a service account token for a service's access token",
-		ArgsUsage:   names,
 		Description: exchangeDescription,
-		Action:      cli.NoSubcommand,
-		Subcommands: commands,
-	}
+	}, services, exchangeWith)
 }
 
 const exchangeDescription = `Presents a service account token to a service that trusts the issuer, and prints

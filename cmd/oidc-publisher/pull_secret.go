@@ -19,15 +19,11 @@ import (
 )
 
 func pullSecretCommand(services []exchangeService) *cli.Command {
-	commands, names := serviceCommands(services, pullSecretWith)
-	return &cli.Command{
+	return perService(&cli.Command{
 		Name:        "pull-secret",
 		Usage:       "keep a registry credential in image pull secrets of many namespaces",
-		ArgsUsage:   names,
 		Description: pullSecretDescription,
-		Action:      cli.NoSubcommand,
-		Subcommands: commands,
-	}
+	}, services, pullSecretWith)
 }
 
 //nolint:gosec // G101: a text about credentials

@@ -21,18 +21,34 @@ import (
 	"oidc-publisher/publish"
 )
 
-const (
-	categoryServer = "Server"
-	categoryTunnel = "Tunnel"
-)
-
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "serve",
 		Usage:       "serve a cluster's discovery documents to relying parties",
 		Description: serveDescription,
-		Flags:       serveFlags(),
-		Action:      serveAction,
+		Flags: slices.Concat(
+			cli.InCategory("Server",
+				cli.String("dir", "", "serve what publish --to wrote to `DIR`"),
+				cli.String("state-dir", "", "keep documents and retired keys in `DIR` across restarts"),
+				cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`; with --tunnel a free local port"),
+				cli.String("tls-cert", "", "certificate chain for HTTPS, a PEM `FILE`, reloaded when it changes"),
+				cli.String("tls-key", "", "private key of the certificate, a PEM `FILE`"),
+				cli.Bool("acme", "get a certificate for the issuer's host (Let's Encrypt); accepts its terms"),
+				cli.String("acme-email", "", "contact `ADDRESS` for the ACME authority"),
+				cli.String("acme-dir", "", "keep ACME's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
+				cli.String("acme-directory", acme.LetsEncrypt, "directory `URL` of the ACME authority"),
+				cli.String("acme-http-listen", "", "answer HTTP-01 at `ADDRESS`, such as :80 (default: only TLS-ALPN-01, at --listen)"),
+				cli.String("admin-listen", "", "serve health and metrics at `ADDRESS` (default: off)"),
+				cli.String("ready-file", "", "write the public URL into `FILE` once documents are served there"),
+			),
+			cli.InCategory("Server", intervalFlags()...),
+			cli.InCategory("Tunnel",
+				cli.String("tunnel", "", "forward from an SSH server, `ssh://USER@HOST[:PORT]`, with ssh -R"),
+				cli.String("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`; 0 lets it choose"),
+				cli.List("tunnel-ssh-option", "ssh option, `KEY=VALUE`, such as IdentityFile=id_ed25519; repeatable"),
+			),
+			publicationFlags(), []cli.Flag{takeOverFlag(), cli.Output("text", "json")}, cli.LogFlags(cli.LogText)),
+		Action: serveAction,
 	}
 }
 
@@ -65,30 +81,6 @@ Examples:
   oidc-publisher serve --dir ./public --listen :8080
   oidc-publisher serve --tunnel ssh://nokey@localhost.run
   oidc-publisher serve --tunnel ssh://me@my-server --tunnel-bind 8080 --issuer https://my-server.example.com`
-
-func serveFlags() []cli.Flag {
-	flags := cli.InCategory(categoryServer,
-		cli.String("dir", "", "serve what publish --to wrote to `DIR`"),
-		cli.String("state-dir", "", "keep documents and retired keys in `DIR` across restarts"),
-		cli.String("listen", "127.0.0.1:8080", "serve the documents at `ADDRESS`; with --tunnel a free local port"),
-		cli.String("tls-cert", "", "certificate chain for HTTPS, a PEM `FILE`, reloaded when it changes"),
-		cli.String("tls-key", "", "private key of the certificate, a PEM `FILE`"),
-		cli.Bool("acme", "get a certificate for the issuer's host (Let's Encrypt); accepts its terms"),
-		cli.String("acme-email", "", "contact `ADDRESS` for the ACME authority"),
-		cli.String("acme-dir", "", "keep ACME's private keys in `DIR` (default: oidc-publisher/acme in the user's cache)"),
-		cli.String("acme-directory", acme.LetsEncrypt, "directory `URL` of the ACME authority"),
-		cli.String("acme-http-listen", "", "answer HTTP-01 at `ADDRESS`, such as :80 (default: only TLS-ALPN-01, at --listen)"),
-		cli.String("admin-listen", "", "serve health and metrics at `ADDRESS` (default: off)"),
-		cli.String("ready-file", "", "write the public URL into `FILE` once documents are served there"),
-	)
-	flags = append(flags, cli.InCategory(categoryServer, intervalFlags()...)...)
-	flags = append(flags, cli.InCategory(categoryTunnel,
-		cli.String("tunnel", "", "forward from an SSH server, `ssh://USER@HOST[:PORT]`, with ssh -R"),
-		cli.String("tunnel-bind", "80", "ask the server to listen at `[ADDRESS:]PORT`; 0 lets it choose"),
-		cli.List("tunnel-ssh-option", "ssh option, `KEY=VALUE`, such as IdentityFile=id_ed25519; repeatable"),
-	)...)
-	return slices.Concat(flags, publicationFlags(), []cli.Flag{takeOverFlag(), cli.Output("text", "json")}, cli.LogFlags(cli.LogText))
-}
 
 func serveAction(c *cli.Context) error {
 	publication, err := readPublication(c, c.String("tunnel") != "")
@@ -129,7 +121,7 @@ func untilHangup(c *cli.Context, nudge service.Nudge) (context.Context, func()) 
 
 // serveConfig reads the flags that only serve has.
 func serveConfig(c *cli.Context, publication publication) (config serve.Config, err error) {
-	if err := errors.Join(checkServe(c), checkDir(c)); err != nil {
+	if err := checkServe(c); err != nil {
 		return config, err
 	}
 	log := cli.Logger(c)
@@ -169,30 +161,23 @@ func checkServe(c *cli.Context) error {
 	case c.Bool("acme") && c.String("issuer") == "":
 		return cli.Usagef("--acme needs --issuer: its host is what the certificate is for")
 	}
-	if c.Bool("acme") {
-		return nil
+	var without, useless error
+	if !c.Bool("acme") {
+		without = refuseFlags(c, "--%s needs --acme", "acme-email", "acme-dir", "acme-directory", "acme-http-listen")
 	}
-	return needs(c, "acme", "acme-email", "acme-dir", "acme-directory", "acme-http-listen")
+	if c.String("dir") != "" {
+		useless = refuseFlags(c, "--dir serves what is already published there, so --%s has no effect: give it to the publish that writes there",
+			"kubeconfig", "context", "all-api-servers", "canary", "from", "public-key", "state-dir", "owner", "grace", "revoke",
+			"take-over", "ahead-of-issuer-change", "interval", "verify-interval")
+	}
+	return errors.Join(without, useless)
 }
 
-// needs refuses flags that have no meaning without another.
-func needs(c *cli.Context, needed string, flags ...string) error {
+// refuseFlags refuses flags that have no effect. why is a format for the flag.
+func refuseFlags(c *cli.Context, why string, flags ...string) error {
 	for _, flag := range flags {
 		if c.IsSet(flag) {
-			return cli.Usagef("--%s needs --%s", flag, needed)
-		}
-	}
-	return nil
-}
-
-// checkDir refuses flags of a source with --dir.
-func checkDir(c *cli.Context) error {
-	if c.String("dir") == "" {
-		return nil
-	}
-	for _, flag := range []string{"kubeconfig", "context", "all-api-servers", "canary", "from", "public-key", "state-dir", "owner", "grace", "revoke", "take-over", "ahead-of-issuer-change", "interval", "verify-interval"} {
-		if c.IsSet(flag) {
-			return cli.Usagef("--dir serves what is already published there, so --%s has no effect: give it to the publish that writes there", flag)
+			return cli.Usagef(why, flag)
 		}
 	}
 	return nil
@@ -203,11 +188,11 @@ func openDir(c *cli.Context, flag string) (*publish.Target, error) {
 	if path == "" {
 		return nil, nil
 	}
+	var target publish.Target
 	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("--%s: %w", flag, err)
+	if err == nil {
+		target, err = backends.Open(c.Context, absolute)
 	}
-	target, err := backends.Open(c.Context, absolute)
 	if err != nil {
 		return nil, fmt.Errorf("--%s: %w", flag, err)
 	}
@@ -239,7 +224,7 @@ func acmeConfig(c *cli.Context, issuer discovery.Issuer) (*acme.Config, error) {
 
 func tunnelConfig(c *cli.Context, issuer discovery.Issuer) (*tunnel.Config, error) {
 	if c.String("tunnel") == "" {
-		return nil, needs(c, "tunnel", "tunnel-bind", "tunnel-ssh-option")
+		return nil, refuseFlags(c, "--%s needs --tunnel", "tunnel-bind", "tunnel-ssh-option")
 	}
 	options := cli.Values(c, "tunnel-ssh-option")
 	server, err := tunnel.ParseServer(c.String("tunnel"))

@@ -59,11 +59,13 @@ func (s exchangeService) registryFlag(usage string) cli.Flag {
 	return cli.List("registry", usage)
 }
 
-// serviceCommands returns a subcommand for each service, and their names.
-func serviceCommands(services []exchangeService, command func(exchangeService) *cli.Command) (commands []*cli.Command, names string) {
+// perService makes the command have a subcommand for each service.
+func perService(command *cli.Command, services []exchangeService, subcommand func(exchangeService) *cli.Command) *cli.Command {
 	for _, service := range services {
-		commands = append(commands, command(service))
-		names += "|" + service.name
+		command.Subcommands = append(command.Subcommands, subcommand(service))
+		command.ArgsUsage += "|" + service.name
 	}
-	return commands, strings.TrimPrefix(names, "|")
+	command.ArgsUsage = strings.TrimPrefix(command.ArgsUsage, "|")
+	command.Action = cli.NoSubcommand
+	return command
 }

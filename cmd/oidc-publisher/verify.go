@@ -26,13 +26,25 @@ const (
 )
 
 func verifyCommand() *cli.Command {
+	var parties []string
+	for _, party := range verify.RelyingParties() {
+		parties = append(parties, string(party))
+	}
+	timeout := cli.Timeout(defaultTimeout)
+	timeout.DefaultText = "30s, with --wait-for-kid 2h"
 	return &cli.Command{
 		Name:        "verify",
 		Usage:       "check a public issuer as a relying party does, and explain failures",
 		ArgsUsage:   "ISSUER",
 		Description: verifyDescription,
-		Flags:       verifyFlags(),
-		Action:      verifyAction,
+		Flags: slices.Concat(
+			[]cli.Flag{
+				cli.List("for", "add the limits of `SERVICES`, comma-separated: "+strings.Join(parties, ", ")),
+				cli.String("wait-for-kid", "", "first wait until the key `ID` is safe to sign with"),
+				timeout,
+			},
+			tokenFlags(""), sourceFlags(), []cli.Flag{cli.Output("text", "json", "junit")}, cli.LogFlags(cli.LogText)),
+		Action: verifyAction,
 	}
 }
 
@@ -55,22 +67,6 @@ Examples:
 
   # the gate before the API server signs with a new key
   oidc-publisher verify https://issuer.example.com --wait-for-kid KEY_ID --timeout 2h`
-
-func verifyFlags() []cli.Flag {
-	var parties []string
-	for _, party := range verify.RelyingParties() {
-		parties = append(parties, string(party))
-	}
-	timeout := cli.Timeout(defaultTimeout)
-	timeout.DefaultText = "30s, with --wait-for-kid 2h"
-	return slices.Concat(
-		[]cli.Flag{
-			cli.List("for", "add the limits of `SERVICES`, comma-separated: "+strings.Join(parties, ", ")),
-			cli.String("wait-for-kid", "", "first wait until the key `ID` is safe to sign with"),
-			timeout,
-		},
-		tokenFlags(""), sourceFlags(), []cli.Flag{cli.Output("text", "json", "junit")}, cli.LogFlags(cli.LogText))
-}
 
 // verification is the flags of one run. The options have no snapshot and no
 // token yet.
