@@ -19,9 +19,9 @@ const Budget = 25 * time.Second
 // for explaining its failure.
 const share = 4.0 / 5
 
-// Service returns how to get a credential for an image, by the administrator's
-// settings and the service account's annotations. It returns nil for an image of
-// another registry.
+// Service returns how to get a credential for an image, according to the
+// administrator's settings and the service account's annotations. It returns
+// nil for an image of another registry.
 type Service func(image Image, annotations map[string]string) (*Access, error)
 
 // Access is how to get a credential.
@@ -30,7 +30,7 @@ type Access struct {
 	Exchanger exchange.Exchanger
 	// Key matches the images that it is valid for, by kubelet's rules.
 	Key string
-	// Explain has what explains a refusal, except the token.
+	// Explain has the options for explaining a refusal, except the token.
 	Explain explain.Options
 }
 

@@ -23,8 +23,8 @@ const (
 	responseKind = "CredentialProviderResponse"
 	byRegistry   = "Registry" // a cacheKeyType
 
-	// maxRequest bounds standard input in bytes. Annotations have at most
-	// 256 KiB in all, and a token a few.
+	// maxRequest bounds standard input in bytes. Annotations have at most 256
+	// KiB in all, and a token has a few KiB.
 	maxRequest = 1 << 20
 )
 
@@ -109,9 +109,9 @@ func cacheDuration(now, expiry time.Time) time.Duration {
 	return max(0, min(left*4/5, left-margin)).Truncate(time.Second)
 }
 
-// response is cached by registry. That is safe: kubelet keeps a cache for each
-// service account with its annotations (cacheType ServiceAccount), and the
-// credential depends on nothing else.
+// response returns a response that kubelet caches by registry. That is safe:
+// kubelet keeps a cache for each service account with its annotations
+// (cacheType ServiceAccount), and the credential depends on nothing else.
 func response(keep time.Duration, auth map[string]wireAuth) wireResponse {
 	return wireResponse{Kind: responseKind, APIVersion: apiVersion, CacheKeyType: byRegistry, CacheDuration: keep.String(), Auth: auth}
 }

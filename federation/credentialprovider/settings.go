@@ -132,7 +132,7 @@ func (s *Settings) addRegistry(host string) error {
 }
 
 func (s *Settings) setTimeout(given string) error {
-	// Kubelet waits no longer.
+	// Kubelet does not wait longer.
 	const most = 55 * time.Second
 	d, err := time.ParseDuration(given)
 	if _, number := strconv.ParseUint(given, 10, 32); err != nil && number == nil {
@@ -169,8 +169,8 @@ func (s *Settings) ReadEnv(provider string, given func(flag string) bool, getenv
 const CloudsmithAudience = exchange.CloudsmithURL
 
 // Audience returns the default audience of tokens for the service. For Google
-// Cloud it is the workload identity provider; "" if only annotations name it. The
-// error means that the name is not one of a provider.
+// Cloud it is the workload identity provider; "" if only annotations name it.
+// It returns an error if the name is not that of a provider.
 func (s *Settings) Audience(provider string) (string, error) {
 	if provider == ProviderCloudsmith {
 		return CloudsmithAudience, nil

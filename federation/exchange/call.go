@@ -24,9 +24,10 @@ import (
 const (
 	// maxAnswer bounds a response body in bytes, after decompression.
 	maxAnswer = 1 << 20
-	// maxCredential bounds a token: more than an HTTP header takes.
+	// maxCredential bounds the size of a token: more than fits into an HTTP
+	// header.
 	maxCredential = 64 << 10
-	// maxAttempts is how often one request is sent at most.
+	// maxAttempts is the largest number of attempts for one request.
 	maxAttempts = 4
 	// defaultLimit bounds an exchange if its context has no deadline.
 	defaultLimit   = 25 * time.Second
@@ -62,8 +63,9 @@ func (c caller) unusable(why string) error {
 	return fmt.Errorf("%s accepted the token, but %s", c.service, why)
 }
 
-// credential returns an issued token as a credential. It refuses what can't be a
-// token, or was sent: a pull secret with it would fail only when used.
+// credential returns an issued token as a credential. It refuses what can't be
+// a token, and the token that was sent: otherwise a pull secret would fail only
+// when it is used.
 func (c caller) credential(username, issued string, expiry time.Time, sent ...string) (Credential, error) {
 	foreign := func(r rune) bool { return r <= ' ' || r > '~' }
 	switch {
@@ -79,9 +81,9 @@ func (c caller) credential(username, issued string, expiry time.Time, sent ...st
 	return Credential{Username: username, Password: discovery.NewSecret(issued), Expiry: expiry}, nil
 }
 
-// post sends a body, retries temporary failures, and decodes the JSON of a success.
-// The error is a *RefusedError, an *UnavailableError, or explains what is wrong with
-// the answer. Text of the service has the secrets masked.
+// post sends a body, retries temporary failures, and decodes the JSON of a
+// success. The error is a *RefusedError, an *UnavailableError, or explains what
+// is wrong with the answer. Secrets in the service's text are masked.
 func (c caller) post(ctx context.Context, target string, header http.Header, body []byte, answer any, secrets ...string) error {
 	if _, has := ctx.Deadline(); !has {
 		var cancel context.CancelFunc

@@ -42,7 +42,7 @@ func Cloudsmith(config CloudsmithConfig) (Exchanger, error) {
 		return nil, err
 	}
 	c := &cloudsmith{service: config.Service, caller: caller{Calling: config.Calling, service: "Cloudsmith", reason: cloudsmithReason}}
-	// The path ends in a slash.
+	// Cloudsmith's path ends in a slash.
 	c.target = base.JoinPath("openid", url.PathEscape(config.Org), "/").String()
 	return c, nil
 }

@@ -10,8 +10,9 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// credentialConfig is the file that configures the exchange of Google's client
-// libraries (google.aip.dev/auth/4117), with a subject token from a file.
+// credentialConfig is the file that configures the token exchange of Google's
+// client libraries (google.aip.dev/auth/4117), with a subject token from a
+// file.
 type credentialConfig struct {
 	Type             string `json:"type"`
 	UniverseDomain   string `json:"universe_domain,omitempty"`

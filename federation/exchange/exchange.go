@@ -13,15 +13,14 @@ import (
 // Exchanger is one service's token exchange.
 type Exchanger interface {
 	// Exchange exchanges the subject token for a credential. It returns
-	// ErrNoSubject, and sends nothing, if this can't be a service account
-	// token; a *RefusedError if the service refused it; an *UnavailableError
-	// for a failure that may pass. No error contains the token, or text of the
-	// service that was not cleaned. A context without a deadline gets one of
-	// 25 s.
+	// ErrNoSubject, and sends nothing, if this can't be a service account token;
+	// a *RefusedError if the service refused it; an *UnavailableError for a
+	// temporary failure. No error contains the token, or text of the service
+	// that was not cleaned. A context without a deadline gets one of 25 s.
 	Exchange(ctx context.Context, subject discovery.Token) (Credential, error)
 }
 
-// Credential is what the service, or its registry, accepts.
+// Credential is a login for the service or its registry.
 type Credential struct {
 	// Username is the registry's user name: "token" for Cloudsmith,
 	// "oauth2accesstoken" for Google Cloud.

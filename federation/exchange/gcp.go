@@ -22,7 +22,7 @@ const (
 	IAMURL = "https://iamcredentials.googleapis.com"
 )
 
-// CloudPlatform is the scope of everything that IAM allows.
+// CloudPlatform is the scope that allows everything that IAM grants.
 const CloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
 
 const (
@@ -62,7 +62,8 @@ type GCPConfig struct {
 	Calling
 }
 
-// normal sets defaults and refuses an invalid configuration.
+// normal returns the configuration with its defaults, and refuses an invalid
+// one.
 func (g GCPConfig) normal() (GCPConfig, error) {
 	var err error
 	if g.Provider, err = ParseProvider(g.Provider); err != nil {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// cloudsmithReason parses ErrorDetail of Cloudsmith's API. It ignores members of
-// an unexpected type, each by itself.
+// cloudsmithReason parses ErrorDetail of Cloudsmith's API. It ignores each
+// member of an unexpected type.
 func cloudsmithReason(body []byte) (code, text string) {
 	var members map[string]json.RawMessage
 	_ = json.Unmarshal(body, &members)

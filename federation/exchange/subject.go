@@ -29,7 +29,7 @@ func checkSubject(token discovery.Token) error {
 
 // APITokenError refuses a token that the API server itself accepts.
 type APITokenError struct {
-	// Why is the evidence.
+	// Why says how the token was recognised.
 	Why string
 }
 
@@ -39,11 +39,11 @@ func (e *APITokenError) Error() string {
 		"Project a token with the service's own audience (a serviceAccountToken volume with audience and path), or mint one"
 }
 
-// RefuseAPIToken returns an *APITokenError for a token that the API server itself
-// accepts: read from the file that is mounted into every pod, or for the API
-// server's default audience, which is the issuer, or for none. Other audiences
-// that an API server accepts (--api-audiences, a second --service-account-issuer)
-// can't be recognised.
+// RefuseAPIToken returns an *APITokenError for a token that the API server
+// itself accepts: it was read from the file that is mounted into every pod, or
+// its audience is the API server's default, which is the issuer, or it has
+// none. Other audiences that an API server accepts (--api-audiences, a second
+// --service-account-issuer) can't be recognised.
 func RefuseAPIToken(token discovery.Token, file string) error {
 	const mounted = "/run/secrets/kubernetes.io/serviceaccount/token"
 	if clean := path.Clean(file); clean == mounted || clean == "/var"+mounted {
@@ -51,7 +51,7 @@ func RefuseAPIToken(token discovery.Token, file string) error {
 	}
 	claims, err := token.Claims()
 	if err != nil {
-		return nil //nolint:nilerr // the exchange refuses it
+		return nil //nolint:nilerr // the exchange itself refuses a malformed token
 	}
 	if len(claims.Audience) == 0 {
 		return &APITokenError{Why: "it has no audience"}
@@ -64,8 +64,8 @@ func RefuseAPIToken(token discovery.Token, file string) error {
 	return nil
 }
 
-// apiAudience recognises the usual --api-audiences: the API server's own service
-// under any cluster domain, and the names of old guides.
+// apiAudience recognises the usual --api-audiences: the API server's own
+// service under any cluster domain, and the names that old guides use.
 func apiAudience(audience string) bool {
 	name := strings.ToLower(audience)
 	name, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://"), "/")

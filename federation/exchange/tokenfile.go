@@ -18,7 +18,7 @@ import (
 const MaxTokenFile = 64 << 10
 
 // ReadToken reads a token from a file, or from stdin if the path is "-". Its
-// errors show nothing of what was read.
+// errors never show what was read.
 func ReadToken(path string, stdin io.Reader) (discovery.Token, error) {
 	from := stdin
 	if path != "-" {
@@ -45,8 +45,8 @@ func ReadToken(path string, stdin io.Reader) (discovery.Token, error) {
 type TokenFile struct {
 	// Path is the file.
 	Path string
-	// Field is the member of the JSON object in the file that is the token, ""
-	// if the file is the token.
+	// Field names the member with the token if the file is a JSON object; "" if
+	// the file is the token.
 	Field string
 }
 
@@ -66,15 +66,17 @@ func (f TokenFile) Token(content []byte) (discovery.Token, error) {
 	return discovery.NewToken(token), nil
 }
 
-// SubjectSource gets the subject token at each use, because a projected token is
-// replaced while a program runs. It refuses tokens of the API server.
+// SubjectSource gets the subject token at each use, because a projected token
+// is replaced while a program runs. It refuses tokens for the API server
+// itself.
 type SubjectSource struct {
 	// Mint mints the token; nil reads File.
 	Mint func(context.Context) (discovery.Token, error)
 	// File holds the token. The path "-" is Stdin, which is read once.
 	File  TokenFile
 	Stdin io.Reader
-	// AllowAPIToken accepts a token of the API server, see RefuseAPIToken.
+	// AllowAPIToken accepts a token for the API server itself, see
+	// RefuseAPIToken.
 	AllowAPIToken bool
 
 	once   sync.Once

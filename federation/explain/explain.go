@@ -30,7 +30,8 @@ type Options struct {
 	// Provider and ServiceAccount are Google's, "" if unknown. Without a
 	// Provider, the token's audience may name it.
 	Provider, ServiceAccount string
-	// Transport carries the requests to the issuer, as verify.Options has it.
+	// Transport carries the requests while connecting while connecting to the
+	// issuer, as verify.Options has it.
 	Transport http.RoundTripper
 	// Now is the clock, nil for time.Now.
 	Now func() time.Time
@@ -46,7 +47,7 @@ type Explanation struct {
 	Trust Trust
 }
 
-// Text is the explanation in lines.
+// Text returns the explanation as lines of text.
 func (e Explanation) Text() string {
 	text := "likely cause: " + e.Cause + "\ncure: " + e.Cure
 	if lines := e.Trust.Lines(); len(lines) > 0 {
@@ -59,8 +60,8 @@ func (e Explanation) Text() string {
 const issuerTimeout = 5 * time.Second
 
 // Exchange exchanges the token of the options. The error of a refusal has the
-// likely cause and the cure. They are found within command, which may outlive
-// the ctx of the exchange.
+// likely cause and the cure. The search for them is bounded by command, which
+// may outlive the ctx of the exchange.
 func Exchange(ctx, command context.Context, exchanger exchange.Exchanger, opts Options) (exchange.Credential, error) {
 	credential, err := exchanger.Exchange(ctx, opts.Token)
 	var refused *exchange.RefusedError
@@ -121,9 +122,9 @@ type findings struct {
 }
 
 // inspect verifies issuer and token as the service does. An issuer without a
-// public host is a fault only if the service can't reach it. Even then known
-// faults of token and settings come first: the service may run on the same
-// machine, or have uploaded keys.
+// public host is a fault only if the service can't reach it. Even then, known
+// faults of the token and the settings come first: the service may run on the
+// same machine, or may have uploaded keys.
 func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.RefusedError, opts Options) (found findings) {
 	report, err := verify.Run(ctx, verify.Options{
 		Issuer: claims.Issuer, Token: opts.Token, Audience: first(claims.Audience),
@@ -158,7 +159,8 @@ func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.Ref
 // unpublished is the cure for an issuer with a host that is not public.
 const unpublished = "publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the current one as a second while its tokens live"
 
-// ofToken reports whether the check does not depend on the issuer's documents.
+// ofToken reports whether a check depends only on the token, and not on the
+// issuer's documents.
 func ofToken(id string) bool {
 	return id != "token-key" && id != "token-signature" &&
 		(strings.HasPrefix(id, "token-") || strings.HasSuffix(id, "issuer-url") || strings.HasSuffix(id, "-audience-length"))
@@ -211,7 +213,7 @@ func cloudsmithFault(refused *exchange.RefusedError, claims discovery.Claims, op
 	return hint, otherwise
 }
 
-// compare shows the settings of a pool's provider.
+// compare is the advice to look at the settings of a pool's provider.
 const compare = "compare with: gcloud iam workload-identity-pools providers describe"
 
 // gcpFault returns the fault in the settings of the pool's provider that the error code
@@ -266,7 +268,7 @@ func first(list []string) string {
 	return list[0]
 }
 
-// line makes text with claims in it one line of bounded length.
+// line turns text that contains claims into one line of bounded length.
 func line(text string) string {
 	const most = 700
 	text = strings.Join(strings.Fields(text), " ")

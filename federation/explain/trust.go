@@ -17,7 +17,8 @@ import (
 type Trust struct {
 	Service verify.RelyingParty
 	Values  []Value
-	// Commands do the same in a shell. Words in capitals are placeholders.
+	// Commands are shell commands that do the same. Words in capitals are
+	// placeholders.
 	Commands []string
 }
 
@@ -64,7 +65,7 @@ func Trusts(services []verify.RelyingParty, token discovery.Token) (all []Trust)
 func TrustOf(claims discovery.Claims, opts Options) Trust {
 	switch opts.Service {
 	case verify.Cloudsmith:
-		required, _ := json.Marshal(map[string]string{"aud": first(claims.Audience), "sub": claims.Subject}) // strings always marshal
+		required, _ := json.Marshal(map[string]string{"aud": first(claims.Audience), "sub": claims.Subject}) // can't happen: strings always marshal
 		return Trust{Service: verify.Cloudsmith, Values: []Value{
 			{"provider URL", line(claims.Issuer)},
 			{"claims", line(string(required))},
@@ -115,8 +116,8 @@ func principal(claims discovery.Claims, opts Options) string {
 	return "principal://iam.googleapis.com/" + pool + "/subject/" + claims.Subject
 }
 
-// bindCommand grants the token's subject the use of the service account or,
-// without one, of a registry.
+// bindCommand returns the command that lets the token's subject use the service
+// account or, if there is none, a registry.
 func bindCommand(claims discovery.Claims, opts Options) string {
 	member := word(principal(claims, opts))
 	if opts.ServiceAccount != "" {
@@ -125,5 +126,5 @@ func bindCommand(claims discovery.Claims, opts Options) string {
 	return "gcloud artifacts repositories add-iam-policy-binding REPOSITORY --location=LOCATION --role=roles/artifactregistry.reader --member=" + member
 }
 
-// word quotes foreign text as one word of a shell.
+// word quotes untrusted text as one word of a shell.
 func word(s string) string { return httpx.ShellQuote(line(s)) }

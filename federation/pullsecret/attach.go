@@ -16,7 +16,7 @@ import (
 // changed.
 type AccountError struct {
 	Namespace, Account string
-	// Absent is set where there is no such account.
+	// Absent is set if there is no such account.
 	Absent bool
 	Err    error
 }
@@ -54,11 +54,12 @@ func joined(failed []*AccountError) (err error) {
 	return err
 }
 
-// conflictBackoff is for a service account that others write often.
+// conflictBackoff is the wait before another attempt to change a service
+// account that others change often.
 var conflictBackoff = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.1, Jitter: 1, Steps: 40}
 
-// changePullSecrets reads and writes the list as a whole, since it is atomic, and
-// retries after conflicts.
+// changePullSecrets reads and writes the whole list, since the API treats it as
+// atomic, and retries after conflicts.
 func (c *Cluster) changePullSecrets(ctx context.Context, namespace, name string, change func([]any) []any, dryRun bool) (changed bool, err error) {
 	err = retry.RetryOnConflict(conflictBackoff, func() error {
 		account, err := c.serviceAccount(ctx, namespace, name)

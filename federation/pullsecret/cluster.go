@@ -31,7 +31,7 @@ var (
 )
 
 const (
-	// requestTimeout bounds one request, with client-go's own retries where
+	// requestTimeout bounds one request, including client-go's own retries if
 	// the API server asks for them (429 and Retry-After).
 	requestTimeout = 30 * time.Second
 	// maxAnswer bounds an answer in bytes, except a watch: far more than a page
@@ -47,8 +47,8 @@ type Cluster struct {
 	explain  lease.Explain
 }
 
-// Connect returns a client. It makes no request. The client has no rate limit of
-// its own: the API server's priority and fairness applies.
+// Connect returns a client. It makes no request. The client has no rate limit
+// of its own: it relies on the API server's priority and fairness.
 func Connect(config *rest.Config, explain lease.Explain) (*Cluster, error) {
 	own := rest.CopyConfig(config)
 	own.QPS = -1
@@ -113,7 +113,8 @@ func (c *Cluster) table(ctx context.Context, explained kubeerr.Request, request 
 	return readTable(body)
 }
 
-// bodyOf returns the API server's message in its error, which Raw alone omits.
+// bodyOf returns the body, or an error that contains the API server's message,
+// which Raw alone omits.
 func bodyOf(result rest.Result) ([]byte, error) {
 	if err := result.Error(); err != nil {
 		return nil, err

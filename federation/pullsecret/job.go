@@ -12,8 +12,8 @@ import (
 	"oidc-publisher/federation/exchange"
 )
 
-// workers is the number of namespaces that are written at a time. More would
-// queue in the API server.
+// workers is the number of namespaces that are written at the same time. More
+// would only queue in the API server.
 const workers = 16
 
 // Job is one pass over the namespaces.
@@ -25,8 +25,8 @@ type Job struct {
 	Exchange func(context.Context) (exchange.Credential, error)
 	// Attach are service accounts to whose imagePullSecrets the secret is added.
 	Attach []string
-	// MinRemaining is the remaining lifetime with which no secret is written; 0
-	// always writes.
+	// MinRemaining is the remaining lifetime above which a secret is not written
+	// again; 0 always writes.
 	MinRemaining time.Duration
 	// TakeOver overwrites secrets of other owners.
 	TakeOver bool
@@ -57,8 +57,8 @@ func (r Report) Count(outcomes ...Outcome) (n int) {
 	return n
 }
 
-// Run does the pass. An error concerns all namespaces; that of one namespace is
-// in its Result.
+// Run makes the pass. It returns an error that concerns all namespaces; the
+// error of a single namespace is in its Result.
 func (j *Job) Run(ctx context.Context) (Report, error) {
 	names, ending, err := j.Namespaces.find(ctx, j.Cluster)
 	if err != nil {
@@ -118,7 +118,7 @@ func (j *Job) inspect(ctx context.Context, names []string) ([]Result, error) {
 	return results, nil
 }
 
-// attachOnly leaves the secrets, which are all fresh, and attaches them.
+// attachOnly attaches the secrets without writing them, because all are fresh.
 func (j *Job) attachOnly(ctx context.Context, results []Result) error {
 	return each(ctx, len(results), func(i int) {
 		r := &results[i]
@@ -171,7 +171,7 @@ func (j *Job) writer() *writer {
 }
 
 // Detach removes the secret from service accounts, and writes no secret. An
-// account that does not exist is no failure.
+// account that does not exist is not a failure.
 func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 	names, _, err := j.Namespaces.find(ctx, j.Cluster)
 	if err != nil {

@@ -26,8 +26,9 @@ type KeeperConfig struct {
 }
 
 // Keeper keeps the secret in every namespace. It writes all secrets after its
-// election and with each new credential, which it gets before the old one
-// expires, and at once every secret whose version is not the one it wrote.
+// election and whenever it gets a new credential, before the old one expires.
+// It also writes any secret again at once if another writer changed or deleted
+// it.
 type Keeper struct {
 	KeeperConfig
 	writer  *writer
@@ -41,13 +42,13 @@ type Keeper struct {
 	now    *credential       // nil before the first exchange
 	spaces map[string]*space // by namespace
 	queue  workqueue.TypedRateLimitingInterface[string]
-	// unlisted counts the lists that are still to come, and untried are the
-	// namespaces in which nothing was tried yet since the election.
+	// unlisted is the number of first lists that are not complete yet. untried
+	// are the namespaces in which no write was attempted since the election.
 	unlisted int
 	untried  map[string]bool
 }
 
-// space is what the keeper knows of one namespace.
+// space is what the keeper knows about one namespace.
 type space struct {
 	selected, deleting bool
 	// failed is set while the last write or attachment failed.
@@ -56,8 +57,8 @@ type space struct {
 	written write
 }
 
-// seenSecret is the secret as its watch reported it last. The zero value is no
-// secret.
+// seenSecret is the secret as the watch last reported it. The zero value means
+// that there is none.
 type seenSecret struct {
 	version version
 	// exchanged and expires are for the metrics only: anyone may edit
@@ -71,18 +72,19 @@ type write struct {
 	version    version
 	credential time.Time // when the credential was exchanged
 	at         time.Time
-	// count is how often this credential was written in short succession.
+	// count is the number of times this credential was written in quick
+	// succession.
 	count int
 }
 
 const (
-	// slack is the time of a pass beside the exchange.
+	// slack is the time that a pass needs in addition to the exchange.
 	slack = 3 * time.Minute
 	// The wait after a failed write doubles from firstAgain to maxAgain.
 	firstAgain, maxAgain = 250 * time.Millisecond, time.Minute
-	// A secret that others change again and again is repaired at once this
-	// often, and then ever more slowly: two controllers that undo each other's
-	// writes must not overload the API server.
+	// promptRepairs is the number of times that a secret is repaired at once if
+	// others keep changing it. After that the repairs slow down, so that two
+	// controllers that undo each other's writes do not overload the API server.
 	promptRepairs = 5
 )
 
@@ -105,8 +107,8 @@ func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 // leads.
 func (k *Keeper) Handler(metrics http.Handler) http.Handler { return k.health.Handler(metrics) }
 
-// forget drops everything known of the cluster: between two elections another
-// replica writes.
+// forget drops everything known about the cluster, because between two
+// elections another replica writes.
 func (k *Keeper) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -174,7 +176,8 @@ func (k *Keeper) space(namespace string) *space {
 	return s
 }
 
-// writable reports whether the namespace is to have the secret and can get it.
+// writable reports whether the namespace should have the secret and is not
+// being deleted.
 func (s *space) writable() bool { return s != nil && s.selected && !s.deleting }
 
 // current reports whether the last secret seen is the one that was written with
@@ -183,7 +186,7 @@ func (s *space) current(c credential) bool {
 	return s.written.credential.Equal(c.at) && s.seen.version == s.written.version
 }
 
-// enqueue has the namespace written unless its secret is current.
+// enqueue queues a write to the namespace unless its secret is current.
 func (k *Keeper) enqueue(namespace string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -202,7 +205,7 @@ func (w write) delay(c credential) time.Duration {
 	return min(firstAgain<<min(w.count-promptRepairs-1, 10), maxAgain)
 }
 
-// next is the write that follows this one.
+// next returns the write that follows this one.
 func (w write) next(c credential, v version) write {
 	count := 1
 	if w.credential.Equal(c.at) && time.Since(w.at) <= 2*maxAgain {
@@ -261,7 +264,7 @@ func (k *Keeper) observe(namespace string, c credential, r Result) {
 	s := k.spaces[namespace]
 	delete(k.untried, namespace)
 	selected := s != nil && s.selected
-	if selected { // else its series would stay
+	if selected { // otherwise its series would stay
 		s.failed = r.Err != nil
 		if r.Outcome == Updated && s.written.credential.Equal(c.at) {
 			r.Outcome = Repaired
@@ -295,7 +298,7 @@ func (k *Keeper) log(namespace string, r Result) {
 	}
 }
 
-// passed reports to health.
+// passed reports the state of the pass to health.
 func (k *Keeper) passed() {
 	k.mu.Lock()
 	complete := k.now != nil && k.unlisted == 0 && len(k.untried) == 0

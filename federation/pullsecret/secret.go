@@ -110,7 +110,7 @@ func (s Secret) manifest(namespace string, c credential, over *found) ([]byte, e
 	return json.Marshal(m)
 }
 
-// found is a secret of that name in the cluster.
+// found is a secret with that name in the cluster.
 type found struct {
 	kind string // its type
 	meta metav1.ObjectMeta
@@ -161,9 +161,9 @@ func managers(meta metav1.ObjectMeta, such func(metav1.ManagedFieldsEntry) bool)
 	return strings.Join(names, ", ")
 }
 
-// intact reports whether the secret still has what was applied from the same
-// inputs: the API server takes a field from its manager when another changes it.
-// A single pass has no other memory than this.
+// intact reports whether the secret still has everything that was applied from
+// the same inputs: when another manager changes a field, the API server no
+// longer lists it as ours. A single pass has no other record.
 func (s Secret) intact(meta metav1.ObjectMeta) bool {
 	if meta.Labels[LabelManagedBy] != Manager || meta.Annotations[AnnotationOwner] != s.Owner || meta.Annotations[AnnotationInputs] != s.inputs() {
 		return false
@@ -189,8 +189,9 @@ func annotatedTime(meta metav1.ObjectMeta, key string) time.Time {
 	return t
 }
 
-// fields are the fields that a manager owns, as far as needed, in the format of
-// FieldsV1 (sigs.k8s.io/structured-merge-diff/fieldpath): keys that begin with "f:".
+// fields are those fields of a manager that are needed here, in the format of
+// FieldsV1 (sigs.k8s.io/structured-merge-diff/fieldpath): keys that begin with
+// "f:".
 type fields struct {
 	Data     map[string]json.RawMessage `json:"f:data"`
 	Metadata struct {

@@ -18,12 +18,12 @@ import (
 	"oidc-publisher/internal/kubeerr"
 )
 
-// again is the wait before a list and its watch are retried. client-go's own
+// again is the wait before a failed list or watch is retried. client-go's own
 // default grows to a minute, and keeps growing through successive outages.
 var again = wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: 3 * time.Second}
 
-// watch follows the namespaces, unless they are named, and the one secret in
-// each, by their metadata.
+// watch watches the metadata of the namespaces, unless they are named, and of
+// the one secret in each.
 func (k *Keeper) watch(ctx context.Context, busy *sync.WaitGroup) {
 	follow := func(resource schema.GroupVersionResource, namespace string, options metav1.ListOptions, store *mirror) {
 		k.mu.Lock()
@@ -46,7 +46,7 @@ func (k *Keeper) watch(ctx context.Context, busy *sync.WaitGroup) {
 	}
 }
 
-// synced counts down the first lists.
+// synced is called after each first list.
 func (k *Keeper) synced() {
 	k.mu.Lock()
 	k.unlisted--
@@ -72,8 +72,8 @@ func (k *Keeper) namespaceIs(meta metav1.ObjectMeta) {
 	k.enqueue(meta.Name)
 }
 
-// namespaceGone is also for a namespace that lost its label: its secret may
-// still be there.
+// namespaceGone is also called for a namespace that lost its label, whose
+// secret may still exist.
 func (k *Keeper) namespaceGone(name cache.ObjectName) {
 	k.mu.Lock()
 	if s := k.spaces[name.Name]; s != nil {
@@ -117,7 +117,7 @@ func (k *Keeper) drop(namespace string, s *space) {
 }
 
 // source lists and watches metadata, and reports the outcome: client-go itself
-// retries forever without a word.
+// retries forever without reporting an error.
 func (k *Keeper) source(resource schema.GroupVersionResource, namespace string, selected metav1.ListOptions) cache.ListerWatcher {
 	client := k.Cluster.metadata.Resource(resource).Namespace(namespace)
 	about := []any{"resource", resource.Resource}
@@ -150,9 +150,10 @@ func (k *Keeper) source(resource schema.GroupVersionResource, namespace string, 
 			w, err := client.Watch(ctx, options)
 			report(ctx, ctx, "watch", err)
 			if err != nil {
-				// Hide the type: after an error that it knows, client-go watches again
-				// from the old version, which an API server that restarted may accept
-				// only to refuse it in the stream. After any other it lists first.
+				// Hide the type: after an error of a type that it knows,
+				// client-go resumes the watch from the old version. An API
+				// server that restarted may accept that and then refuse it in
+				// the stream. After any other error client-go lists first.
 				return nil, errors.New(err.Error())
 			}
 			return w, nil

@@ -41,14 +41,13 @@ type Result struct {
 	Accounts []string
 	// Expiry is when the secret's credential expires, if that is known.
 	Expiry time.Time
-	// Err is why it was Refused or Failed. With any other outcome the secret
-	// was written, and Unattached are service accounts that could not be
-	// changed.
+	// Err is the reason for Refused or Failed. With any other outcome it is
+	// about Unattached, the service accounts that could not be changed.
 	Err        error
 	Unattached []*AccountError
 
 	seen    *seen
-	version version // of the secret that was written, or found Unchanged
+	version version // of the secret as written, or as found if Unchanged
 }
 
 // Partly reports whether the secret was written and a service account failed.
@@ -64,7 +63,7 @@ func (r Result) attached(changed []string, failed []*AccountError) Result {
 	return r
 }
 
-// seen is what was found before there was a credential, nil for no secret.
+// seen is the secret that was found before the exchange, nil if there was none.
 type seen struct{ secret *found }
 
 // writer writes the secret of a namespace.
@@ -76,11 +75,11 @@ type writer struct {
 	dryRun   bool
 }
 
-// maxRaces bounds how often a write is tried that conflicts with others.
+// maxRaces bounds the attempts of a write that conflicts with other writers.
 const maxRaces = 5
 
-// write writes the secret and attaches it. It reads the present secret unless
-// that is known, and leaves it if its version is the given one.
+// write writes the secret and attaches it. It reads the current secret unless
+// it is known, and leaves it unchanged if its version is the given one.
 func (w *writer) write(ctx context.Context, namespace string, c credential, known *seen, written version) Result {
 	r := Result{Namespace: namespace, Expiry: c.Expiry}
 	r.Outcome, r.version, r.Err = w.put(ctx, namespace, c, known, written)
@@ -90,7 +89,7 @@ func (w *writer) write(ctx context.Context, namespace string, c credential, know
 	return r.attached(w.cluster.changeAccounts(ctx, namespace, w.attach, withSecret(w.secret.Name), w.dryRun))
 }
 
-// judged sets the outcome of an error.
+// judged sets the outcome according to the error.
 func (r Result) judged() Result {
 	switch {
 	case r.Err == nil:
@@ -146,7 +145,7 @@ func (w *writer) putOnce(ctx context.Context, namespace string, c credential, kn
 }
 
 // apply takes fields back from other managers, but only those of the secret
-// that was read: a new secret may by now exist and belong to another.
+// that was read: by now a new secret may exist that belongs to another owner.
 func (w *writer) apply(ctx context.Context, namespace string, c credential, over *found) (version, error) {
 	body, err := w.secret.manifest(namespace, c, over)
 	if err != nil {

@@ -35,8 +35,8 @@ const (
 	// LetsEncrypt is the default directory.
 	LetsEncrypt = autocert.DefaultACMEDirectory
 
-	// checkInterval lies between two checks of the certificate; autocert forgets
-	// a failed order after a minute, and the next check orders again.
+	// checkInterval is the time between two checks of the certificate; autocert
+	// forgets a failed order after a minute, and the next check orders again.
 	checkInterval = 5 * time.Second
 	// requestTimeout bounds one request to the authority, which may be slow to
 	// answer when an order is finalised.
@@ -52,7 +52,7 @@ type Config struct {
 	// Directory is the authority's directory URL; LetsEncrypt if empty.
 	Directory string
 	// Storage is a directory for the private keys of the account and the
-	// certificate. It is created for its owner alone.
+	// certificate. It is created so that only its owner can read it.
 	Storage string
 	// Expiry is called with the time at which the certificate expires.
 	Expiry func(time.Time)
@@ -65,7 +65,7 @@ type Certificate struct {
 	manager *autocert.Manager
 }
 
-// CheckHost refuses a host that no authority gives a certificate for.
+// CheckHost refuses a host for which no authority issues a certificate.
 func (c Config) CheckHost() error {
 	if c.Host == "" || net.ParseIP(c.Host) != nil || !strings.Contains(c.Host, ".") {
 		return fmt.Errorf("ACME: %q is not a public DNS name, so it can't get a certificate", c.Host)
@@ -73,8 +73,8 @@ func (c Config) CheckHost() error {
 	return nil
 }
 
-// New checks the configuration and makes no request yet. The terms of service of
-// the authority count as accepted.
+// New checks the configuration and makes no request yet. It accepts the terms
+// of service of the authority.
 func New(c Config) (*Certificate, error) {
 	if err := c.CheckHost(); err != nil {
 		return nil, err
@@ -99,8 +99,8 @@ func New(c Config) (*Certificate, error) {
 	}}, nil
 }
 
-// backoff is that of x/crypto/acme, but shorter after a refused nonce, which is
-// no sign of load (RFC 8555 section 6.5).
+// backoff waits like x/crypto/acme, but less after a refused nonce, which is
+// not a sign of load (RFC 8555 section 6.5).
 func backoff(n int, _ *http.Request, resp *http.Response) time.Duration {
 	wait := time.Second
 	if resp.StatusCode == http.StatusBadRequest {
@@ -124,9 +124,9 @@ func (c *Certificate) TLSConfig() *tls.Config {
 	}
 }
 
-// hello asks for the one certificate. Without it, a client that knows no ECDSA
-// would make autocert order a second certificate, and a client that names no
-// host would get none.
+// hello is a request for the one certificate. Without it, a client without
+// ECDSA would make autocert order a second certificate, and a client that names
+// no host would get none.
 func (c *Certificate) hello(name string, protocols []string) *tls.ClientHelloInfo {
 	if name == "" {
 		name = c.Host
@@ -142,12 +142,12 @@ func (c *Certificate) hello(name string, protocols []string) *tls.ClientHelloInf
 }
 
 // HTTPHandler answers HTTP-01 (RFC 8555 section 8.3) and redirects everything
-// else to https. HTTP-01 is only attempted once this was called.
+// else to https. autocert uses HTTP-01 only after a call of HTTPHandler.
 func (c *Certificate) HTTPHandler() http.Handler {
 	handler := c.manager.HTTPHandler(nil)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// autocert compares the host without a port, which is there where another
-		// port than 80 is forwarded to this server.
+		// autocert expects a host without a port, but there is one if a port
+		// other than 80 is forwarded to this server.
 		if host, _, err := net.SplitHostPort(r.Host); err == nil {
 			r.Host = host
 		}
@@ -179,7 +179,7 @@ func (c *Certificate) obtain(ctx context.Context) (*tls.Certificate, error) {
 		err         error
 	}
 	done := make(chan outcome, 1)
-	go func() { // outlives ctx by five minutes at most, which autocert gives an order
+	go func() { // outlives ctx by at most five minutes, autocert's limit for an order
 		certificate, err := c.manager.GetCertificate(c.hello("", nil))
 		done <- outcome{certificate, err}
 	}()
@@ -197,7 +197,8 @@ type certificateLog struct {
 	failures *service.Failures
 	failing  bool
 	expires  time.Time
-	// late is set once a renewal is overdue, ended once the certificate expired.
+	// late is set once a renewal is overdue, ended once the certificate has
+	// expired.
 	late, ended bool
 }
 
@@ -237,7 +238,7 @@ func (l *certificateLog) served(leaf *x509.Certificate, now time.Time) {
 	}
 }
 
-// margin is half of the time that autocert gives itself for a renewal. autocert
+// margin returns half of the time that autocert has for a renewal. autocert
 // does not report a renewal that fails.
 func margin(leaf *x509.Certificate) time.Duration {
 	return min(leaf.NotAfter.Sub(leaf.NotBefore)/3, 30*24*time.Hour) / 2

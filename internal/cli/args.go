@@ -26,8 +26,9 @@ func checkArgs(c *Context) error {
 	return nil
 }
 
-// flagsFirst moves a command's flags before its arguments, because urfave takes
-// every flag after the first argument for an argument. Help needs no arguments.
+// flagsFirst moves a command's flags before its arguments, because urfave
+// treats every flag after the first argument as an argument. Help needs no
+// arguments.
 func flagsFirst(app *App, args []string) []string {
 	if len(args) > 2 && args[1] == "help" {
 		args = slices.Concat(args[:1], args[2:], []string{"--help"})
@@ -59,7 +60,7 @@ func flagsFirst(app *App, args []string) []string {
 				continue
 			}
 			if strings.HasPrefix(rest[1], "--") && flagOf(command, rest[1]) != nil {
-				return append(names, arg) // without its value: --to --dry-run
+				return append(names, arg) // the value is missing: --to --dry-run
 			}
 			flags = append(flags, rest[1])
 			rest = rest[1:]

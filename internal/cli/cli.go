@@ -1,4 +1,4 @@
-// Package cli is urfave/cli made strict: usage errors go to stderr with a hint
+// Package cli makes urfave/cli strict: usage errors go to stderr with a hint
 // and exit code 2, flags may follow arguments, arguments that no command
 // expects are refused, and only main ends the process.
 //

@@ -10,7 +10,7 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// Exit codes: a contract with scripts.
+// Exit codes. Scripts depend on them.
 const (
 	ExitDone    = 0
 	ExitFailed  = 1

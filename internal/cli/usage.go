@@ -23,7 +23,7 @@ func Usagef(format string, args ...any) error {
 	return &UsageError{Message: fmt.Sprintf(format, args...)}
 }
 
-// noCommand is the action of the program without a known command.
+// noCommand is the action of the program if there is no known command.
 func noCommand(c *Context) error {
 	if !c.Args().Present() || c.Args().First() == "help" {
 		return urfave.ShowAppHelp(c)

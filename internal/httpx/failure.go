@@ -41,7 +41,7 @@ func (f Failure) TLS() bool {
 	}
 }
 
-// TrustCure is how to make Go programs trust a private certificate authority.
+// TrustCure says how to make Go programs trust a private certificate authority.
 var TrustCure = trustCure(runtime.GOOS)
 
 func trustCure(system string) string {
@@ -51,8 +51,8 @@ func trustCure(system string) string {
 	return "name the authority's certificate in SSL_CERT_FILE, or the directory that holds it in SSL_CERT_DIR"
 }
 
-// Cure is what to append to a message about the failure, separator included,
-// where this machine's settings can fix it.
+// Cure returns the text, separator included, to append to a message about a
+// failure that this machine's settings can fix.
 func (f Failure) Cure() string {
 	if f == CertificateUnknown {
 		return ": if it is your own, " + TrustCure

@@ -1,6 +1,6 @@
-// Package httpx takes input from outside within bounds: answers to HTTP
-// requests, files and streams. It classifies network failures and masks
-// secrets in foreign text.
+// Package httpx reads input from outside with limits: HTTP responses, files and
+// streams. It also classifies network failures and masks secrets in untrusted
+// text.
 package httpx
 
 import (
@@ -36,8 +36,8 @@ func Anonymous(transport http.RoundTripper, timeout time.Duration) *http.Client 
 	}
 }
 
-// ErrTooLarge is wrapped for input above the limit. Input is never cut: half a
-// document must not be taken for a whole one.
+// ErrTooLarge is wrapped by the error for input above the limit. Input is never
+// truncated, because half a document must not look like a whole one.
 var ErrTooLarge = errors.New("too large")
 
 type tooLargeError struct{ limit int64 }

@@ -11,22 +11,22 @@ import (
 
 const (
 	masked = "[masked]"
-	// maxForeign bounds foreign text in an error, in bytes.
+	// maxForeign bounds untrusted text in an error, in bytes.
 	maxForeign = 400
 	// maxClipped bounds a foreign name or sentence within a message, in bytes.
 	maxClipped = 200
-	// maxScanned bounds how much of a foreign text is examined.
+	// maxScanned bounds how much of an untrusted text is examined.
 	maxScanned = 4 << 10
-	// minShared is how many bytes in a row of a secret give it away.
+	// minShared is the length in bytes from which a part of a secret is masked.
 	minShared = 12
 )
 
-// MaskTokens masks JWTs in a text that is shown: a token that was given where a
-// path or a name is expected comes back in errors. It keeps key IDs.
+// MaskTokens masks JWTs in output: a token given in place of a path or a name
+// would otherwise appear in errors. It keeps key IDs.
 func MaskTokens(text string) string { return maskRuns(text, jwtStart) }
 
-// MaskForeign makes the text of a remote side fit for an error: one line,
-// printable, short, without the secrets, without pieces of them, and without
+// MaskForeign prepares the text of a remote side for an error: one short
+// printable line, without the secrets, without parts of them, and without
 // anything else that looks like a token.
 func MaskForeign(text string, secrets ...string) string {
 	if len(text) > maxScanned {
@@ -81,7 +81,7 @@ func Few(list []string, separator string) string {
 	return strings.Join(list, separator)
 }
 
-// maskShared masks whatever text and secret have in common.
+// maskShared masks every part that text and secret have in common.
 func maskShared(text, secret string) string {
 	if secret == "" {
 		return text
@@ -104,8 +104,8 @@ func maskShared(text, secret string) string {
 	return out.String()
 }
 
-// maskRuns masks each run of a token's characters from where secret says that
-// a secret begins in it; -1 is nowhere.
+// maskRuns masks each run of characters that occur in tokens, starting at the
+// index that secret returns; -1 masks nothing.
 func maskRuns(text string, secret func(run string) int) string {
 	var out strings.Builder
 	for text != "" {
@@ -145,9 +145,9 @@ func jwtStart(run string) int {
 	return -1
 }
 
-// tokenLike recognises pieces of JWTs and opaque tokens: base64 of a JSON object
-// begins with "ey" and a capital, or with "ew"; opaque tokens mix cases and
-// digits over a length that the names of things do not have.
+// tokenLike recognises pieces of JWTs and opaque tokens: base64 of a JSON
+// object begins with "ey" and a capital, or with "ew"; opaque tokens mix cases
+// and digits and are longer than ordinary names.
 func tokenLike(run string) bool {
 	for part := range strings.SplitSeq(run, ".") {
 		if opaque(strings.Trim(part, "-_~+=")) {

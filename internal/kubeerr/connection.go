@@ -12,8 +12,8 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// NoAnswer explains why a request got no complete answer. It leaves the URL
-// out: that of a kubeconfig may contain a password.
+// NoAnswer explains why a request got no complete answer. It leaves out the
+// URL, because the URL in a kubeconfig may contain a password.
 func (s Server) NoAnswer(ctx context.Context, r Request, err error) error {
 	if urlError := (*url.Error)(nil); errors.As(err, &urlError) {
 		err = urlError.Err

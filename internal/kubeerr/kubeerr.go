@@ -18,12 +18,13 @@ import (
 )
 
 var (
-	// ErrUnauthorized is wrapped where an API server does not accept the
-	// credentials (HTTP 401).
+	// ErrUnauthorized is wrapped by errors of an API server that does not accept
+	// the credentials (HTTP 401).
 	ErrUnauthorized = errors.New("credentials were not accepted")
-	// ErrForbidden is wrapped where RBAC does not allow a request (HTTP 403).
+	// ErrForbidden is wrapped by errors of requests that RBAC does not allow
+	// (HTTP 403).
 	ErrForbidden = errors.New("not allowed")
-	// ErrNotInstalled is wrapped where an API server has no discovery
+	// ErrNotInstalled is wrapped by errors of an API server without discovery
 	// endpoints (HTTP 404).
 	ErrNotInstalled = errors.New("discovery is not installed")
 )
@@ -38,7 +39,7 @@ type Server struct {
 	User func() string
 }
 
-// Address is the server's host and port, never with user information.
+// Address returns the server's host and port, never with user information.
 func (s Server) Address() string {
 	switch {
 	case s.URL.Port() != "":
@@ -66,7 +67,7 @@ type Request struct {
 func (r Request) String() string { return r.Verb + " " + r.Object }
 
 // Explain explains an error of a client-go REST client. An answer that is about
-// the object (absent, in conflict, not admitted) is returned as it is.
+// the object (absent, in conflict, not admitted) is returned unchanged.
 func (s Server) Explain(ctx context.Context, r Request, err error) error {
 	var answered apierrors.APIStatus
 	switch {

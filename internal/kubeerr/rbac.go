@@ -11,11 +11,12 @@ import (
 
 // Rule is an RBAC rule that requests need.
 type Rule struct {
-	// Role names the role to create. If empty, the name is made of the rule.
+	// Role names the role to create. If empty, the name is derived from the
+	// rule.
 	Role     string
 	Verbs    []string
 	Resource string
-	// Name is the name of the one object that is meant, "" for all.
+	// Name restricts the rule to one object, "" for all.
 	Name string
 	// Namespace is "" for a rule on the whole cluster.
 	Namespace string

@@ -39,7 +39,7 @@ type refusal struct {
 	code    int
 	header  http.Header
 	message string
-	// genuine is set where an API server wrote it, and not a proxy.
+	// genuine is set if an API server wrote it, and not a proxy.
 	genuine bool
 }
 
@@ -77,7 +77,7 @@ func (s Server) explain(r Request, a refusal) error {
 	}
 }
 
-// Content explains an answer of a good status that is not what was expected.
+// Content explains a successful answer whose content is not what was expected.
 func (s Server) Content(r Request, header http.Header, err error) error {
 	media, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	media = strings.ToLower(strings.TrimSpace(media))

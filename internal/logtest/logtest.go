@@ -1,4 +1,4 @@
-// Package logtest is for tests that read a log while it is written.
+// Package logtest lets tests read a log while it is being written.
 package logtest
 
 import (
@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Log is what was logged so far. The zero value is empty.
+// Log holds everything that was logged so far. The zero value is empty.
 type Log struct {
 	mu   sync.Mutex
 	text strings.Builder

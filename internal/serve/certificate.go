@@ -17,9 +17,9 @@ import (
 // maxPEM bounds a certificate file in bytes; a chain is a few kilobytes.
 const maxPEM = 1 << 20
 
-// reloadInterval lies between two polls of the files. Reading two small files
-// each second costs little, and works where file events don't: network file
-// systems, bind mounts, the links of Kubernetes secrets.
+// reloadInterval is the time between two polls of the files. Reading two small
+// files each second costs little, and works where file events don't: network
+// file systems, bind mounts, the links of Kubernetes secrets.
 const reloadInterval = time.Second
 
 // Certificate is a pair of files that may be replaced at any time.
@@ -29,7 +29,8 @@ type Certificate struct {
 	failures          *service.Failures
 	metrics           *Metrics
 	current           atomic.Pointer[tls.Certificate]
-	// last is the pair that was read last, and err whether it can be served.
+	// last is the pair that was read last, and err the reason why it can't be
+	// served.
 	last pair
 	err  error
 }
@@ -46,7 +47,7 @@ func OpenCertificate(certFile, keyFile string, log *slog.Logger, m *Metrics) (*C
 	return c, c.use(read)
 }
 
-// TLSConfig uses the present certificate at each handshake.
+// TLSConfig uses the current certificate at each handshake.
 func (c *Certificate) TLSConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -55,7 +56,7 @@ func (c *Certificate) TLSConfig() *tls.Config {
 }
 
 // Follow loads a changed pair of files once they match, until ctx ends. Open
-// connections keep the former certificate. It returns nil.
+// connections keep the old certificate. It returns nil.
 func (c *Certificate) Follow(ctx context.Context) error {
 	const act = "certificate reload"
 	for retry.Sleep(ctx, reloadInterval) {
@@ -74,7 +75,7 @@ func (c *Certificate) Follow(ctx context.Context) error {
 	return nil
 }
 
-// reload returns the same error for as long as it lasts.
+// reload returns the same error while the cause lasts.
 func (c *Certificate) reload() (changed bool, err error) {
 	read, err := c.read()
 	if err != nil {

@@ -23,7 +23,8 @@ type cluster struct {
 	log     *slog.Logger
 	target  publish.Target
 	watcher *watch.Watcher
-	// saved reads what an earlier run left; its store is nil without --state-dir.
+	// saved reads the documents of an earlier run; its store is nil without
+	// --state-dir.
 	saved loader
 }
 
@@ -42,7 +43,7 @@ func newCluster(c Config, issuer discovery.Issuer, site *Site, registry promethe
 		f.saved = loader{store: f.target.Backend, issuer: issuer}
 	} else if policy.Owner == "" {
 		// No other process writes to this memory. A new cluster with the same
-		// issuer takes over, and the former keys have their grace period.
+		// issuer takes over, and the keys of the old one get their grace period.
 		policy.Owner = "oidc-publisher serve"
 	}
 	f.watcher = watch.New(watch.Config{
@@ -66,7 +67,7 @@ func (f *cluster) run(ctx context.Context) error {
 	return err
 }
 
-// serveSaved serves at once what an earlier run left.
+// serveSaved serves the documents of an earlier run at once.
 func (f *cluster) serveSaved(ctx context.Context) {
 	if f.saved.store == nil {
 		return
@@ -80,7 +81,7 @@ func (f *cluster) serveSaved(ctx context.Context) {
 	}
 }
 
-// warnOfForgotten names the keys that are dropped with this process.
+// warnOfForgotten lists the retired keys that are lost when this process ends.
 func (f *cluster) warnOfForgotten() {
 	if retired := f.site.Published().GraceEnds; f.saved.store == nil && len(retired) > 0 {
 		f.log.Warn("retired keys that live tokens need are lost now, because --state-dir is not set", "keys", sortedKeys(retired))
@@ -100,9 +101,10 @@ func (f *cluster) Published(now publish.Published) {
 	}
 }
 
-// Reopening is a cluster that comes and goes. When it does not answer, the
-// kubeconfig is read again: tools that make clusters write it late, and write
-// another address, CA and user into it for a new cluster.
+// Reopening is a source for a cluster that may be created, deleted and created
+// again. When the cluster does not answer, it reads the kubeconfig again: tools
+// that create clusters write it late, with another address, CA and user for
+// each new cluster.
 type Reopening struct {
 	// Config names the cluster.
 	Config kube.Config

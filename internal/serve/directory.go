@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// dirInterval lies between two polls of a directory. Reading two small files
-	// costs little, and works where file events don't: network file systems and
-	// bind mounts.
+	// dirInterval is the time between two polls of a directory. Reading two
+	// small files costs little, and works where file events don't: network file
+	// systems and bind mounts.
 	dirInterval = time.Second
 	// dirStuck is how long a poll may take: a file system that hangs ignores
 	// every deadline.
@@ -33,7 +33,8 @@ type directory struct {
 	path     string
 	failures *service.Failures
 	polls    *prometheus.CounterVec
-	// polled is when the last poll ended, in nanoseconds since 1970.
+	// polled is the time at which the last poll ended, in nanoseconds since
+	// 1970.
 	polled atomic.Int64
 }
 
@@ -91,13 +92,13 @@ func (d *directory) poll(ctx context.Context) {
 	}
 }
 
-// loader reads documents from a store, and parses them where they changed.
+// loader reads documents from a store, and parses them if they changed.
 type loader struct {
 	store publish.Backend
-	// issuer must be the document's own unless it is "".
+	// issuer, if not "", is the issuer that the document must name.
 	issuer discovery.Issuer
 
-	versions [2]string // of the document and the keys that were parsed last
+	versions [2]string // versions versions of the document and the keys that were parsed last
 	parsed   publish.Published
 	err      error
 }

@@ -22,12 +22,13 @@ import (
 type Event struct {
 	Event string    `json:"event"`
 	Time  time.Time `json:"time"`
-	// Address is where it listens, URL and Issuer are what is public.
+	// Address is the address that it listens on. URL and Issuer are the public
+	// ones.
 	Address string `json:"address,omitempty"`
 	URL     string `json:"url,omitempty"`
 	Issuer  string `json:"issuer,omitempty"`
 	Reason  string `json:"reason,omitempty"`
-	// Keys are all that are public, or that the cluster lists.
+	// Keys are all public keys, or all that the cluster lists.
 	Keys    []string `json:"keys,omitempty"`
 	Added   []string `json:"added,omitempty"`
 	Dropped []string `json:"dropped,omitempty"`
@@ -46,7 +47,8 @@ type Events struct {
 
 	mu  sync.Mutex
 	url string
-	// throughTunnel is set where the documents are public only once the tunnel is.
+	// throughTunnel is set if the documents become public only through the
+	// tunnel.
 	throughTunnel bool
 }
 
@@ -100,8 +102,8 @@ func (e *Events) publicURL(url string) {
 	}
 }
 
-// Waiting reports why there is nothing to serve. What a rule forbids is an event
-// of its own, because it does not pass by itself.
+// Waiting reports why there is nothing to serve. A refusal by a rule is an
+// event of its own, because it lasts until someone acts.
 func (e *Events) Waiting(reason error) {
 	name := "waiting"
 	if errors.Is(reason, publish.ErrRefused) {
@@ -123,7 +125,7 @@ func (e *Events) found(cluster discovery.Snapshot) {
 	e.emit(Event{Event: "cluster_found", Issuer: issuer, Keys: keys})
 }
 
-// serve gives a site what was published, and reports what changed.
+// serve passes the published documents to a site, and reports what changed.
 func (e *Events) serve(site *Site, now publish.Published) error {
 	before := site.Published()
 	sameEnds := slices.Equal(sortedKeys(before.GraceEnds), sortedKeys(now.GraceEnds))
@@ -166,14 +168,14 @@ func (e *Events) serve(site *Site, now publish.Published) error {
 
 func sortedKeys(ends map[string]time.Time) []string { return slices.Sorted(maps.Keys(ends)) }
 
-// without returns the IDs of keys that the others don't have.
+// without returns the IDs of the keys that are not among the others.
 func without(keys, others discovery.KeySet) []string {
 	return slices.DeleteFunc(keys.IDs(), func(id string) bool { _, known := others.Lookup(id); return known })
 }
 
-// prepareReadyFile removes the file of an earlier run, which scripts would take
-// for this one's, and fails where the file can't be written later: they would
-// wait without end.
+// prepareReadyFile removes the file of an earlier run, which scripts would
+// mistake for this run's. It fails if the file can't be written, because
+// scripts would then wait forever.
 func prepareReadyFile(path string) error {
 	probe, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
@@ -220,7 +222,7 @@ func writeAtomically(path, text string) error {
 		err = os.Rename(file.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(file.Name()) // the first error says more
+		_ = os.Remove(file.Name()) // the first error matters more
 	}
 	return err
 }

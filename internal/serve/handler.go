@@ -18,8 +18,8 @@ import (
 
 const (
 	allowed = "GET, HEAD, OPTIONS"
-	// retryAfter is in seconds: when to ask again for documents that are not
-	// there yet.
+	// retryAfter is the time in seconds after which to ask again for documents
+	// that do not exist yet.
 	retryAfter = "5"
 )
 
@@ -28,12 +28,12 @@ type page struct {
 	path   *url.URL
 	body   []byte
 	header http.Header
-	// modified is when the body last changed.
+	// modified is the time at which the body last changed.
 	modified time.Time
 }
 
-// newPage makes the page of an object. before is the page that it replaces, if
-// there is one.
+// newPage makes the page of an object. before is the page that it replaces, or
+// nil.
 func newPage(object publish.Object, path *url.URL, before *page) *page {
 	sum := sha256.Sum256(object.Body)
 	p := &page{path: path, body: object.Body, header: publicHeader(), modified: modified(object.Body, before, time.Now().Truncate(time.Second))}
@@ -50,8 +50,9 @@ func publicHeader() http.Header {
 	return http.Header{"Access-Control-Allow-Origin": {"*"}, "X-Content-Type-Options": {"nosniff"}}
 }
 
-// modified gives two bodies never the same second, which is as fine as HTTP
-// dates are: a client that compares only dates would keep the first body.
+// modified returns a time for the body. Two bodies never get the same second,
+// the resolution of HTTP dates, because a client that compares only dates would
+// keep the first body.
 func modified(body []byte, before *page, now time.Time) time.Time {
 	switch {
 	case before == nil:
@@ -64,7 +65,8 @@ func modified(body []byte, before *page, now time.Time) time.Time {
 	return now
 }
 
-// is compares the raw path too: each document has one spelling of its path.
+// is reports whether the URL is that of the page. It compares the raw path too,
+// so that no other spelling of the path matches.
 func (p *page) is(u *url.URL) bool { return p.path.Path == u.Path && p.path.RawPath == u.RawPath }
 
 func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -100,7 +102,7 @@ func (r *statusRecorder) ReadFrom(body io.Reader) (int64, error) {
 	return io.Copy(r.ResponseWriter, body)
 }
 
-// find returns no page for what is not there (yet).
+// find returns no page if there is no such document (yet).
 func (p *pages) find(u *url.URL) (resource, *page) {
 	switch {
 	case p.document == nil:
@@ -113,7 +115,8 @@ func (p *pages) find(u *url.URL) (resource, *page) {
 	return otherResource, nil
 }
 
-// expected returns what a path may turn out to be while the issuer is unknown.
+// expected returns which document a path may belong to while the issuer is
+// unknown.
 func expected(u *url.URL) resource {
 	switch {
 	case strings.HasSuffix(u.Path, "/"+discovery.ConfigurationPath):

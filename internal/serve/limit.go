@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// slow is how long a client may take to send a request before it is the first
-	// to be evicted.
+	// slow is the time that a client has to send a request before its connection
+	// is the first to be evicted.
 	slow = time.Second
 	// stuck is how long a response may take before its connection may be evicted
-	// too: responses fit into the kernel's buffers, so it is the client that is slow.
+	// too: responses fit into the kernel's buffers, so the client must be slow.
 	stuck = 2 * time.Second
 )
 
@@ -45,7 +45,8 @@ const (
 	busy                     // with a response
 )
 
-// limited is a connection with its state, and since when it has that.
+// limited is a connection with its state, and the time at which it entered that
+// state.
 type limited struct {
 	net.Conn
 	limiter *limiter

@@ -38,11 +38,11 @@ type Config struct {
 	Dir *publish.Target
 	// Source opens the source of documents for an issuer, which may be "".
 	Source func(issuer discovery.Issuer) (publish.Source, error)
-	// StateDir keeps what is published; nil keeps it in memory.
+	// StateDir stores the published documents; nil keeps them in memory.
 	StateDir *publish.Target
 	Policy   publish.Policy
-	// Interval lies between two polls of the source, VerifyInterval between two
-	// checks of the public issuer; 0 for no checks.
+	// Interval is the time between two polls of the source, VerifyInterval that
+	// between two checks of the public issuer; 0 disables the checks.
 	Interval, VerifyInterval time.Duration
 	Nudge                    <-chan struct{}
 
@@ -55,7 +55,7 @@ type Config struct {
 	ACMEListen string
 	// Tunnel forwards to the public side; nil for none.
 	Tunnel *tunnel.Config
-	// AdminListen is the address of health and metrics; "" for nowhere.
+	// AdminListen is the address of health and metrics; "" disables them.
 	AdminListen string
 
 	// Timeout bounds one pass and the wait for the tunnel's public URL.
@@ -78,7 +78,7 @@ func Run(ctx context.Context, c Config) error {
 	})
 }
 
-// part works until its context ends and then returns nil.
+// part runs until its context ends and then returns nil.
 type part func(context.Context) error
 
 // worker is a service.Worker.
@@ -90,8 +90,8 @@ type worker struct {
 	listener net.Listener
 	tls      *tls.Config // nil for plain HTTP
 	tunnel   *tunnel.Tunnel
-	// keep has what works until the last request is answered: the tunnel, the
-	// certificate.
+	// keep has the parts that run until the last request is answered: the
+	// tunnel, the certificate.
 	keep []part
 	// live answers /livez once there is a source or a directory.
 	live atomic.Pointer[http.Handler]
@@ -148,7 +148,7 @@ func (w *worker) openCertificate(ctx context.Context) (scheme string, err error)
 		if err != nil {
 			return "", err
 		}
-		// Its metrics are not registered: clients are only redirected there.
+		// Its metrics are not registered, because it only redirects clients.
 		server := &Server{Handler: certificate.HTTPHandler(), Log: w.Log, Metrics: NewMetrics(prometheus.NewRegistry())}
 		w.keep = append(w.keep, func(ctx context.Context) error { return server.Serve(ctx, listener, nil) })
 	default:
@@ -172,7 +172,7 @@ func (w *worker) openTunnel(config tunnel.Config) (err error) {
 	return nil
 }
 
-// localTarget is where this machine reaches a listener.
+// localTarget returns the address at which this machine reaches a listener.
 func localTarget(address net.Addr) string {
 	host, port, err := net.SplitHostPort(address.String())
 	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
@@ -181,11 +181,11 @@ func localTarget(address net.Addr) string {
 	return address.String()
 }
 
-// sitePoll lies between two polls for the first documents.
+// sitePoll is the time between two polls for the first documents.
 const sitePoll = 200 * time.Millisecond
 
 // checkPublic waits until there are documents, reads them at the public issuer,
-// and returns nil if they are those that are served here.
+// and returns nil if they are the documents of this server.
 func (w *worker) checkPublic(ctx context.Context) error {
 	for w.site.Issuer() == "" {
 		if !retry.Sleep(ctx, sitePoll) {
@@ -200,9 +200,9 @@ func (w *worker) checkPublic(ctx context.Context) error {
 	return err
 }
 
-// Handler implements service.Worker. It is alive while the source or directory is
-// polled, and ready while documents are served that the tunnel, if there is one,
-// makes public.
+// Handler implements service.Worker. It is alive while the source or directory
+// is polled. It is ready while documents are served and, if there is a tunnel,
+// can be read through it.
 func (w *worker) Handler(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
@@ -283,7 +283,7 @@ func (w *worker) fill(ctx context.Context) error {
 
 func (w *worker) setLive(h http.Handler) { w.live.Store(&h) }
 
-// urlSoon is within what time tunnel services announce the public URL.
+// urlSoon is the time within which tunnel services announce the public URL.
 const urlSoon = 2 * time.Second
 
 // issuer waits for the tunnel's public URL where that becomes the issuer.

@@ -13,12 +13,12 @@ import (
 // Limits of the public side. A request is a few hundred bytes and a response a
 // few kilobytes, so all are generous.
 const (
-	readTimeout  = 5 * time.Second // of the header: a body is never read
+	readTimeout  = 5 * time.Second // for the header: a body is never read
 	writeTimeout = 10 * time.Second
 	idleTimeout  = time.Minute
 	maxHeader    = 8 << 10          // bytes; net/http adds 4 KiB to it
-	maxStreams   = 100              // of one HTTP/2 connection
-	drainTime    = 10 * time.Second // of the requests in progress at the end
+	maxStreams   = 100              // per HTTP/2 connection
+	drainTime    = 10 * time.Second // for requests in progress at the end
 
 	// DefaultRoom is the default of Server.Room.
 	DefaultRoom = 1024
@@ -29,7 +29,8 @@ type Server struct {
 	Handler http.Handler
 	Log     *slog.Logger
 	Metrics *Metrics
-	// Room is how many connections may be open at a time; 0 is DefaultRoom.
+	// Room is the number of connections that may be open at the same time; 0 is
+	// DefaultRoom.
 	Room int
 }
 
@@ -70,13 +71,14 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, config *tls.C
 	}
 }
 
-// skipBody keeps net/http from waiting for a request's body before it responds: a
-// client that never sends it would count as being served. What came with the
-// header is skipped, and a missing rest closes the connection after the response.
+// skipBody keeps net/http from waiting for a request's body before it responds:
+// a client that never sends it would count as being served. The part that came
+// with the header is skipped. If the rest is missing, the connection is closed
+// after the response.
 func skipBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // both versions of HTTP can
+			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // both versions of HTTP support it
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -13,7 +13,7 @@ import (
 type Site struct {
 	log     *slog.Logger
 	metrics *Metrics
-	// current is what clients see: both documents, replaced together.
+	// current has both documents that clients see. They are replaced together.
 	current atomic.Pointer[pages]
 }
 
@@ -31,13 +31,14 @@ func NewSite(log *slog.Logger, metrics *Metrics) *Site {
 	return s
 }
 
-// Published returns what is served.
+// Published returns the documents that are served.
 func (s *Site) Published() publish.Published { return s.current.Load().published }
 
-// Issuer is that of the document, or "" without documents.
+// Issuer returns the issuer of the document, or "" without documents.
 func (s *Site) Issuer() discovery.Issuer { return s.Published().Document.Issuer() }
 
-// Serve replaces what is served. Only one caller may replace it.
+// Serve replaces the documents that are served. It must not be called
+// concurrently.
 func (s *Site) Serve(now publish.Published) error {
 	issuer := now.Document.Issuer()
 	path, err := url.Parse(issuer.ConfigurationURL())

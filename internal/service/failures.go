@@ -8,9 +8,9 @@ import (
 )
 
 // Failures logs a failure when it starts, when its message changes and when it
-// ends, and not in between: an outage of an hour is two lines. A message names
-// the act, as in "publish failed" and "publish recovered". It is safe for
-// concurrent use.
+// ends, but not in between, so that an outage of any length gives two lines. A
+// message names the act, as in "publish failed" and "publish recovered". It is
+// safe for concurrent use.
 type Failures struct {
 	log *slog.Logger
 	mu  sync.Mutex
@@ -20,13 +20,13 @@ type Failures struct {
 	last, current map[string]bool
 }
 
-// NewFailures logs to log.
+// NewFailures returns Failures that logs to log.
 func NewFailures(log *slog.Logger) *Failures {
 	return &Failures{log: log, logged: map[string]map[string]bool{}, current: map[string]bool{}}
 }
 
-// Report logs the outcome of an act, such as "publish", if it is not what was
-// logged last. The attributes, such as "target", name, tell what it was about.
+// Report logs the outcome of an act, such as "publish", unless it was already
+// logged. The attributes, such as "target", name, identify the subject.
 func (f *Failures) Report(act string, err error, attributes ...any) {
 	switch {
 	case err == nil:
@@ -87,8 +87,8 @@ func (f *Failures) EndPass() {
 
 func key(act string, attributes []any) string { return act + fmt.Sprint(attributes...) }
 
-// ids are what differs each time in texts that mean the same: the IDs that
-// servers give to requests, local ports, and durations.
+// ids matches the parts that differ between messages with the same meaning:
+// request IDs of servers, local ports, and durations.
 var ids = regexp.MustCompile(`(?i)(request|host|trace)[ _-]?id[:=]? ?[^,; ]*|:[0-9]+->|stream ID [0-9]+|[0-9.]+(ns|µs|ms|s)\b|for [0-9]+ s\b`)
 
 func withoutIDs(text string) string { return ids.ReplaceAllString(text, "") }

@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// Health answers the kubelet for a program whose work is a loop, which one of
-// several replicas may run. The program is alive while the loop makes passes,
-// whatever the API server and other services do: a restart would not help. It is
-// ready after its first complete pass, or while another replica leads.
+// Health answers health checks for a program that runs a loop, possibly on only
+// one of several replicas. The program is alive while the loop makes passes,
+// even if the API server or other services fail, because a restart would not
+// help. It is ready after its first complete pass, or while another replica
+// leads.
 type Health struct {
 	stuck   time.Duration
 	unready string
@@ -28,13 +29,14 @@ type Health struct {
 	standingBy bool
 }
 
-// electionStuck is how long no attempt to get or keep the Lease may end: each
-// is a few requests of seconds, and giving up the Lease waits for the write in
-// hand. A credential plugin that hangs ignores every deadline.
+// electionStuck is the longest time without a finished attempt to get or keep
+// the Lease: an attempt is a few requests of seconds, and giving up the Lease
+// waits for the write in progress. A credential plugin that hangs ignores every
+// deadline.
 const electionStuck = 5 * time.Minute
 
-// NewHealth takes how long one pass may take, and the reason that /readyz gives
-// before the first complete one.
+// NewHealth returns the Health of a loop. stuck is how long one pass may take,
+// and unready the reason that /readyz gives before the first complete pass.
 func NewHealth(stuck time.Duration, unready string) *Health {
 	return &Health{stuck: stuck, unready: unready}
 }
@@ -53,7 +55,8 @@ func (h *Health) Stop() {
 	h.passed = time.Time{}
 }
 
-// Passed marks the end of a pass, and whether it left nothing undone.
+// Passed marks the end of a pass. complete is set if the pass left nothing
+// undone.
 func (h *Health) Passed(complete bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -68,7 +71,8 @@ func (h *Health) StandBy() {
 	h.standingBy = true
 }
 
-// TriedElection marks an attempt to get or keep the Lease, whatever its result.
+// TriedElection marks the end of an attempt to get or keep the Lease, whatever
+// its result.
 func (h *Health) TriedElection() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

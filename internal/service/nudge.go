@@ -10,10 +10,11 @@ import (
 // Nudge makes a loop start its next pass at once.
 type Nudge chan struct{}
 
-// NewNudge is ready for use.
+// NewNudge returns a Nudge that is ready for use.
 func NewNudge() Nudge { return make(Nudge, 1) }
 
-// Send asks for a pass without delay. Several before the next pass count as one.
+// Send asks for a pass at once. Several calls before the next pass count as
+// one.
 func (n Nudge) Send() {
 	select {
 	case n <- struct{}{}:

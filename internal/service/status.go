@@ -41,10 +41,9 @@ type Worker interface {
 	Handler(metrics http.Handler) http.Handler
 }
 
-// Run runs the worker that open returns until ctx ends. Meanwhile it serves
-// health and metrics at address, or nowhere if that is "". Until there is a
-// worker the process is alive and not ready: open may take long, and returns nil
-// if ctx ended first.
+// Run runs the worker that open returns until ctx ends. It serves health and
+// metrics at address, unless that is "". Until there is a worker the process is
+// alive and not ready: open may take long, and returns nil if ctx ended first.
 func Run(ctx context.Context, address string, open func(context.Context, prometheus.Registerer) (Worker, error)) error {
 	registry := newRegistry()
 	status := new(status)
@@ -61,7 +60,7 @@ func Run(ctx context.Context, address string, open func(context.Context, prometh
 	return worker.Run(ctx)
 }
 
-// newRegistry has the metrics of the process itself.
+// newRegistry returns a registry with the metrics of the process itself.
 func newRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -99,6 +98,6 @@ func (s *status) serve(ctx context.Context, address string) (stop func(), err er
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 	}
-	go func() { _ = server.Serve(listener) }() // returns once closed
+	go func() { _ = server.Serve(listener) }() // returns when the server is closed
 	return func() { _ = server.Close() }, nil
 }

@@ -12,12 +12,12 @@ import (
 
 // Server is an SSH server and the user who logs in there.
 type Server struct {
-	// User is empty where ssh's configuration names the user, or else the user
-	// who runs the program.
+	// User may be empty: then ssh's configuration names the user, or it is the
+	// user who runs the program.
 	User string
 	// Host is a name, an address, or a Host of ssh's configuration.
 	Host string
-	// Port is 0 where ssh's configuration names it, or else 22.
+	// Port may be 0: then ssh's configuration names it, or it is 22.
 	Port int
 }
 
@@ -43,7 +43,7 @@ func ParseServer(text string) (Server, error) {
 		return Server{}, errors.New(form)
 	}
 	s := Server{User: u.User.Username(), Host: u.Hostname()}
-	// What begins with - would be an option of ssh.
+	// ssh would read a host that begins with - as an option.
 	if net.ParseIP(s.Host) == nil && !hostName.MatchString(s.Host) || !userName.MatchString(s.User) {
 		return Server{}, errors.New(form)
 	}
@@ -70,7 +70,7 @@ func (s Server) String() string {
 	return u.String()
 }
 
-// arguments name the server to ssh.
+// arguments returns the arguments that name the server to ssh.
 func (s Server) arguments() []string {
 	var args []string
 	if s.Port != 0 {
@@ -89,7 +89,7 @@ func (s Server) arguments() []string {
 type Bind struct {
 	// Address is empty for the server's default, which is loopback with sshd.
 	Address string
-	// Port is 0 where the server chooses one.
+	// Port is 0 if the server chooses one.
 	Port int
 }
 
@@ -118,7 +118,7 @@ func ParseBind(text string) (Bind, error) {
 	return Bind{Address: address, Port: int(number)}, nil
 }
 
-// String is what ParseBind reads.
+// String returns the form that ParseBind reads.
 func (b Bind) String() string {
 	if b.Address == "" {
 		return strconv.Itoa(b.Port)

@@ -24,20 +24,22 @@ const (
 	urlLimit = 16
 	// errorLimit bounds how many lines of stderr are kept.
 	errorLimit = 20
-	// quiet is how long ssh prints nothing before a line without an end counts as
-	// complete, and a likely URL as the tunnel's.
+	// quiet is how long ssh must print nothing before an unfinished line counts
+	// as complete and a likely URL counts as the tunnel's.
 	quiet = time.Second
 )
 
 // output reads what one run of ssh prints: lines to log, and among them the
 // public URL of the tunnel.
 type output struct {
-	// host is the server's: URLs of its own pages are not the tunnel's.
+	// host is the name of the server: URLs of its own pages are not the
+	// tunnel's.
 	host string
 	// line gets every line, cleaned. These functions are called one at a time.
 	line func(text string)
-	// announced gets each public URL once, and settled all of them once ssh has
-	// been quiet: some services print several for one tunnel.
+	// announced is called once with each public URL. settled is called with all
+	// of them once ssh has been quiet, because some services print several for
+	// one tunnel.
 	announced func(url string)
 	settled   func(urls []string)
 
@@ -45,7 +47,7 @@ type output struct {
 	streams []*stream
 	likely  string
 	urls    []string
-	agreed  int // how many of urls were settled
+	agreed  int // the number of urls that settled was called with
 	stderr  []string
 	timer   *time.Timer
 }
@@ -90,7 +92,8 @@ func (s *stream) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flush ends all lines, when ssh has been quiet and when it has ended.
+// flush treats unfinished lines as complete. It is called when ssh has been
+// quiet and when it has ended.
 func (o *output) flush() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -169,9 +172,11 @@ func shorten(text string) string {
 var (
 	httpsURL = regexp.MustCompile(`(?i)https://[^\s"'<>()\[\]{}|\\^` + "`" + `,;]+`)
 	label    = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
-	// What localhost.run and serveo print on the line of the tunnel's URL.
+	// Phrases that localhost.run and serveo print on the line of the tunnel's
+	// URL.
 	phrases = []string{"tunneled with tls termination", "forwarding http traffic from"}
-	// What a line that contains only the URL may begin with (sish: "HTTPS: …").
+	// Labels that may stand before the URL on a line of its own (sish: "HTTPS:
+	// …").
 	labels = []string{"", "https", "url", "public url", "your url is", "your url"}
 	// Words that make a URL on the same line a likely one.
 	hints = []string{"tunnel", "forward", "public", "expos", "traffic", "your url", "available at"}
@@ -180,7 +185,7 @@ var (
 )
 
 // publicURL finds in a line the URL of a tunnel through a server: https, a name
-// and no path, and not a page of the service itself. It is sure where the line
+// and no path, and not a page of the service itself. sure is set if the line
 // has a known form.
 func publicURL(line, server string) (found string, sure bool) {
 	lower := strings.ToLower(line)

@@ -1,8 +1,8 @@
 // Package tunnel forwards a port of an SSH server to a local address with the
-// ssh program, as `ssh -R` does. Its configuration, agents, certificates, jump
-// hosts and known hosts are those of the user. One's own sshd will do, and so
-// will the public tunnel services that speak SSH: they print the public URL
-// into the session, which is read.
+// ssh program, as `ssh -R` does. It uses the user's own configuration, agents,
+// certificates, jump hosts and known hosts. The server can be any sshd, or a
+// public tunnel service that speaks SSH: such services print the public URL
+// into the session, and this package reads it there.
 //
 // ssh is restarted when it ends.
 package tunnel

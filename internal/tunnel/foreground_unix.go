@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inForeground reports whether ssh may ask on the terminal: one in the background
-// would be stopped as soon as it reads.
+// inForeground reports whether ssh may prompt on the terminal: a process in the
+// background is stopped as soon as it reads from it.
 func inForeground() bool {
 	terminal, err := os.Open("/dev/tty")
 	if err != nil {

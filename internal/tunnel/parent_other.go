@@ -4,7 +4,7 @@ package tunnel
 
 import "os/exec"
 
-// endWithParent can do nothing: only Linux ends a child with its parent. ssh with
-// a session mostly ends as its standard input does; one that only forwards has
-// to be ended by hand if this process is killed.
+// endWithParent does nothing: only Linux can end a child with its parent. If
+// this process is killed, ssh with a session usually ends with its standard
+// input, but an ssh that only forwards has to be ended by hand.
 func endWithParent(*exec.Cmd) {}

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// fixed are options on which the tunnel depends. They come first, as ssh takes
-// the first value of each.
+// fixed are options on which the tunnel depends. They come first, because ssh
+// uses the first value of each.
 var fixed = []string{
 	"ControlMaster=no", "ControlPath=none", // a shared connection would outlive this process
 	"RemoteCommand=none", "ForkAfterAuthentication=no", "StdinNull=no",
@@ -22,7 +22,7 @@ var fixed = []string{
 var defaults = []string{
 	"StrictHostKeyChecking=ask", // with BatchMode an unknown host key is refused
 	"ServerAliveInterval=5", "ServerAliveCountMax=2", "ConnectTimeout=20",
-	"LogLevel=INFO", // at which ssh says why it failed
+	"LogLevel=INFO", // at this level ssh says why it failed
 }
 
 // reserved are the keys that the user may not set.
@@ -50,7 +50,7 @@ func CheckOption(option string) error {
 	return nil
 }
 
-// find looks for the ssh program.
+// find finds the ssh program.
 func find() (path string, err error) {
 	if path, err = exec.LookPath("ssh"); err != nil {
 		return "", fmt.Errorf("the tunnel needs the ssh program of OpenSSH (Debian: openssh-client): %w", err)
@@ -58,7 +58,7 @@ func find() (path string, err error) {
 	return path, nil
 }
 
-// arguments are those of ssh, without its name.
+// arguments returns the arguments of ssh, without its name.
 func (c Config) arguments(interactive bool) []string {
 	args := []string{"-T"}
 	options := slices.Clone(fixed)
@@ -77,8 +77,8 @@ func (c Config) arguments(interactive bool) []string {
 	return append(args, c.Server.arguments()...)
 }
 
-// loginCommand is what a person runs once to accept a host key or to see why a
-// login fails.
+// loginCommand returns the command that a person runs once to accept a host key
+// or to see why a login fails.
 func (c Config) loginCommand() string {
 	command := "ssh -T"
 	for _, option := range c.Options {
@@ -92,7 +92,7 @@ func (c Config) loginCommand() string {
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9@%+=:,./_~-]+$`)
 
-// quoted is an argument as a POSIX shell reads it.
+// quoted returns an argument in a form that a POSIX shell reads.
 func quoted(arg string) string {
 	if plain.MatchString(arg) {
 		return arg
@@ -100,8 +100,8 @@ func quoted(arg string) string {
 	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 }
 
-// explain makes an error of how ssh ended, with the command that fixes it. lasting
-// is set where another attempt would fail in the same way.
+// explain returns an error that says why ssh ended, with the command that fixes
+// it. lasting is set if another attempt would fail in the same way.
 func (c Config) explain(ended error, stderr []string) (lasting bool, err error) {
 	line := func(words string) string {
 		for _, text := range stderr {

@@ -23,11 +23,11 @@ type Config struct {
 	Target string
 	// Options are options of ssh, KEY=VALUE, that CheckOption accepts.
 	Options []string
-	// Session opens a session and reads the public URL in it. Without, the
-	// public URL is known and ssh only forwards.
+	// Session opens a session and reads the public URL in it. Without a session
+	// ssh only forwards, for a public URL that is known.
 	Session bool
-	// Check waits until there are documents, reads them at the public issuer, and
-	// returns nil if they are those that are served here.
+	// Check waits until there are documents, reads them at the public issuer,
+	// and returns nil if they are the documents of this server.
 	Check func(context.Context) error
 	Log   *slog.Logger
 }
@@ -35,13 +35,14 @@ type Config struct {
 const (
 	firstWait   = 500 * time.Millisecond
 	longestWait = 15 * time.Second
-	// startTime is how soon the first ssh must end for its failure to be final:
-	// later, the network may have failed.
+	// startTime is the time within which a failure of the first ssh is final.
+	// Later failures may be those of the network.
 	startTime = 30 * time.Second
 	// stopTime is how long ssh may take to end before it is killed.
 	stopTime = 3 * time.Second
-	// firstCheck and longestCheck lie between two checks of the public documents,
-	// and checkTime is how long they may fail before it is logged.
+	// firstCheck and longestCheck are the shortest and longest times between two
+	// checks of the public documents. checkTime is how long the checks may fail
+	// before that is logged.
 	firstCheck   = 200 * time.Millisecond
 	longestCheck = 15 * time.Second
 	checkTime    = 15 * time.Second
@@ -61,9 +62,10 @@ type Tunnel struct {
 	// running is set while ssh runs, checked once the public documents were read
 	// since it started.
 	running, checked bool
-	// wasUp is set once checked was.
+	// wasUp is set once checked was set for the first time.
 	wasUp bool
-	// url is the first that the server announced, moved what it announces instead.
+	// url is the first URL that the server announced, and moved the one that it
+	// announces instead now.
 	url, moved string
 	err        error
 }
@@ -105,14 +107,15 @@ func (t *Tunnel) Run(ctx context.Context) error {
 }
 
 // connect runs ssh until it ends. It reports whether the public documents were
-// read meanwhile, and whether another attempt would fail in the same way.
+// read during that time, and whether another attempt would fail in the same
+// way.
 func (t *Tunnel) connect(ctx context.Context, first bool) (wasUp, lasting bool, err error) {
 	level := slog.LevelDebug
 	if first {
 		level = slog.LevelInfo
 	}
 	out := t.output(ctx, level)
-	cmd := exec.CommandContext(ctx, t.ssh, t.config.arguments(inForeground())...) //nolint:gosec // what could be an option of ssh was refused
+	cmd := exec.CommandContext(ctx, t.ssh, t.config.arguments(inForeground())...) //nolint:gosec // arguments that ssh could read as options were refused
 	cmd.Stdout, cmd.Stderr = out.stream(false), out.stream(true)
 	cmd.Cancel, cmd.WaitDelay = func() error { return end(cmd) }, stopTime
 	endWithParent(cmd)
@@ -187,7 +190,7 @@ func (t *Tunnel) settle(urls []string) {
 	}
 }
 
-// check reads the public documents until they are those that are served here.
+// check reads the public documents until they are those of this server.
 func (t *Tunnel) check(ctx context.Context) {
 	began := time.Now()
 	backoff := retry.Backoff{First: firstCheck, Longest: longestCheck}
@@ -241,8 +244,8 @@ func (t *Tunnel) firstURL() string {
 }
 
 // URL waits until the server announces the tunnel's public URL, at most until
-// ctx or Run ends. It stays what it was when a later connection gets another one,
-// which is an error in the log.
+// ctx or Run ends. It does not change if a later connection gets another URL,
+// which is logged as an error.
 func (t *Tunnel) URL(ctx context.Context) (string, error) {
 	var err error
 	select {
@@ -254,7 +257,7 @@ func (t *Tunnel) URL(ctx context.Context) (string, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.url != "" { // it may have come with the end
+	if t.url != "" { // the URL may have been announced at the end
 		return t.url, nil
 	}
 	if t.err != nil {

@@ -55,7 +55,8 @@ func Check(config kubelet.CredentialProviderConfig, image string) []Match {
 	return all
 }
 
-// why returns the first rule that prevents a match. Both can be parsed.
+// why returns the first reason why the pattern does not match. Both can be
+// parsed.
 func why(pattern, image string) string {
 	p, _ := url.Parse("https://" + pattern)
 	i, _ := url.Parse("https://" + image)

@@ -1,7 +1,7 @@
 // Package nodeconfig renders the configuration of the credential provider:
-// kubelet's CredentialProviderConfig, and the RBAC that lets nodes request tokens.
-// It also checks which pattern of a configuration matches an image. The plugin
-// does not link it, and starts faster.
+// kubelet's CredentialProviderConfig, and the RBAC that lets nodes request
+// tokens. It also checks which pattern of a configuration matches an image. The
+// plugin does not link it, so that it starts faster.
 package nodeconfig
 
 import (
@@ -32,7 +32,7 @@ const (
 // Version is a minor version of Kubernetes 1.
 type Version int
 
-// The versions that differ.
+// The versions of Kubernetes in which the configuration differs.
 const (
 	// firstVersion sends tokens to plugins, behind a feature gate.
 	firstVersion Version = 33
@@ -60,8 +60,8 @@ type Node struct {
 	Version Version
 	// Provider is one of credentialprovider.Providers.
 	Provider string
-	// Name is the file name of the plugin, by default the one that contains
-	// the provider. A second audience needs a second name.
+	// Name is the file name of the plugin. The default name contains the
+	// provider. Each further audience needs its own name.
 	Name string
 	// Audience is the audience of the tokens, as the service expects it.
 	Audience string
@@ -116,8 +116,8 @@ func (n Node) Config() kubelet.CredentialProviderConfig {
 	}
 }
 
-// matchImages returns the registries. Of Cloudsmith's own host it returns only the
-// path of the organisation, if that is pinned.
+// matchImages returns the registries. If the organisation is pinned, it returns
+// only its path on Cloudsmith's own host.
 func (n Node) matchImages() []string {
 	hosts := slices.Clone(n.Settings.Hosts(n.Provider))
 	if org := n.Settings.Org.Pinned; org != "" && n.Provider == credentialprovider.ProviderCloudsmith {
@@ -137,7 +137,7 @@ func (n Node) annotations() (keys []string) {
 	return keys
 }
 
-// Rights returns the RBAC that lets nodes request tokens for the one audience
+// Rights returns the RBAC that lets nodes request tokens for this audience only
 // (NodeRestriction, ServiceAccountNodeAudienceRestriction).
 func (n Node) Rights() (rbac.ClusterRole, rbac.ClusterRoleBinding) {
 	meta := metav1.ObjectMeta{Name: n.program()}

@@ -51,15 +51,15 @@ type Elector struct {
 type Explain func(context.Context, kubeerr.Request, error) error
 
 // Identity returns a unique identity that begins with the host name. Host name
-// and process ID are not unique: pods in the network of their node share its
+// and process ID are not unique: pods in the host network share the node's
 // name, and each is process 1.
 func Identity() (string, error) {
 	host, err := os.Hostname()
 	return host + "_" + strings.ToLower(rand.Text()[:10]), err
 }
 
-// NameFor names a Lease after what its holder writes, so that only the replicas
-// of one Deployment compete for it.
+// NameFor derives the name of a Lease from what its holder writes, so that only
+// the replicas of one Deployment compete for it.
 func NameFor(prefix string, what ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(what, " ")))
 	return prefix + "-" + hex.EncodeToString(sum[:5])
@@ -100,15 +100,15 @@ type term struct {
 	// clock may be wrong.
 	lease *coordination.Lease
 	since time.Time
-	// mayHold is set from the first write on until an answer shows another
-	// holder: a write whose answer was lost may have succeeded.
+	// mayHold is set from the first write until an answer shows another holder:
+	// if the answer to a write is lost, the write may have succeeded.
 	mayHold bool
-	// leader is the last argument of StandBy.
+	// leader is the argument of the last call of StandBy.
 	leader string
 }
 
-// win returns true once it holds the Lease, and false when ctx ends: then it
-// does not hold it.
+// win returns true once this candidate holds the Lease, or false when ctx ends,
+// without the Lease.
 func (t *term) win(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		if t.try(ctx) == nil && t.holds() && ctx.Err() == nil {
@@ -220,7 +220,7 @@ func (t *term) write(ctx context.Context, was *coordination.Lease) error {
 func (t *term) put(ctx context.Context, method string, was *coordination.Lease, spec coordination.LeaseSpec) error {
 	next := was.DeepCopy()
 	next.Spec = spec
-	// The Lease lasts from before others can have read it.
+	// The Lease counts from a time before other candidates can have read it.
 	began := time.Now()
 	t.mayHold = true
 	written, err := t.do(ctx, method, next)

@@ -26,12 +26,12 @@ func (b *Backoff) Next() time.Duration {
 // Reset starts from First again, after an attempt that succeeded.
 func (b *Backoff) Reset() { b.next = 0 }
 
-// longestAfter bounds what a server may ask for: one mistake there must not
-// stop a client for a day.
+// longestAfter bounds the wait that a server may ask for, so that a mistake of
+// the server does not stop a client for a day.
 const longestAfter = time.Minute
 
-// After is how long a server asks with its error to be left alone (RFC 9110
-// section 10.2.3), at most a minute; 0 if it does not.
+// After returns how long the server that sent the error asks clients to wait
+// (RFC 9110 section 10.2.3), at most a minute; 0 if it does not ask.
 func After(err error) time.Duration {
 	var asked interface{ RetryAfter() time.Duration }
 	if errors.As(err, &asked) {
@@ -59,8 +59,8 @@ const (
 	longestWait = 15 * time.Second
 )
 
-// Do makes attempts until one succeeds or fails with a permanent error, which it
-// returns, or ctx ends, when it returns nil. It reports every other error.
+// Do makes attempts until one succeeds or fails with a permanent error, which
+// it returns, or ctx ends; then it returns nil. It reports every other error.
 func Do(ctx context.Context, attempt func() error, permanent func(error) bool, report func(error)) error {
 	backoff := Backoff{First: firstWait, Longest: longestWait}
 	for {
@@ -79,7 +79,7 @@ func Do(ctx context.Context, attempt func() error, permanent func(error) bool, r
 
 func wallClock() time.Time { return time.Now().Round(0) } // without the monotonic reading
 
-// wallCheck is how often a wait compares the wall clock.
+// wallCheck is the interval at which a wait reads the wall clock.
 const wallCheck = 10 * time.Second
 
 // wait ends when d is over by the monotonic or by the wall clock, whichever is

@@ -1,5 +1,5 @@
-// Package leasetest keeps Leases in memory, as an API server does, for tests in
-// a bubble of time, where no network is.
+// Package leasetest keeps Leases in memory, as an API server does, for tests
+// with synctest, which have no network.
 package leasetest
 
 import (
@@ -53,7 +53,7 @@ func (s *Server) Holder() string {
 	return *s.lease.Spec.HolderIdentity
 }
 
-// Give makes another the holder.
+// Give makes another candidate the holder.
 func (s *Server) Give(holder string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,7 +71,7 @@ func (l *Link) Cut(err error) {
 	l.cut = err
 }
 
-// Config leads over this connection.
+// Config returns the configuration of a client that uses this connection.
 func (l *Link) Config() *rest.Config {
 	return &rest.Config{Host: "https://kubernetes.example.com", Transport: l}
 }
@@ -118,8 +118,9 @@ func (s *Server) answer(method string, sent *coordination.Lease) (code int, body
 	return http.StatusOK, sent
 }
 
-// Plugin is a credential plugin in front of a transport: from From on, requests
-// wait until Returns is closed, even past their deadlines.
+// Plugin is a credential plugin in front of a transport, and hangs from the
+// time From on: requests then wait until Returns is closed, even past their
+// deadlines.
 type Plugin struct {
 	Next    http.RoundTripper
 	From    time.Time
