@@ -10,6 +10,7 @@ import (
 
 	"oidc-publisher/federation/credentialprovider"
 	"oidc-publisher/federation/credentialprovider/nodeconfig"
+	"oidc-publisher/federation/exchange"
 	"oidc-publisher/internal/cli"
 )
 
@@ -74,7 +75,7 @@ func credentialProviderOf(provider string) *cli.Command {
 // plugins describes the providers for the help.
 var plugins = map[string]struct{ title, audience, exampleFlags, exampleImage string }{
 	credentialprovider.ProviderCloudsmith: {
-		"Cloudsmith", credentialprovider.CloudsmithAudience, "", "docker.cloudsmith.io/acme/team/app:1",
+		"Cloudsmith", exchange.CloudsmithURL, "", "docker.cloudsmith.io/acme/team/app:1",
 	},
 	credentialprovider.ProviderGCP: {
 		"Google Cloud", "https://iam.googleapis.com/ and the provider's name", ` \

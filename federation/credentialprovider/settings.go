@@ -165,15 +165,12 @@ func (s *Settings) ReadEnv(provider string, given func(flag string) bool, getenv
 	return nil
 }
 
-// CloudsmithAudience is the audience in Cloudsmith's guides.
-const CloudsmithAudience = exchange.CloudsmithURL
-
 // Audience returns the default audience of tokens for the service. For Google
 // Cloud it is the workload identity provider; "" if only annotations name it.
 // It returns an error if the name is not that of a provider.
 func (s *Settings) Audience(provider string) (string, error) {
 	if provider == ProviderCloudsmith {
-		return CloudsmithAudience, nil
+		return exchange.CloudsmithURL, nil // as in Cloudsmith's guides
 	}
 	given := cmp.Or(s.Provider.Pinned, s.Provider.Default)
 	if given == "" {

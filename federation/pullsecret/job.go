@@ -1,3 +1,8 @@
+// Package pullsecret writes the credentials of registries to image pull secrets
+// (kubernetes.io/dockerconfigjson) in any number of namespaces.
+//
+// It never reads the content of a secret. Its type, labels and field managers
+// show who owns it; annotations report the age of the credential.
 package pullsecret
 
 import (
@@ -6,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"k8s.io/client-go/util/workqueue"
 
 	"oidc-publisher/federation/exchange"
 )
@@ -139,18 +146,14 @@ func (j *Job) write(ctx context.Context, report *Report) error {
 	if !c.Expiry.IsZero() {
 		report.Life = c.Expiry.Sub(c.at)
 	}
-	w := j.writer()
-	results := report.Results
-	var mu sync.Mutex
-	done := 0
+	w, results := j.writer(), report.Results
+	var done atomic.Int64
 	return each(ctx, len(results), func(i int) {
 		if results[i].Outcome == "" {
 			results[i] = w.write(ctx, results[i].Namespace, c, results[i].seen, version{})
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		if done++; j.Progress != nil {
-			j.Progress(done, len(results))
+		if n := done.Add(1); j.Progress != nil {
+			j.Progress(int(n), len(results))
 		}
 	})
 }
@@ -192,26 +195,9 @@ func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 	})
 }
 
-// each calls do for 0 to n-1, a few at a time, and returns when all are done.
-// Once ctx ends it starts no more and returns the error of ctx.
+// each calls do for 0 to n-1, a few at a time. Once ctx ends it starts no more and
+// returns the error of ctx.
 func each(ctx context.Context, n int, do func(i int)) error {
-	next := make(chan int)
-	var busy sync.WaitGroup
-	for range min(workers, n) {
-		busy.Go(func() {
-			for i := range next {
-				do(i)
-			}
-		})
-	}
-	defer busy.Wait()
-	defer close(next)
-	for i := range n {
-		select {
-		case next <- i:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
+	workqueue.ParallelizeUntil(ctx, workers, n, do)
+	return ctx.Err()
 }

@@ -220,28 +220,28 @@ func (k *Keeper) work(ctx context.Context, queue workqueue.TypedRateLimitingInte
 		if over {
 			return
 		}
-		k.process(ctx, queue, namespace)
+		if k.process(ctx, namespace) {
+			queue.AddRateLimited(namespace)
+		} else {
+			queue.Forget(namespace)
+		}
 		queue.Done(namespace)
 	}
 }
 
-// process writes the newest credential to one namespace.
-func (k *Keeper) process(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string], namespace string) {
+// process writes the newest credential to one namespace, and reports whether to try
+// again.
+func (k *Keeper) process(ctx context.Context, namespace string) (again bool) {
 	c, written, needed := k.task(namespace)
 	if ctx.Err() != nil || !needed {
-		queue.Forget(namespace)
-		return
+		return false
 	}
 	r := k.writer.write(ctx, namespace, c, nil, written)
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	k.observe(namespace, c, r)
-	if r.Err != nil && r.Outcome != Refused {
-		queue.AddRateLimited(namespace)
-		return
-	}
-	queue.Forget(namespace) // a refused secret is read again when it changes
+	return r.Err != nil && r.Outcome != Refused // which is read again when it changes
 }
 
 // task returns the credential to write, and the version of the secret that has

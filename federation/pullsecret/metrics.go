@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"oidc-publisher/federation/exchange"
 )
@@ -21,22 +22,16 @@ type metrics struct {
 }
 
 func newMetrics(registry prometheus.Registerer, k *Keeper) *metrics {
-	gauge := func(name, help string) prometheus.GaugeOpts {
-		return prometheus.GaugeOpts{Namespace: "oidc_publisher", Name: name, Help: help}
+	registry.MustRegister(census{k})
+	own := promauto.With(prometheus.WrapRegistererWithPrefix("oidc_publisher_", registry))
+	return &metrics{
+		exchanges:    own.NewCounterVec(prometheus.CounterOpts{Name: "exchanges_total", Help: "Exchanges of the service account token by result: ok, refused or failed."}, []string{"result"}),
+		lastExchange: own.NewGauge(prometheus.GaugeOpts{Name: "last_exchange_timestamp_seconds", Help: "Time of the last successful exchange."}),
+		expiry:       own.NewGauge(prometheus.GaugeOpts{Name: "credential_expiry_timestamp_seconds", Help: "Expiry of the newest credential; 0 if the service states none."}),
+		writes:       own.NewCounterVec(prometheus.CounterOpts{Name: "pull_secret_writes_total", Help: "Pull secrets written by outcome: created, updated, repaired, taken-over or replaced."}, []string{"outcome"}),
+		failures:     own.NewCounterVec(prometheus.CounterOpts{Name: "pull_secret_failures_total", Help: "Failed attempts to write or attach the pull secret, by namespace; no series for a namespace without failures."}, []string{"namespace"}),
+		leader:       own.NewGauge(prometheus.GaugeOpts{Name: "leader", Help: "1 on the replica that writes the secrets, 0 on the others."}),
 	}
-	counter := func(name, help string) prometheus.CounterOpts {
-		return prometheus.CounterOpts{Namespace: "oidc_publisher", Name: name, Help: help}
-	}
-	m := &metrics{
-		exchanges:    prometheus.NewCounterVec(counter("exchanges_total", "Exchanges of the service account token by result: ok, refused or failed."), []string{"result"}),
-		lastExchange: prometheus.NewGauge(gauge("last_exchange_timestamp_seconds", "Time of the last successful exchange.")),
-		expiry:       prometheus.NewGauge(gauge("credential_expiry_timestamp_seconds", "Expiry of the newest credential; 0 if the service states none.")),
-		writes:       prometheus.NewCounterVec(counter("pull_secret_writes_total", "Pull secrets written by outcome: created, updated, repaired, taken-over or replaced."), []string{"outcome"}),
-		failures:     prometheus.NewCounterVec(counter("pull_secret_failures_total", "Failed attempts to write or attach the pull secret, by namespace; no series for a namespace without failures."), []string{"namespace"}),
-		leader:       prometheus.NewGauge(gauge("leader", "1 on the replica that writes the secrets, 0 on the others.")),
-	}
-	registry.MustRegister(m.exchanges, m.lastExchange, m.expiry, m.writes, m.failures, m.leader, newCensus(k))
-	return m
 }
 
 func (m *metrics) exchanged(c credential, err error) {
@@ -72,44 +67,36 @@ func seconds(t time.Time) float64 {
 }
 
 // census collects at each scrape what the keeper knows of the cluster.
-type census struct {
-	keeper                     *Keeper
-	expiry, exchanged, present *prometheus.Desc
+type census struct{ *Keeper }
+
+var (
+	secretExpiry    = prometheus.NewDesc("oidc_publisher_pull_secret_expiry_timestamp_seconds", "Expiry of the pull secret by namespace, as annotated.", []string{"namespace"}, nil)
+	secretExchanged = prometheus.NewDesc("oidc_publisher_pull_secret_exchanged_timestamp_seconds", "Time of the exchange of the pull secret's credential by namespace, as annotated.", []string{"namespace"}, nil)
+	namespaceStates = prometheus.NewDesc("oidc_publisher_pull_secret_namespaces", "Namespaces by state: current (has the newest credential), failing (the last write failed) or outdated.", []string{"state"}, nil)
+)
+
+func (c census) Describe(descs chan<- *prometheus.Desc) {
+	descs <- secretExpiry
+	descs <- secretExchanged
+	descs <- namespaceStates
 }
 
-func newCensus(k *Keeper) *census {
-	return &census{
-		keeper:    k,
-		expiry:    prometheus.NewDesc("oidc_publisher_pull_secret_expiry_timestamp_seconds", "Expiry of the pull secret by namespace, as annotated.", []string{"namespace"}, nil),
-		exchanged: prometheus.NewDesc("oidc_publisher_pull_secret_exchanged_timestamp_seconds", "Time of the exchange of the pull secret's credential by namespace, as annotated.", []string{"namespace"}, nil),
-		present:   prometheus.NewDesc("oidc_publisher_pull_secret_namespaces", "Namespaces by state: current (has the newest credential), failing (the last write failed) or outdated.", []string{"state"}, nil),
-	}
-}
-
-// Describe implements prometheus.Collector.
-func (c *census) Describe(descs chan<- *prometheus.Desc) {
-	descs <- c.expiry
-	descs <- c.exchanged
-	descs <- c.present
-}
-
-// Collect implements prometheus.Collector.
-func (c *census) Collect(out chan<- prometheus.Metric) {
-	c.keeper.mu.Lock()
-	defer c.keeper.mu.Unlock()
+func (c census) Collect(out chan<- prometheus.Metric) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	states := map[string]float64{"current": 0, "failing": 0, "outdated": 0}
-	for namespace, s := range c.keeper.spaces {
+	for namespace, s := range c.spaces {
 		if !s.writable() {
 			continue
 		}
-		states[c.keeper.state(s)]++
+		states[c.state(s)]++
 		if s.seen.intact {
-			out <- prometheus.MustNewConstMetric(c.exchanged, prometheus.GaugeValue, seconds(s.seen.exchanged), namespace)
-			out <- prometheus.MustNewConstMetric(c.expiry, prometheus.GaugeValue, seconds(s.seen.expires), namespace)
+			out <- prometheus.MustNewConstMetric(secretExchanged, prometheus.GaugeValue, seconds(s.seen.exchanged), namespace)
+			out <- prometheus.MustNewConstMetric(secretExpiry, prometheus.GaugeValue, seconds(s.seen.expires), namespace)
 		}
 	}
 	for state, n := range states {
-		out <- prometheus.MustNewConstMetric(c.present, prometheus.GaugeValue, n, state)
+		out <- prometheus.MustNewConstMetric(namespaceStates, prometheus.GaugeValue, n, state)
 	}
 }
 

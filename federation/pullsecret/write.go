@@ -130,18 +130,17 @@ func (w *writer) putOnce(ctx context.Context, namespace string, c credential, kn
 	if err != nil {
 		return outcome, version{}, err
 	}
+	var now version
+	if outcome != Replaced {
+		now, err = w.apply(ctx, namespace, c, f)
+		if apierrors.IsInvalid(err) && f != nil && w.takeOver { // it is immutable
+			outcome = Replaced
+		}
+	}
 	if outcome == Replaced {
-		return w.replace(ctx, *f, c)
+		now, err = w.replace(ctx, *f, c)
 	}
-	now, err := w.apply(ctx, namespace, c, f)
-	switch {
-	case err == nil:
-		return outcome, now, nil
-	case apierrors.IsInvalid(err) && f != nil && w.takeOver: // it is immutable
-		return w.replace(ctx, *f, c)
-	default:
-		return Failed, version{}, err
-	}
+	return outcome, now, err
 }
 
 // apply takes fields back from other managers, but only those of the secret
@@ -156,18 +155,14 @@ func (w *writer) apply(ctx context.Context, namespace string, c credential, over
 
 // replace deletes the secret and creates it again. A dry run does neither: the
 // API server would refuse to create what still exists.
-func (w *writer) replace(ctx context.Context, f found, c credential) (Outcome, version, error) {
+func (w *writer) replace(ctx context.Context, f found, c credential) (version, error) {
 	if w.dryRun {
-		return Replaced, version{}, nil
+		return version{}, nil
 	}
 	if err := w.cluster.remove(ctx, f); err != nil && !apierrors.IsNotFound(err) {
-		return Failed, version{}, err
+		return version{}, err
 	}
-	now, err := w.apply(ctx, f.meta.Namespace, c, nil)
-	if err != nil {
-		return Failed, version{}, err
-	}
-	return Replaced, now, nil
+	return w.apply(ctx, f.meta.Namespace, c, nil)
 }
 
 // plan decides what to do with the secret that was found.
