@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	kubelet "k8s.io/kubelet/config/v1"
@@ -48,19 +49,29 @@ func credentialProviderOf(provider string) *cli.Command {
 		Name:        provider,
 		Usage:       "credentials of " + plugins[provider].title,
 		ArgsUsage:   "[config|rbac|check IMAGE]",
-		Description: strings.ReplaceAll(fmt.Sprintf(credentialProviderExamples, plugins[provider].exampleFlags, plugins[provider].exampleImage), "PLUGIN", cli.Name+" credential-provider "+provider),
+		Description: fmt.Sprintf(credentialProviderExamples, provider, plugins[provider].exampleFlags, plugins[provider].exampleImage),
 		Flags:       pluginFlags(provider),
 		Action:      func(c *cli.Context) error { return answerKubelet(c, provider) },
 		Subcommands: []*cli.Command{
 			{
 				Name: "config", Usage: "print kubelet's CredentialProviderConfig",
-				Flags:  append(append(pluginFlags(provider), nodeFlags(provider)...), envFlag(), output()),
-				Action: func(c *cli.Context) error { return printNodeConfig(c, provider) },
+				Flags: slices.Concat(pluginFlags(provider), nodeFlags(provider), []cli.Flag{output()},
+					cli.InCategory("Node", cli.List("env", "`NAME=VALUE` in the plugin's environment, such as HTTPS_PROXY; repeatable"))),
+				Action: func(c *cli.Context) error {
+					return printNode(c, provider, nodeconfig.Node.ConfigYAML, func(node nodeconfig.Node) any {
+						return map[string]any{"config": node.Config(), "kubeletFlags": node.KubeletFlags()}
+					})
+				},
 			},
 			{
 				Name: "rbac", Usage: "print the RBAC that lets nodes request tokens of the audience",
-				Flags:  append(append(pluginFlags(provider), nodeFlags(provider)...), output()),
-				Action: func(c *cli.Context) error { return printNodeRights(c, provider) },
+				Flags: append(slices.Concat(pluginFlags(provider), nodeFlags(provider)), output()),
+				Action: func(c *cli.Context) error {
+					return printNode(c, provider, nodeconfig.Node.RightsYAML, func(node nodeconfig.Node) any {
+						role, binding := node.Rights()
+						return map[string]any{"apiVersion": "v1", "kind": "List", "items": []any{role, binding}}
+					})
+				},
 			},
 			{
 				Name: "check", Usage: "show which pattern of matchImages matches an image", ArgsUsage: "IMAGE",
@@ -87,11 +98,11 @@ var plugins = map[string]struct{ title, audience, exampleFlags, exampleImage str
 //nolint:gosec // G101: a text about credentials
 const credentialProviderExamples = `Examples:
   # what each node needs, and what is applied to the cluster
-  PLUGIN config%[1]s > credential-provider.yaml
-  PLUGIN rbac%[1]s | kubectl apply -f -
+  oidc-publisher credential-provider %[1]s config%[2]s > credential-provider.yaml
+  oidc-publisher credential-provider %[1]s rbac%[2]s | kubectl apply -f -
 
   # would kubelet call the plugin for this image?
-  PLUGIN check %[2]s`
+  oidc-publisher credential-provider %[1]s check %[3]s`
 
 // pluginFlags are the settings of the plugin, which kubelet passes too.
 func pluginFlags(provider string) []cli.Flag {
@@ -108,10 +119,6 @@ func nodeFlags(provider string) []cli.Flag {
 	name := cli.String("name", "", "file `NAME` of the plugin; each audience needs its own")
 	name.DefaultText = credentialprovider.ProgramName + "-" + provider
 	return cli.InCategory("Node", audience, name, cli.String("kubernetes-version", "1.34+", "`VERSION` of the kubelets: 1.33, 1.34+"))
-}
-
-func envFlag() cli.Flag {
-	return cli.InCategory("Node", cli.List("env", "`NAME=VALUE` in the plugin's environment, such as HTTPS_PROXY; repeatable"))[0]
 }
 
 // pluginSettings reads pluginFlags. args are the same settings in the form of
@@ -186,19 +193,6 @@ func answerKubelet(c *cli.Context, provider string) error {
 		return errors.New(err.Error())
 	}
 	return nil
-}
-
-func printNodeConfig(c *cli.Context, provider string) error {
-	return printNode(c, provider, nodeconfig.Node.ConfigYAML, func(node nodeconfig.Node) any {
-		return map[string]any{"config": node.Config(), "kubeletFlags": node.KubeletFlags()}
-	})
-}
-
-func printNodeRights(c *cli.Context, provider string) error {
-	return printNode(c, provider, nodeconfig.Node.RightsYAML, func(node nodeconfig.Node) any {
-		role, binding := node.Rights()
-		return map[string]any{"apiVersion": "v1", "kind": "List", "items": []any{role, binding}}
-	})
 }
 
 func printNode(c *cli.Context, provider string, text func(nodeconfig.Node) ([]byte, error), object func(nodeconfig.Node) any) error {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -169,8 +168,7 @@ func pullVerdict(stderr io.Writer, job *pullsecret.Job, report pullsecret.Report
 
 // pullSecretProgress shows the progress on a terminal.
 func pullSecretProgress(stderr io.Writer) (progress func(done, of int), clearLine func()) {
-	file, ok := stderr.(*os.File)
-	if !ok || !cli.IsTerminal(file) {
+	if !cli.IsTerminal(stderr) {
 		return nil, func() {}
 	}
 	return func(done, of int) {

@@ -112,8 +112,7 @@ func serveAction(c *cli.Context) error {
 // when the window is closed, and makes it nudge any other process. A process
 // that ignores SIGHUP, as under nohup, is not ended.
 func untilHangup(c *cli.Context, nudge service.Nudge) (context.Context, func()) {
-	isTerminal := func(stream any) bool { file, ok := stream.(*os.File); return ok && cli.IsTerminal(file) }
-	if (isTerminal(c.App.Reader) || isTerminal(c.App.ErrWriter)) && !signal.Ignored(syscall.SIGHUP) {
+	if (cli.IsTerminal(c.App.Reader) || cli.IsTerminal(c.App.ErrWriter)) && !signal.Ignored(syscall.SIGHUP) {
 		return signal.NotifyContext(c.Context, syscall.SIGHUP)
 	}
 	return c.Context, nudge.OnHangup(c.Context)

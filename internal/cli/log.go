@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 
@@ -32,7 +31,7 @@ func Logger(c *Context) *slog.Logger { return newLogger(c, c.String("log-format"
 // ServiceLogger is Logger for a program that runs unattended: without
 // --log-format it writes JSON unless stderr is a terminal.
 func ServiceLogger(c *Context) *slog.Logger {
-	if file, ok := c.App.ErrWriter.(*os.File); !c.IsSet("log-format") && (!ok || !IsTerminal(file)) {
+	if !c.IsSet("log-format") && !IsTerminal(c.App.ErrWriter) {
 		return newLogger(c, "json")
 	}
 	return Logger(c)

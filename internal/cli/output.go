@@ -34,11 +34,11 @@ func Printable(s string) string {
 	return out.String()
 }
 
-// IsTerminal reports whether a file is a terminal.
-func IsTerminal(file *os.File) bool { return term.IsTerminal(int(file.Fd())) }
+// IsTerminal reports whether a stream is a terminal.
+func IsTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
 
 // Colour reports whether w is a terminal whose user wants colour (no-color.org).
-func Colour(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && IsTerminal(file)
-}
+func Colour(w io.Writer) bool { return os.Getenv("NO_COLOR") == "" && IsTerminal(w) }
