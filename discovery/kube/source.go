@@ -147,8 +147,7 @@ func (s *Source) Namespace() string { return s.namespace }
 // Fetch reads and validates both documents of the API server, or of all of them.
 // It returns all or nothing.
 //
-// Its errors name the server and what to do. Errors that callers may need to
-// distinguish wrap the sentinels of internal/kubeerr, or are its BusyError.
+// Its errors name the server and what to do.
 func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	var views []view
 	var warnings []string

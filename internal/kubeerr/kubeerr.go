@@ -17,17 +17,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-var (
-	// ErrUnauthorized is wrapped by errors of an API server that does not accept
-	// the credentials (HTTP 401).
-	ErrUnauthorized = errors.New("credentials were not accepted")
-	// ErrForbidden is wrapped by errors of requests that RBAC does not allow
-	// (HTTP 403).
-	ErrForbidden = errors.New("not allowed")
-	// ErrNotInstalled is wrapped by errors of an API server without discovery
-	// endpoints (HTTP 404).
-	ErrNotInstalled = errors.New("discovery is not installed")
-)
+// ErrForbidden is wrapped by errors of requests that RBAC does not allow (HTTP
+// 403).
+var ErrForbidden = errors.New("not allowed")
 
 // Server is the API server that answered, or did not.
 type Server struct {

@@ -47,7 +47,7 @@ func (s Server) explain(r Request, a refusal) error {
 	where := "API server " + s.Address()
 	switch {
 	case a.code == http.StatusUnauthorized:
-		return fmt.Errorf("%s: %w (HTTP 401): the token or certificate is wrong, expired or of another cluster: log in again or renew the kubeconfig", where, ErrUnauthorized)
+		return fmt.Errorf("%s: credentials were not accepted (HTTP 401): the token or certificate is wrong, expired or of another cluster: log in again or renew the kubeconfig", where)
 	case a.code == http.StatusForbidden && a.genuine:
 		return s.explainForbidden(r, a.message)
 	case a.code == http.StatusForbidden:
@@ -57,14 +57,14 @@ func (s Server) explain(r Request, a refusal) error {
 		if path := strings.TrimSuffix(s.URL.Path, "/"); path != "" {
 			hint = fmt.Sprintf("; the kubeconfig's server has the path %q: check that too", path)
 		}
-		return fmt.Errorf("%s: %w (HTTP 404 for %s): kube-apiserver leaves it out when --service-account-issuer is not an https URL "+
+		return fmt.Errorf("%s: discovery is not installed (HTTP 404 for %s): kube-apiserver leaves it out when --service-account-issuer is not an https URL "+
 			"without query and fragment: set --service-account-issuer=https://… (its log says \"issuer URL must use https scheme\")%s",
-			where, ErrNotInstalled, r.Object, hint)
+			where, r.Object, hint)
 	case a.code >= 300 && a.code < 400:
 		return fmt.Errorf("%s: redirects %s to %s (HTTP %d), and credentials are not sent there: set the kubeconfig's server to the API server itself",
 			where, r, redirectHost(a.header), a.code)
 	case a.code == http.StatusTooManyRequests || a.code == http.StatusServiceUnavailable:
-		return &BusyError{Server: s.Address(), Status: a.code, After: httpx.RetryAfter(a.header, time.Now())}
+		return &busyError{s.Address(), a.code, httpx.RetryAfter(a.header, time.Now())}
 	case a.code == http.StatusBadRequest && s.URL.Scheme == "http":
 		return fmt.Errorf("%s: HTTP 400: it may expect https: check the kubeconfig's server", where)
 	case a.code == http.StatusMethodNotAllowed, a.code == http.StatusNotAcceptable, !a.genuine:
@@ -96,23 +96,20 @@ func redirectHost(header http.Header) string {
 	return strconv.Quote(httpx.Clip(u.Host))
 }
 
-// BusyError means that an API server is overloaded or not ready (HTTP 429, 503).
-type BusyError struct {
-	// Server is its host and port.
-	Server string
-	// Status is the HTTP status.
-	Status int
-	// After is how long the server asks clients to wait, 0 if it does not say.
-	After time.Duration
+// busyError means that an API server is overloaded or not ready.
+type busyError struct {
+	address string
+	status  int
+	after   time.Duration
 }
 
-func (e *BusyError) Error() string {
+func (e *busyError) Error() string {
 	after := ""
-	if e.After > 0 {
-		after = fmt.Sprintf(", after at least %d s", int(e.After.Seconds()))
+	if e.after > 0 {
+		after = fmt.Sprintf(", after at least %d s", int(e.after.Seconds()))
 	}
-	return fmt.Sprintf("API server %s: overloaded or not ready (HTTP %d): try again later%s", e.Server, e.Status, after)
+	return fmt.Sprintf("API server %s: overloaded or not ready (HTTP %d): try again later%s", e.address, e.status, after)
 }
 
-// RetryAfter is After, for callers that do not import this package.
-func (e *BusyError) RetryAfter() time.Duration { return e.After }
+// RetryAfter is how long the server asks clients to wait, 0 if it does not say.
+func (e *busyError) RetryAfter() time.Duration { return e.after }
