@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"oidc-publisher/discovery"
@@ -73,32 +74,21 @@ func Reaches(from, to string) bool {
 // reachOf classifies a host by its name alone.
 func reachOf(host string) reach {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return reachOfAddress(addr.Unmap())
+	below := func(domains ...string) bool {
+		return slices.ContainsFunc(domains, func(domain string) bool { return strings.HasSuffix(host, domain) })
 	}
-	switch {
-	case host == "localhost" || strings.HasSuffix(host, ".localhost"):
-		return loopback
-	case strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".cluster.local"):
-		return inCluster
-	case !strings.Contains(host, "."):
-		return internal
-	}
-	for _, suffix := range []string{".local", ".internal", ".localdomain", ".lan", ".home.arpa"} {
-		if strings.HasSuffix(host, suffix) {
-			return internal
-		}
-	}
-	return public
-}
-
-func reachOfAddress(addr netip.Addr) reach {
+	addr, err := netip.ParseAddr(host)
+	addr = addr.Unmap()
 	sharedSpace := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598, carriers and clouds
 	switch {
-	case addr.IsLoopback():
+	case addr.IsLoopback(), host == "localhost", below(".localhost"):
 		return loopback
 	case addr.IsPrivate(), addr.IsLinkLocalUnicast(), addr.IsUnspecified(), sharedSpace.Contains(addr):
 		return private
+	case below(".svc", ".cluster.local"):
+		return inCluster
+	case err != nil && !strings.Contains(host, "."), below(".local", ".internal", ".localdomain", ".lan", ".home.arpa"):
+		return internal
 	default:
 		return public
 	}
