@@ -16,17 +16,15 @@ import (
 )
 
 // Source reads files at each Fetch.
-type Source struct {
-	read func() (discovery.Snapshot, error)
-}
+type Source func() (discovery.Snapshot, error)
 
 // Fetch reads and validates the files. A Snapshot of files names no cluster and
 // has no canary.
-func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
+func (s Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 	if err := ctx.Err(); err != nil {
 		return discovery.Snapshot{}, err
 	}
-	return s.read()
+	return s()
 }
 
 // Dir is a folder with the two documents, as these commands write them:
@@ -35,8 +33,8 @@ func (s *Source) Fetch(ctx context.Context) (discovery.Snapshot, error) {
 //	kubectl get --raw /openid/v1/jwks > DIR/jwks
 //
 // or as this tool publishes them.
-func Dir(path string) *Source {
-	return &Source{read: func() (discovery.Snapshot, error) { return readDir(path) }}
+func Dir(path string) Source {
+	return func() (discovery.Snapshot, error) { return readDir(path) }
 }
 
 func readDir(path string) (discovery.Snapshot, error) {

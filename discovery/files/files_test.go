@@ -111,7 +111,7 @@ func TestDirErrors(t *testing.T) {
 	}
 }
 
-func wantError(t *testing.T, s *files.Source, wants ...string) {
+func wantError(t *testing.T, s files.Source, wants ...string) {
 	t.Helper()
 	_, err := s.Fetch(t.Context())
 	if err == nil {
@@ -127,7 +127,7 @@ func wantError(t *testing.T, s *files.Source, wants ...string) {
 func TestFetchEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, s := range []*files.Source{files.Dir("."), files.PublicKeys(nil, issuer)} {
+	for _, s := range []files.Source{files.Dir("."), files.PublicKeys(nil, issuer)} {
 		if _, err := s.Fetch(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}

@@ -27,8 +27,8 @@ import (
 // serve, except jwks_uri, which is the issuer's own.
 //
 // The API server also reads private keys. This tool refuses them.
-func PublicKeys(paths []string, issuer discovery.Issuer) *Source {
-	return &Source{read: func() (discovery.Snapshot, error) { return readPublicKeys(paths, issuer) }}
+func PublicKeys(paths []string, issuer discovery.Issuer) Source {
+	return func() (discovery.Snapshot, error) { return readPublicKeys(paths, issuer) }
 }
 
 func readPublicKeys(paths []string, issuer discovery.Issuer) (discovery.Snapshot, error) {
