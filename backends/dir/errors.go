@@ -22,9 +22,9 @@ func (b *Backend) explain(name string, err error) error {
 	}
 	cure := cure(err)
 	// The operating system's errors may name the temporary file instead.
-	if file := (*fs.PathError)(nil); errors.As(err, &file) {
+	if file, ok := errors.AsType[*fs.PathError](err); ok {
 		err = file.Err
-	} else if rename := (*os.LinkError)(nil); errors.As(err, &rename) {
+	} else if rename, ok := errors.AsType[*os.LinkError](err); ok {
 		err = rename.Err
 	}
 	if cure != "" {

@@ -29,9 +29,9 @@ func (p provider) Token(ctx context.Context) (*auth.Token, error) {
 }
 
 func (b *Backend) explain(ctx context.Context, name string, err error) error {
-	var credentials *answer.CredentialsError
-	return answer.Explain(ctx, "gs://"+path.Join(b.config.Bucket, b.key(name)), err, errors.As(err, &credentials), func(ended error) string {
-		if credentials != nil {
+	credentials, missing := errors.AsType[*answer.CredentialsError](err)
+	return answer.Explain(ctx, "gs://"+path.Join(b.config.Bucket, b.key(name)), err, missing, func(ended error) string {
+		if missing {
 			return describeCredentials(credentials.Err)
 		}
 		if text := b.describeStatus(err); text != "" {
@@ -74,8 +74,7 @@ func (b *Backend) describeStatus(err error) string {
 
 // status returns the HTTP status of an answer that is an error, or 0.
 func status(err error) int {
-	var failure *googleapi.Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*googleapi.Error](err); ok {
 		return failure.Code
 	}
 	if errors.Is(err, storage.ErrObjectNotExist) || errors.Is(err, storage.ErrBucketNotExist) {
@@ -86,8 +85,7 @@ func status(err error) int {
 
 // reason returns Google's name of the error, such as accountDisabled.
 func reason(err error) string {
-	var failure *googleapi.Error
-	if errors.As(err, &failure) && len(failure.Errors) > 0 && answer.IsCode(failure.Errors[0].Reason) {
+	if failure, ok := errors.AsType[*googleapi.Error](err); ok && len(failure.Errors) > 0 && answer.IsCode(failure.Errors[0].Reason) {
 		return " (" + failure.Errors[0].Reason + ")"
 	}
 	return ""
@@ -96,8 +94,7 @@ func reason(err error) string {
 const credentialsCure = "no usable Google credentials: run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or use workload identity"
 
 func describeCredentials(err error) string {
-	var failure *auth.Error
-	if errors.As(err, &failure) && failure.Response != nil {
+	if failure, ok := errors.AsType[*auth.Error](err); ok && failure.Response != nil {
 		return fmt.Sprintf("%s: the token service answered HTTP status %d", credentialsCure, failure.Response.StatusCode)
 	}
 	if cause := local(err); cause != "" {

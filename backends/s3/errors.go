@@ -37,15 +37,15 @@ const (
 )
 
 func (b *Backend) explain(ctx context.Context, name string, kind access, err error) error {
-	var operation *smithy.OperationError
-	return answer.Explain(ctx, "s3://"+path.Join(b.config.Bucket, *b.key(name)), err, errors.As(err, &operation),
+	_, fromSDK := errors.AsType[*smithy.OperationError](err)
+	return answer.Explain(ctx, "s3://"+path.Join(b.config.Bucket, *b.key(name)), err, fromSDK,
 		func(ended error) string { return b.describe(kind, err, ended) })
 }
 
 func (b *Backend) describe(kind access, err, ended error) string {
-	var credentials *answer.CredentialsError
+	credentials, missing := errors.AsType[*answer.CredentialsError](err)
 	switch {
-	case errors.As(err, &credentials):
+	case missing:
 		return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role: " +
 			local("the credential service", credentials.Err)
 	case errors.Is(ended, context.DeadlineExceeded):
@@ -53,14 +53,13 @@ func (b *Backend) describe(kind access, err, ended error) string {
 	case ended != nil:
 		return ""
 	}
-	var response *smithyhttp.ResponseError
-	if errors.As(err, &response) && response.Response != nil {
+	if response, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && response.Response != nil {
 		if region := response.Response.Header.Get("X-Amz-Bucket-Region"); answer.IsCode(region) && region != b.config.Region {
 			return fmt.Sprintf("the bucket is in region %s, not %s: use ?region=%s", region, b.config.Region, region)
 		}
 	}
 	// The one refusal that is known by its message alone.
-	if failure := smithy.APIError(nil); errors.As(err, &failure) && strings.Contains(failure.ErrorMessage(), "BlockPublic") {
+	if failure, ok := errors.AsType[smithy.APIError](err); ok && strings.Contains(failure.ErrorMessage(), "BlockPublic") {
 		return "S3 Block Public Access forbids this write: allow public bucket policies on the bucket and its account"
 	}
 	if text := b.describeCode(kind, code(err)); text != "" {
@@ -100,41 +99,35 @@ func (b *Backend) describeCode(kind access, code string) string {
 // code returns S3's code of the error or, if there is none, as in the answer of
 // a proxy, its status.
 func code(err error) string {
-	var response *smithyhttp.ResponseError
-	var failure smithy.APIError
-	if errors.As(err, &failure) && answer.IsCode(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
+	if failure, ok := errors.AsType[smithy.APIError](err); ok && answer.IsCode(failure.ErrorCode()) && failure.ErrorCode() != "UnknownError" {
 		return failure.ErrorCode()
 	}
-	if !errors.As(err, &response) {
-		return ""
-	}
-	switch response.HTTPStatusCode() {
-	case http.StatusPreconditionFailed:
-		return "PreconditionFailed"
-	case http.StatusForbidden, http.StatusUnauthorized:
-		return "AccessDenied"
-	case http.StatusMovedPermanently, http.StatusTemporaryRedirect:
-		return "PermanentRedirect"
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		return "SlowDown"
-	case http.StatusNotImplemented:
-		return "NotImplemented"
+	if response, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
+		return codeOfStatus[response.HTTPStatusCode()]
 	}
 	return ""
 }
 
+var codeOfStatus = map[int]string{
+	http.StatusPreconditionFailed: "PreconditionFailed",
+	http.StatusForbidden:          "AccessDenied",
+	http.StatusUnauthorized:       "AccessDenied",
+	http.StatusMovedPermanently:   "PermanentRedirect",
+	http.StatusTemporaryRedirect:  "PermanentRedirect",
+	http.StatusServiceUnavailable: "SlowDown",
+	http.StatusTooManyRequests:    "SlowDown",
+	http.StatusNotImplemented:     "NotImplemented",
+}
+
 // local describes an error without any text of a server.
 func local(who string, err error) string {
-	var response *smithyhttp.ResponseError
-	if errors.As(err, &response) && response.Response != nil && response.HTTPStatusCode() != 0 {
+	if response, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && response.Response != nil && response.HTTPStatusCode() != 0 {
 		return fmt.Sprintf("%s answered HTTP status %d %s: check the endpoint", who, response.HTTPStatusCode(), code(err))
 	}
-	var request *url.Error
-	if errors.As(err, &request) {
+	if request, ok := errors.AsType[*url.Error](err); ok {
 		return fmt.Sprintf("no answer from %s: %s", who, answer.Missing(request.Err))
 	}
-	var failure smithy.APIError
-	if errors.As(err, &failure) {
+	if _, ok := errors.AsType[smithy.APIError](err); ok {
 		return fmt.Sprintf("%s refused: %s", who, code(err))
 	}
 	return err.Error()
