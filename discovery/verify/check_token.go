@@ -23,8 +23,8 @@ func (v view) tokenChecks() []Check {
 	)
 }
 
-// algorithms that a public key can prove (RFC 7518, RFC 8037, RFC 9964). none
-// and HS* prove nothing.
+// algorithms returns the algorithms that a public key can verify (RFC 7518, RFC
+// 8037, RFC 9964). That excludes none and HS*.
 func algorithms() []string {
 	return slices.Concat(verifiable(), []string{"ML-DSA-44", "ML-DSA-65", "ML-DSA-87"})
 }

@@ -28,8 +28,8 @@ const (
 // serves one organisation.
 const CloudsmithHost = "docker.cloudsmith.io"
 
-// Choice is a setting that an annotation of the service account may make, unless
-// the node's administrator pins it.
+// Choice is a setting that an annotation of the service account may choose,
+// unless the node's administrator pins it.
 type Choice struct {
 	// Flag is the flag that pins it, without the dashes.
 	Flag string

@@ -56,7 +56,7 @@ type UnavailableError struct {
 	Service, Host string
 	// Status is the HTTP status code of the last answer, 0 without an answer.
 	Status int
-	// Attempts is how often the request was sent.
+	// Attempts is the number of times the request was sent.
 	Attempts int
 	// Reason is the reason of the service, cleaned and bounded, or why there
 	// is no answer.

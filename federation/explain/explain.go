@@ -30,8 +30,8 @@ type Options struct {
 	// Provider and ServiceAccount are Google's, "" if unknown. Without a
 	// Provider, the token's audience may name it.
 	Provider, ServiceAccount string
-	// Transport carries the requests while connecting while connecting to the
-	// issuer, as verify.Options has it.
+	// Transport carries the requests while connecting while connecting while
+	// connecting while connecting to the issuer, as verify.Options has it.
 	Transport http.RoundTripper
 	// Now is the clock, nil for time.Now.
 	Now func() time.Time

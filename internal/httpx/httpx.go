@@ -21,8 +21,8 @@ const maxHeaderBytes = 64 << 10
 
 // Anonymous returns a client without cookies and credentials that follows no
 // redirects (it returns the 3xx answer itself) and takes at most timeout for a
-// request. A nil transport is a copy of http.DefaultTransport without kept
-// connections, so that HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE work as usual.
+// request. A nil transport is a copy of http.DefaultTransport without
+// keep-alive, so that HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE work as usual.
 func Anonymous(transport http.RoundTripper, timeout time.Duration) *http.Client {
 	if transport == nil {
 		own := http.DefaultTransport.(*http.Transport).Clone()
