@@ -40,13 +40,14 @@ func ParseIssuer(s string) (Issuer, error) {
 		return "", fmt.Errorf("issuer %q must not have a query", s)
 	case strings.Contains(s, "#"):
 		return "", fmt.Errorf("issuer %q must not have a fragment", s)
-	case u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
+	case u.Scheme != "https" && (u.Scheme != "http" || !Loopback(u.Hostname())):
 		return "", fmt.Errorf("issuer %q must be an https URL", s)
 	}
 	return Issuer(s), nil
 }
 
-func loopback(host string) bool {
+// Loopback reports whether a host is this machine.
+func Loopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && addr.IsLoopback()
 }

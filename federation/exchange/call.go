@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -177,16 +176,11 @@ func serviceURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("%q is not a URL", httpx.MaskForeign(raw))
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, fmt.Errorf("the URL of %q must not contain a user, query or fragment", httpx.MaskForeign(u.Host))
-	case u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()):
+	case u.Scheme == "https" || u.Scheme == "http" && discovery.Loopback(u.Hostname()):
 		return u, nil
 	default:
 		return nil, fmt.Errorf("%q must be https: a token is sent to it (http is for loopback only)", httpx.MaskForeign(raw))
 	}
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // plain reports whether a name has only ASCII letters, digits and the others.
