@@ -243,6 +243,9 @@ func writePullSecrets(c *cli.Context, options pullSecretOptions) error {
 	clearProgress()
 	err = cli.Overtime(err, options.timeout)
 	warnOfPullSecrets(cli.Logger(c), job, report)
+	if err != nil && c.String("output") != "json" {
+		return err
+	}
 	return errors.Join(printPullReport(c.App.Writer, c.String("output"), job, report, err), pullVerdict(c.App.ErrWriter, job, report, err))
 }
 

@@ -39,7 +39,7 @@ func printPullReport(w io.Writer, format string, job *pullsecret.Job, report pul
 	if format == "json" {
 		return cli.PrintJSON(w, pullReportJSON(job, report, failed))
 	}
-	if len(report.Results) == 0 || failed != nil {
+	if len(report.Results) == 0 {
 		return nil
 	}
 	var out strings.Builder
