@@ -46,8 +46,8 @@ var shelfScheme = target.Scheme{
 	},
 }
 
-// TestNewScheme adds a backend by one line in a table. Everything that is known
-// of targets is known of its targets too.
+// TestNewScheme adds a backend by one line in a table. Its targets then work
+// wherever other targets do.
 func TestNewScheme(t *testing.T) {
 	t.Setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1") // no credentials, and no request
 	with := append(slices.Clone(schemes), shelfScheme)

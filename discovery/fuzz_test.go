@@ -67,8 +67,8 @@ func FuzzKeySet(f *testing.F) {
 	})
 }
 
-// checkPublic looks for secrets in its own way: by what the members of any
-// object that calls itself a key are named.
+// checkPublic searches for secrets independently of the parser: by the names of
+// the members of any object with a kty.
 func checkPublic(t *testing.T, data []byte) {
 	t.Helper()
 	var v any

@@ -16,8 +16,8 @@ import (
 
 const every = 10 * time.Second
 
-// runFor runs a publisher in a bubble of its own time and returns when each
-// pass began, counted from the start, and how it went.
+// runFor runs a publisher with a fake clock and returns the start, relative to
+// the first pass, and the result of each pass.
 func runFor(t *testing.T, p *publish.Publisher, howLong time.Duration, nudge <-chan struct{}) (passes []publish.Pass, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), howLong)
@@ -49,7 +49,7 @@ func TestRunKeepsItsInterval(t *testing.T) {
 	})
 }
 
-// TestRunFollowsANudge at once, and is alert for a while.
+// TestRunFollowsANudge: it polls at once, and more often for a while.
 func TestRunFollowsANudge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nudge := make(chan struct{}, 1)
@@ -83,7 +83,7 @@ func TestRunRestsBetweenNudges(t *testing.T) {
 }
 
 // TestRunOutlivesAnOutage: soon after the API server comes back its keys are
-// public, and an hour without it is no storm of requests.
+// public, and an outage of an hour causes few requests.
 func TestRunOutlivesAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
@@ -190,7 +190,7 @@ func TestRunHonoursRetryAfter(t *testing.T) {
 	})
 }
 
-// TestRunBoundsRetryAfter: a server can't send it away for a day.
+// TestRunBoundsRetryAfter: a server can't make it wait for a day.
 func TestRunBoundsRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		passes, _ := runFor(t, publisher(source(func() (discovery.Snapshot, error) {
@@ -246,8 +246,8 @@ func TestRunEndsAtTheFirstCompletePass(t *testing.T) {
 	})
 }
 
-// TestRunGoesOnWhenTheTargetIsTakenOver: what was ours at the start may be
-// handed back, so the loop only complains.
+// TestRunGoesOnWhenTheTargetIsTakenOver: the other cluster may give the target
+// back, so the loop only logs the error.
 func TestRunGoesOnWhenTheTargetIsTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
@@ -289,7 +289,7 @@ func TestRunFinishesTheWriteInProgress(t *testing.T) {
 	})
 }
 
-// TestRunGivesUpAWriteThatHangs for a write in hand that hangs.
+// TestRunGivesUpAWriteThatHangs, a while after the context ended.
 func TestRunGivesUpAWriteThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := publisher(fixed(keyring{}.snapshot("a")), new(backendtest.Memory))

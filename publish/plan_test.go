@@ -183,7 +183,7 @@ func TestDrift(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
 			s.apply(s.plan(r.snapshot("a", "b"), day, 0))
-			s.apply(s.plan(r.snapshot("b"), day, time.Hour)) // a is in its grace
+			s.apply(s.plan(r.snapshot("b"), day, time.Hour)) // a is in its grace period period
 			keys, document := string(s.objects[discovery.JWKSPath].Body), string(s.objects[discovery.ConfigurationPath].Body)
 			edit(s)
 			s.apply(s.plan(r.snapshot("b"), day, 2*time.Hour))
@@ -256,7 +256,7 @@ func TestLifeOfKeys(t *testing.T) {
 			{0, []string{"a"}, day, []string{"a"}},
 			{1, []string{"b"}, day, []string{"a", "b"}},
 			{2, []string{"b"}, revoke("a"), []string{"b"}},
-			{3, []string{"b"}, revoke("a"), []string{"b"}}, // saying it again is no error
+			{3, []string{"b"}, revoke("a"), []string{"b"}}, // revoking it again is not an error
 			{4, []string{"b"}, day, []string{"b"}},
 		},
 		"revoked while the cluster lists it": {
@@ -299,9 +299,9 @@ func TestLifeOfKeys(t *testing.T) {
 	}
 }
 
-// TestAClockThatIsAhead of the API server's, as of a machine that starts with a
-// wrong one, drops no key before its grace period is over by both: the API server
-// stamps the tokens.
+// TestAClockThatIsAhead: this machine's clock is ahead of the API server's. No
+// key is dropped before its grace period is over by both clocks, because the
+// times of tokens come from the API server.
 func TestAClockThatIsAhead(t *testing.T) {
 	const warning = "clock is ahead"
 	for name, tc := range map[string]struct {
@@ -341,8 +341,9 @@ func TestAClockThatIsAhead(t *testing.T) {
 	}
 }
 
-// TestAClockThatIsBehind the API server's shortens no grace period: a publisher
-// with the right clock would find it over.
+// TestAClockThatIsBehind: this machine's clock is behind the API server's. That
+// shortens no grace period, which a publisher with the right clock would then
+// end too early.
 func TestAClockThatIsBehind(t *testing.T) {
 	for name, tc := range map[string]struct {
 		behind time.Duration
@@ -539,7 +540,8 @@ func publishedBy(r keyring, policy publish.Policy, ids ...string) func(*store) {
 	return func(s *store) { s.apply(s.plan(r.snapshot(ids...), policy, 0)) }
 }
 
-// takenOver is cluster one's target after nameless files with key x took it.
+// takenOver is cluster one's target after a take-over by files with key x,
+// which name no cluster.
 func takenOver(r keyring) func(*store) {
 	return func(s *store) {
 		published(r, "a")(s)
@@ -557,7 +559,7 @@ func swappedWith(r, other keyring, swapped, kept string) discovery.Snapshot {
 	return mixed.snapshot(swapped, kept)
 }
 
-// foreignDocument is what ccoctl leaves: its keys are elsewhere.
+// foreignDocument is a document as ccoctl writes it: its keys are elsewhere.
 func foreignDocument(issuer string) func(*store) {
 	return func(s *store) {
 		s.put(discovery.ConfigurationPath, fmt.Sprintf(`{"issuer":%q,"jwks_uri":"%s/keys.json"}`, issuer, issuer))
@@ -580,7 +582,7 @@ func issuerOf(r keyring, issuer discovery.Issuer) discovery.Snapshot {
 	return snapshot
 }
 
-// TestAllRefusalsAreReported: the user mends everything in one go.
+// TestAllRefusalsAreReported: the user can fix everything at once.
 func TestAllRefusalsAreReported(t *testing.T) {
 	r, s := keyring{}, newStore(t)
 	foreign(r, "x")(s)
@@ -601,7 +603,7 @@ func TestAdoptionKeepsForeignKeysForTheirGrace(t *testing.T) {
 	wantIDs(t, "after the grace", s.public(), "a")
 }
 
-// TestAlgorithmsOfRetiredKeysStayListed: relying parties take no token whose
+// TestAlgorithmsOfRetiredKeysStayListed: relying parties accept no token whose
 // algorithm the document does not list, so that list lives as long as the key.
 func TestAlgorithmsOfRetiredKeysStayListed(t *testing.T) {
 	r, s := keyring{}, newStore(t)
@@ -656,7 +658,7 @@ func TestRevokedSigningKeyIsNotRefused(t *testing.T) {
 	}
 }
 
-// TestMemoryIsBounded: key IDs that come and go for years do not pile up.
+// TestMemoryIsBounded: key IDs that come and go for years do not accumulate.
 func TestMemoryIsBounded(t *testing.T) {
 	r, s := keyring{}, newStore(t)
 	for i := range 150 {
@@ -713,7 +715,7 @@ func TestRevokingAKeyThatIsNotThereYet(t *testing.T) {
 	wantIDs(t, "public", s.public(), "a")
 }
 
-// TestKeysKeepTheirBytes through retirement, whatever stands in them.
+// TestKeysKeepTheirBytes through retirement, whatever they contain.
 func TestKeysKeepTheirBytes(t *testing.T) {
 	r, s := keyring{}, newStore(t)
 	odd := strings.Replace(r.key("odd"), "{", "{ \"note\":\"<&>\\u00e9\",\n\t", 1)
@@ -747,7 +749,7 @@ func TestSigningWithARetiredKeyIsReported(t *testing.T) {
 }
 
 // TestTakeOverOfAnotherIssuer: its keys sign no token of this issuer, so they
-// must not be trusted for it for a moment.
+// must never be trusted for it.
 func TestTakeOverOfAnotherIssuer(t *testing.T) {
 	takeOver := publish.Policy{Grace: day.Grace, TakeOver: true}
 	for name, before := range map[string]func(keyring) func(*store){

@@ -153,7 +153,7 @@ func TestFailedWriteIsAnErrorAndTheNextPassHeals(t *testing.T) {
 	}
 }
 
-// TestOneTargetFails: the others are done.
+// TestOneTargetFails: the other targets are written.
 func TestOneTargetFails(t *testing.T) {
 	r := keyring{}
 	good, bad, better := new(backendtest.Memory), new(backendtest.Memory), new(backendtest.Memory)
@@ -171,7 +171,7 @@ func TestOneTargetFails(t *testing.T) {
 }
 
 // TestPublishersRace: two API servers, each asked by its own publisher, list
-// different keys. Whoever comes second must not undo what the first did.
+// different keys. The second publisher must not undo what the first did.
 func TestPublishersRace(t *testing.T) {
 	for round := range 20 {
 		r, store := keyring{}, new(backendtest.Memory)
@@ -241,8 +241,8 @@ func findOut(t *testing.T, store *backendtest.Memory) {
 	}
 }
 
-// TestProbeAnswerIsLost: whether the store refused can't be seen from what it
-// holds, so it is asked once more.
+// TestProbeAnswerIsLost: the content of the store does not show whether it
+// refused the write, so the probe is repeated once.
 func TestProbeAnswerIsLost(t *testing.T) {
 	for _, unmet := range []int{3, 4} {
 		r, store, puts := keyring{}, new(backendtest.Memory), 0
@@ -269,8 +269,8 @@ func TestProbeAnswerIsLost(t *testing.T) {
 	}
 }
 
-// TestProbeIsResumed: a publisher that died while it probed leaves the
-// question open, and the next one asks again.
+// TestProbeIsResumed: a publisher died during its probe, and the next one
+// probes again.
 func TestProbeIsResumed(t *testing.T) {
 	for dies := range 4 {
 		r, store := keyring{}, new(backendtest.Memory)
@@ -294,7 +294,7 @@ func TestProbeIsResumed(t *testing.T) {
 }
 
 // TestAdoptionSurvivesTheProbe: keys that were public before this tool came
-// keep their grace although memory is written before the probe.
+// keep their grace period although the state is written before the probe.
 func TestAdoptionSurvivesTheProbe(t *testing.T) {
 	r, store := keyring{}, new(backendtest.Memory)
 	store.Place(publish.Object{Name: discovery.JWKSPath, Body: []byte(r.jwks("old", "a"))})
@@ -347,8 +347,8 @@ func TestEndlessRaceIsGivenUp(t *testing.T) {
 	})
 }
 
-// web answers as the public issuer would: what is in the store once visible
-// lets it through.
+// web answers as the public issuer would: with the content of the store, once
+// visible allows it.
 type web struct {
 	store   *backendtest.Memory
 	visible func() bool
@@ -493,8 +493,8 @@ func TestCopiesOfTheIssuer(t *testing.T) {
 	wantIDs(t, "copy", publicIn(t, replica), "a")
 }
 
-// TestAnotherPublisherComesBetweenTwoReads: a pass that it completes between any
-// two of our reads is not undone.
+// TestAnotherPublisherComesBetweenTwoReads: a pass that another publisher
+// completes between any two of our reads is not undone.
 func TestAnotherPublisherComesBetweenTwoReads(t *testing.T) {
 	for _, between := range []string{publish.StateName, discovery.JWKSPath, discovery.ConfigurationPath} {
 		for what, other := range map[string]struct {
@@ -524,7 +524,7 @@ func TestAnotherPublisherComesBetweenTwoReads(t *testing.T) {
 	}
 }
 
-// TestRevokingAnUnknownKey is a slip of the pen, and changes nothing.
+// TestRevokingAnUnknownKey is a typing error, and changes nothing.
 func TestRevokingAnUnknownKey(t *testing.T) {
 	r, knows, fresh := keyring{}, new(backendtest.Memory), new(backendtest.Memory)
 	mustPublish(t, publisher(fixed(r.snapshot("a", "b")), knows))
@@ -544,7 +544,7 @@ func TestRevokingAnUnknownKey(t *testing.T) {
 		t.Errorf("%d writes all the same", n)
 	}
 
-	// What one target knows is revoked in all of them.
+	// A key that one target knows is revoked in all of them.
 	p.Policy.Revoke = []string{"a"}
 	mustPublish(t, p)
 	wantIDs(t, "public", publicIn(t, knows), "b")

@@ -143,7 +143,7 @@ func halfRolled(t *testing.T, sticky bool, grace time.Duration) {
 	}
 
 	// The rollout goes on: a has its whole grace period from when it was last listed.
-	for range 26 { // until its stamp is some minutes old
+	for range 26 { // until its retirement time is some minutes old
 		pass("a", "b")
 	}
 	for _, from := range sources {
@@ -230,9 +230,9 @@ func TestReplicasWhoseMemoriesDiffer(t *testing.T) {
 	})
 }
 
-// TestBesideANewerProgram: members that it writes into the state survive, and
-// nothing is rewritten again and again because the two format it differently.
-func TestBesideANewerProgram(t *testing.T) {
+// TestStateSharedWithANewerVersion: members that it writes into the state survive, and
+// the two do not keep rewriting the state because they format it differently.
+func TestStateSharedWithANewerVersion(t *testing.T) {
 	r, store := keyring{}, new(backendtest.Memory)
 	p := replica(fixed(r.snapshot("a")), store)
 	mustPublish(t, p)
@@ -257,7 +257,7 @@ func TestBesideANewerProgram(t *testing.T) {
 	}
 }
 
-// TestAStateOfANewerVersion is left alone, whatever the policy.
+// TestAStateOfANewerVersion is never changed, whatever the policy.
 func TestAStateOfANewerVersion(t *testing.T) {
 	r, store := keyring{}, new(backendtest.Memory)
 	p := replica(fixed(r.snapshot("a")), store)
@@ -412,8 +412,8 @@ func TestAFreshFirstSnapshot(t *testing.T) {
 	})
 }
 
-// TestALostStateIsReported by the very run that writes a new one, as the key
-// that it revoked is public again.
+// TestALostStateIsReported by the run that writes a new state, because a key
+// that the lost one revoked is public again.
 func TestALostStateIsReported(t *testing.T) {
 	revoked := func(t *testing.T) (keyring, *backendtest.Memory, *publish.Publisher) {
 		r, store := keyring{}, new(backendtest.Memory)
@@ -491,8 +491,8 @@ func TestARevocationHoldsOnEveryTarget(t *testing.T) {
 	}
 }
 
-// TestPublishedOutlivesAFailedPass: what is public is what the last good pass
-// left, whatever fails after it.
+// TestPublishedOutlivesAFailedPass: it still describes the documents of the
+// last successful pass, whatever fails later.
 func TestPublishedOutlivesAFailedPass(t *testing.T) {
 	r, store := keyring{}, new(backendtest.Memory)
 	snapshot, down := r.snapshot("a"), error(nil)

@@ -89,7 +89,7 @@ type bug struct {
 	harness  func(*backendtest.Harness)
 }
 
-// bugs are those of real publishers, and declarations that aren't true.
+// bugs are bugs of real backends, and false declarations of a harness.
 var bugs = map[string]bug{
 	"ignores preconditions": {
 		broken: broken{put: func(b publish.Backend, ctx context.Context, o publish.Object, _ publish.Precondition) error {
@@ -227,7 +227,7 @@ func change(h *backendtest.Harness, store func(*backendtest.Store)) {
 	}
 }
 
-// force writes whatever is there.
+// force writes without a condition.
 func force(ctx context.Context, b publish.Backend, o publish.Object) error {
 	for {
 		p := publish.IfAbsent()

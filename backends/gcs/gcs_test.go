@@ -47,8 +47,8 @@ func TestBackend(t *testing.T) {
 			Remove: func(t testing.TB, name string) {
 				request(t, http.MethodDelete, server.Endpoint+"/storage/v1/b/"+bucket+"/o/"+url.PathEscape(prefix+"/"+name), nil)
 			},
-			// The emulator wants no credentials. TestErrors has the answers of
-			// the real service.
+			// The emulator requires no credentials. TestErrors has the answers
+			// of the real service.
 			Forbidden:   func(t testing.TB) publish.Backend { return open(t, bucket) },
 			Missing:     func(t testing.TB) publish.Backend { return open(t, "no-such-bucket") },
 			MissingCure: "bucket no-such-bucket does not exist",
@@ -179,7 +179,8 @@ func TestBadConnections(t *testing.T) {
 	plain(t, "refused", briefly(t, get), "context deadline exceeded")
 }
 
-// briefly calls with a short deadline, and fails if it isn't heard.
+// briefly calls with a short deadline, and fails if the call does not honour
+// it.
 func briefly(t *testing.T, call func(context.Context) error) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -195,8 +196,8 @@ func briefly(t *testing.T, call func(context.Context) error) error {
 	return err
 }
 
-// plain fails unless the error says that, and passes for nothing that the
-// publisher acts on.
+// plain fails unless the error contains that text and wraps none of the errors
+// that the publisher handles.
 func plain(t *testing.T, what string, err error, text string) {
 	t.Helper()
 	if err == nil {
@@ -244,7 +245,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestUntrusted: Cloud Storage behind a certificate of nobody's.
+// TestUntrusted: Cloud Storage with a certificate of an unknown authority.
 func TestUntrusted(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -274,7 +275,7 @@ func answer(status int, reason string) http.HandlerFunc {
 	}
 }
 
-// TestAbsentWithoutListing: where listing is forbidden, a 404 is taken for an
+// TestAbsentWithoutListing: if listing is forbidden, a 404 is treated as an
 // absent object.
 func TestAbsentWithoutListing(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -315,7 +316,7 @@ func TestCredentials(t *testing.T) {
 }
 
 // TestTokenRefused: the token service's text stays out of the error, and a
-// missing subject token doesn't pass for an absent object.
+// missing subject token doesn't look like an absent object.
 func TestTokenRefused(t *testing.T) {
 	t.Setenv("STORAGE_EMULATOR_HOST", "")
 	server := httptest.NewServer(answer(http.StatusBadRequest, "invalid_grant"))

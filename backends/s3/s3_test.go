@@ -34,7 +34,7 @@ func TestBackend(t *testing.T) {
 	server := testserver.S3(t)
 	secret := server.CreateUser(t, "intruder")
 	buckets := 0
-	// versitygw keeps objects in files; Amazon takes long names.
+	// versitygw keeps objects in files; Amazon accepts long names.
 	backendtest.Run(t, backendtest.Harness{ShortNames: true, NewStore: func(t testing.TB) backendtest.Store {
 		buckets++
 		bucket := fmt.Sprintf("bucket-%d", buckets)
@@ -122,7 +122,7 @@ func TestPublicObject(t *testing.T) {
 	}
 }
 
-// TestLostAcknowledgement: the SDK tries again and meets its own write.
+// TestLostAcknowledgement: the SDK retries and finds its own write.
 func TestLostAcknowledgement(t *testing.T) {
 	server := testserver.S3(t)
 	server.CreateBucket(t, "bucket")
@@ -166,8 +166,8 @@ func TestBadConnections(t *testing.T) {
 	plain(t, "refused", err, "no answer from the store: dial tcp")
 }
 
-// plain fails unless the error says that, and passes for nothing that the
-// publisher acts on.
+// plain fails unless the error contains that text and wraps none of the errors
+// that the publisher handles.
 func plain(t *testing.T, what string, err error, text string) {
 	t.Helper()
 	if err == nil {

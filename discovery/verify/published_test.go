@@ -168,7 +168,7 @@ func TestPublishedConnectionRefused(t *testing.T) {
 	}
 }
 
-// failing is a transport that never gets through.
+// failing is a transport whose requests always fail.
 type failing struct{ err error }
 
 func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }

@@ -27,8 +27,8 @@ type certificate struct {
 	key  *ecdsa.PrivateKey
 }
 
-// issue makes a certificate for publicHost, bent by the test. Without a parent
-// it signs itself.
+// issue makes a certificate for publicHost, modified by the test. Without a
+// parent it signs itself.
 func issue(t testing.TB, parent *certificate, bend func(*x509.Certificate)) *certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -187,7 +187,7 @@ func TestReachability(t *testing.T) {
 	}
 }
 
-func TestJWKSURILeadsNowhere(t *testing.T) {
+func TestJWKSURIIsUnreachable(t *testing.T) {
 	for _, tc := range []struct {
 		err    error
 		status verify.Status

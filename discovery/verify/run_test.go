@@ -15,7 +15,7 @@ import (
 // publicHost is a name that the tests' transport leads to the test server.
 const publicHost = "https://issuer.example.com"
 
-// run verifies the site with options bent by the test.
+// run verifies the site with options modified by the test.
 func (s *site) run(t testing.TB, bend func(*verify.Options)) verify.Report {
 	t.Helper()
 	opts := verify.Options{Issuer: s.issuer, Transport: s.transport()}

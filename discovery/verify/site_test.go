@@ -23,7 +23,7 @@ import (
 	"oidc-publisher/discovery"
 )
 
-// page is one answer of a site; tests bend it.
+// page is one answer of a site; tests modify it.
 type page struct {
 	status int
 	header http.Header
@@ -52,8 +52,8 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// site is a public issuer on loopback that is right in every respect until a
-// test bends it.
+// site is a public issuer on loopback that is valid in every respect until a
+// test modifies it.
 type site struct {
 	server   *httptest.Server
 	issuer   string
@@ -104,7 +104,7 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// quiet keeps the servers' complaints about hostile clients out of the output.
+// quiet keeps the servers' log of hostile clients out of the output.
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
 func (s *site) client() *http.Client { return s.server.Client() }

@@ -21,7 +21,7 @@ import (
 
 const audience = "https://api.example.com"
 
-// claims are those of a service account token that is right in every respect.
+// claims are those of a valid service account token.
 func claims(change map[string]any) map[string]any {
 	now := time.Now()
 	c := map[string]any{
@@ -83,7 +83,8 @@ func TestTokenAndIndependentVerifier(t *testing.T) {
 		id     string
 		status verify.Status
 		cause  string
-		// stricter marks what go-oidc forgives and some relying party does not.
+		// stricter marks tokens that go-oidc accepts and some relying party does
+		// not.
 		stricter bool
 	}{
 		{name: "RS256", token: good},

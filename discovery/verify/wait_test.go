@@ -75,7 +75,7 @@ func keysPage(cache string, signers ...*signer) *page {
 
 func TestWaitForKey(t *testing.T) {
 	old, next := newRSA(t, "key-1"), newRSA(t, "key-2")
-	const slack = 30 * time.Second // two looks to see a change, and one too late at the end
+	const slack = 30 * time.Second // two polls to see a change, and one too late at the end
 	aged := keysPage("max-age=60", old, next)
 	aged.set("Age", "500")
 	absent := &page{status: 404, header: http.Header{"Cache-Control": {"max-age=240"}}}

@@ -12,9 +12,9 @@ import (
 	strict "sigs.k8s.io/json"
 )
 
-// FuzzAnswer: whatever comes in, a response that kubelet takes goes out, or an
-// error of one line and nothing else; neither holds the token, and a credential
-// is only given for the registry of the image.
+// FuzzAnswer: every request gets either a response that kubelet accepts, or
+// only an error of one line; neither holds the token, and a credential is only
+// given for the registry of the image.
 func FuzzAnswer(f *testing.F) {
 	for _, path := range goldens(f) {
 		f.Add([]byte(readGolden(f, path)["request.json"]))
@@ -47,8 +47,8 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// leaks looks for a token that stands in what was told, and not by chance: not
-// one of a few characters, nor one that the rest of the request repeats.
+// leaks searches the output for the token. It ignores tokens of a few
+// characters and those that the rest of the request repeats.
 func leaks(t *testing.T, sent v1.CredentialProviderRequest, told string) {
 	t.Helper()
 	token := sent.ServiceAccountToken

@@ -17,7 +17,7 @@ import (
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-// told is an exchange that tells in the credential what it was asked for.
+// told is an exchange whose credential repeats the request.
 type told struct {
 	username, password string
 	expiry             time.Time

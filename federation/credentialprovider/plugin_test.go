@@ -36,7 +36,7 @@ func asking(t *testing.T, url string, budget time.Duration) *Plugin {
 	return p
 }
 
-// silent is the URL of a server that takes connections and says nothing.
+// silent is the URL of a server that accepts connections and never answers.
 func silent(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -161,7 +161,7 @@ func TestMatchHost(t *testing.T) {
 	}
 }
 
-// slow takes all the time that it is given, and then the service says no.
+// slow uses all of its time, and then the service refuses.
 type slow struct{ had *time.Duration }
 
 func (s slow) Exchange(ctx context.Context, _ discovery.Token) (exchange.Credential, error) {

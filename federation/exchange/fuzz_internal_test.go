@@ -13,8 +13,8 @@ import (
 	"oidc-publisher/internal/httpx"
 )
 
-// FuzzReasons: whatever a service writes, nothing of it that could be a token
-// or act on a terminal reaches an error, and not much of it at all.
+// FuzzReasons: whatever a service writes, an error contains only a short part,
+// without tokens and without terminal control characters.
 func FuzzReasons(f *testing.F) {
 	const secret = "eyJhbGciOiJSUzI1NiIsImtpZCI6IkFCQyJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlLmNvbSJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
 	for _, seed := range []string{
@@ -36,7 +36,7 @@ func FuzzReasons(f *testing.F) {
 				if jwt.MatchString(got) {
 					t.Errorf("%s: like a JWT: %q", name, got)
 				}
-				const piece = 12 // what is no accident
+				const piece = 12 // not a coincidence
 				for i := 0; i+piece <= len(got); i++ {
 					if strings.Contains(secret, got[i:i+piece]) {
 						t.Errorf("%s: a piece of the secret: %q", name, got)
@@ -77,8 +77,8 @@ func FuzzRefuseAPIToken(f *testing.F) {
 	})
 }
 
-// FuzzCredentialConfig: a file that is taken leads to Google's hosts only,
-// makes an exchanger, and says the same when it is written and read again.
+// FuzzCredentialConfig: an accepted file names only Google's hosts, gives an
+// exchanger, and keeps its meaning when it is written and read again.
 func FuzzCredentialConfig(f *testing.F) {
 	const good = `{"type": "external_account", "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/x", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
 		"token_url": "https://sts.googleapis.com/v1/token", "service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@b.c:generateAccessToken",

@@ -183,7 +183,7 @@ func hostiles(elsewhere string) []hostile {
 	}
 }
 
-// bomb is small on the wire and eight times what may be read.
+// bomb is small when compressed, and decompresses to eight times the limit.
 func bomb() func(step, int64, []string, http.ResponseWriter, *http.Request) {
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)

@@ -31,7 +31,8 @@ type Options struct {
 	// Provider, the token's audience may name it.
 	Provider, ServiceAccount string
 	// Transport carries the requests while connecting while connecting while
-	// connecting while connecting to the issuer, as verify.Options has it.
+	// connecting while connecting while connecting to the issuer, as
+	// verify.Options has it.
 	Transport http.RoundTripper
 	// Now is the clock, nil for time.Now.
 	Now func() time.Time

@@ -52,7 +52,7 @@ func newWorld(t *testing.T, issuer string) *world {
 	return w
 }
 
-// exchange does it, and explains the refusal.
+// exchange exchanges the token and explains the refusal.
 func (w *world) exchange(t *testing.T) explain.Explanation {
 	t.Helper()
 	token, err := w.api.MintToken("team", "puller", w.audience, w.life)
@@ -96,7 +96,7 @@ func (w *world) exchange(t *testing.T) explain.Explanation {
 	return got
 }
 
-// TestCauses: one thing is wrong, and that is what is named.
+// TestCauses: one thing is wrong, and the explanation names it.
 func TestCauses(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -227,7 +227,7 @@ func TestIssuerThatIsNotPublic(t *testing.T) {
 	}
 }
 
-// TestTrust: what a person copies to the other side.
+// TestTrust: what a person copies to the service's settings.
 func TestTrust(t *testing.T) {
 	w := newWorld(t, issuer)
 	mint := func(audience string) discovery.Token {

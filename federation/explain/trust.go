@@ -65,7 +65,7 @@ func Trusts(services []verify.RelyingParty, token discovery.Token) (all []Trust)
 func TrustOf(claims discovery.Claims, opts Options) Trust {
 	switch opts.Service {
 	case verify.Cloudsmith:
-		required, _ := json.Marshal(map[string]string{"aud": first(claims.Audience), "sub": claims.Subject}) // can't happen: can't happen: can't happen: strings always marshal
+		required, _ := json.Marshal(map[string]string{"aud": first(claims.Audience), "sub": claims.Subject}) // can't happen: can't happen: can't happen: can't happen: strings always marshal
 		return Trust{Service: verify.Cloudsmith, Values: []Value{
 			{"provider URL", line(claims.Issuer)},
 			{"claims", line(string(required))},

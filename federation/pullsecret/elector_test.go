@@ -61,7 +61,7 @@ func TestFailingElection(t *testing.T) {
 	})
 }
 
-// candidate is a keeper that runs in a bubble of time and has nothing to keep.
+// candidate is a keeper that runs on a fake clock and has no namespaces.
 type candidate struct {
 	t      *testing.T
 	keeper *Keeper

@@ -32,8 +32,8 @@ func TestParseRegistry(t *testing.T) {
 	}
 }
 
-// FuzzParseRegistry: what is taken is a host that stays what it is, and not
-// more than was given.
+// FuzzParseRegistry: an accepted registry is a host that parses to itself
+// again, and matches no more than was given.
 func FuzzParseRegistry(f *testing.F) {
 	for _, seed := range []string{"docker.cloudsmith.io", "docker.cloudsmith.io/acme/", "[::1]:5000/a", "https://x", "a:b", "%41.com/%2f"} {
 		f.Add(seed)
@@ -54,8 +54,8 @@ func FuzzParseRegistry(f *testing.F) {
 	})
 }
 
-// FuzzDockerConfig: whatever user, password and registry are, every client
-// reads back just these.
+// FuzzDockerConfig: every client reads back exactly the user, password and
+// registry.
 func FuzzDockerConfig(f *testing.F) {
 	f.Add("docker.cloudsmith.io", "token", "eyJ.a-b.c_d")
 	f.Add("host/path/", "oauth2accesstoken", "ya29.<&>\"\\")
@@ -79,7 +79,7 @@ func FuzzDockerConfig(f *testing.F) {
 	})
 }
 
-// FuzzReadTable: a row that is taken has what is judged by.
+// FuzzReadTable: an accepted row has every field that decisions depend on.
 func FuzzReadTable(f *testing.F) {
 	f.Add([]byte(`{"kind":"Table","columnDefinitions":[{"name":"Name"},{"name":"Type"}],"rows":[{"cells":["a","Opaque"],"object":{"metadata":{"uid":"u","name":"a","namespace":"n"}}}]}`))
 	for _, seed := range []string{"", "null", "{}", `{"kind":"Table","rows":[]}`, `{"kind":"Table","rows":[{"cells":[],"object":{}}]}`, `{"kind":"Secret","data":{"a":"Yg=="}}`} {
@@ -95,8 +95,8 @@ func FuzzReadTable(f *testing.F) {
 	})
 }
 
-// FuzzFields: whose the content is never depends on what can't be read, and
-// nobody else's record makes a secret look untouched.
+// FuzzFields: ownership never depends on fields that can't be parsed, and no
+// other manager's record makes a changed secret look intact.
 func FuzzFields(f *testing.F) {
 	f.Add([]byte(`{"f:data":{".":{},"f:.dockerconfigjson":{}},"f:metadata":{"f:annotations":{"f:oidc-publisher/expires-at":{},"f:oidc-publisher/exchanged-at":{}}}}`))
 	f.Add([]byte(`{"f:data":{"f:.dockerconfigjson":{}},"f:metadata":{"f:annotations":{"f:oidc-publisher/expires-at":{}}}}`))

@@ -117,11 +117,11 @@ func (k *keeping) shows(path, text string) func() error {
 	}
 }
 
-// promptly is the second that is promised, on a machine that has better to do.
+// promptly is the promised second, with a margin for a busy machine.
 const promptly = 5 * time.Second
 
-// TestKeeper: whatever happens to a secret or a namespace, within a second all
-// is well again.
+// TestKeeper: whatever happens to a secret or a namespace, it is repaired
+// within a second.
 func TestKeeper(t *testing.T) {
 	w := newWorld(t)
 	w.namespace("a", "images", "private")

@@ -23,7 +23,7 @@ import (
 
 type object = testserver.Object
 
-// world is a real API server and the secret that is to be in it.
+// world is a real API server and the secret to write.
 type world struct {
 	*testserver.KubeCluster
 	t      *testing.T
@@ -123,7 +123,7 @@ func foreign(namespace, kind string, data map[string]any) object {
 	return object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": namespace}, "type": kind, "data": data}
 }
 
-// TestWrites goes through the life of one secret.
+// TestWrites goes through the life cycle of one secret.
 func TestWrites(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -172,7 +172,8 @@ func TestWrites(t *testing.T) {
 	}
 }
 
-// TestChangesByOthersAreUndone is found without a look at the content, and undone.
+// TestChangesByOthersAreUndone: they are found without reading the content, and
+// undone.
 func TestChangesByOthersAreUndone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -195,7 +196,7 @@ func TestChangesByOthersAreUndone(t *testing.T) {
 			}
 		})
 	}
-	// A label of somebody else's stays.
+	// A label of another manager stays.
 	w.edit(t, "default", object{"metadata": map[string]any{"labels": map[string]any{"team": "blue"}}})
 	w.run(Unchanged)
 	w.job.MinRemaining = 0
@@ -292,7 +293,7 @@ func TestNamespaces(t *testing.T) {
 	w.namespace("blue-2", "team", "blue")
 	w.namespace("blue-3", "team", "blue")
 	w.namespace("red", "team", "red")
-	// No controller empties it, so it is being deleted for ever.
+	// No controller empties it, so the deletion never ends.
 	w.Delete(t, object{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "blue-3"}})
 	w.job.Namespaces = Namespaces{Selector: "team=blue"}
 	report := w.run(Created, Created, Skipped)
@@ -378,7 +379,7 @@ func TestMissingRights(t *testing.T) {
 	w.job.Namespaces.Except = []string{"kube-*", "default", "oidc*"}
 	w.run(Updated)
 
-	// The role for more stands beside the one for less.
+	// The role with more verbs exists beside the one with fewer.
 	opaque := object{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "regcred", "namespace": "a"}, "type": "Opaque"}
 	w.Delete(t, opaque)
 	w.Apply(t, opaque)
@@ -501,7 +502,8 @@ func TestOnlySecretOfAnAccount(t *testing.T) {
 	}
 }
 
-// TestRaces: what is written between a look and the write is judged again.
+// TestRaces: a change between our read and our write is read and decided on
+// again.
 func TestRaces(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -18,7 +18,7 @@ import (
 	"oidc-publisher/internal/logtest"
 )
 
-// clockwork is a keeper that renews in a bubble of time and writes nowhere.
+// clockwork is a keeper that renews on a fake clock and writes nothing.
 type clockwork struct {
 	t      *testing.T
 	keeper *Keeper
@@ -254,7 +254,7 @@ func TestRenewalByEitherClock(t *testing.T) {
 	}
 }
 
-// TestBadExchanges: none of them is a new credential, or the end.
+// TestBadExchanges: none of them gives a new credential or ends the loop.
 func TestBadExchanges(t *testing.T) {
 	for name, spoil := range map[string]func(*clockwork){
 		"hangs":   func(c *clockwork) { c.hang = true },
@@ -299,8 +299,8 @@ func TestConflictBackoff(t *testing.T) {
 	}
 }
 
-// TestHangingElection, as a credential plugin can, whatever the deadline of
-// its request: who stands by then would never lead, and a restart helps.
+// TestHangingElection, because of a credential plugin that ignores deadlines: a
+// replica that stands by would never lead, and a restart helps.
 func TestHangingElection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

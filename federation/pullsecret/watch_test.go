@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(testserver.Main(m))
 }
 
-// shortMemory is an API server that knows nothing of the time before its last
-// start: whoever watches from there is told so in the stream.
+// shortMemory is an API server that has no history from before its last start,
+// and refuses older watches in the stream.
 type shortMemory struct {
 	mu       sync.Mutex
 	down     bool
@@ -133,7 +133,7 @@ func (s *shortMemory) create(name string) {
 	}
 }
 
-// overlook runs a keeper's watches alone.
+// overlook runs only the watches of a keeper.
 func overlook(t *testing.T, api *shortMemory) (knows func(namespace string) bool, log *logtest.Log) {
 	t.Helper()
 	cluster, err := Connect(&rest.Config{Host: "https://kube.example", Transport: api}, func(_ context.Context, _ kubeerr.Request, err error) error { return err })

@@ -121,8 +121,8 @@ func TestNoTokenInTheProcessList(t *testing.T) {
 	}
 }
 
-// TestTheLookIsNotBlind finds what stands in a child's arguments and environment.
-func TestTheLookIsNotBlind(t *testing.T) {
+// TestProcessListShowsSecrets: the search finds text in the arguments and the environment of a child.
+func TestProcessListShowsSecrets(t *testing.T) {
 	t.Parallel()
 	argument, variable := rand.Text(), rand.Text()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", `read argument; read variable; PLANTED=$variable sh -c "echo; read end" sh $argument; exit 0`)

@@ -50,9 +50,9 @@ func TestOfficialRotation(t *testing.T) {
 	l.accepts(labIssuer, between)
 }
 
-// TestBluntRotation: the key is replaced, as most people do. The grace is short
+// TestImmediateRotation: the key is replaced, as most people do. The grace is short
 // so that its end can be seen.
-func TestBluntRotation(t *testing.T) {
+func TestImmediateRotation(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	first, second := testserver.NewKubeKey(t, "RS256"), testserver.NewKubeKey(t, "RS256")

@@ -190,9 +190,9 @@ func TestServeTunnel(t *testing.T) {
 	}
 }
 
-// TestServeTunnelOfOnesOwn: a plain sshd announces no URL; --issuer does, with a
+// TestServeTunnelThroughOwnServer: a plain sshd announces no URL; --issuer does, with a
 // path. The documents of a directory are served at --listen too.
-func TestServeTunnelOfOnesOwn(t *testing.T) {
+func TestServeTunnelThroughOwnServer(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.must(cli.ExitDone, "publish", "--public-key", l.publicKey(), "--issuer", laptop+"/a", "--to", filepath.Join(l.dir, "public"), "--no-verify")

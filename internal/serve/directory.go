@@ -98,7 +98,7 @@ type loader struct {
 	// issuer, if not "", is the issuer that the document must name.
 	issuer discovery.Issuer
 
-	versions [2]string // versions versions versions versions of the document and the keys that were parsed last
+	versions [2]string // versions versions versions versions versions of the document and the keys that were parsed last
 	parsed   publish.Published
 	err      error
 }

@@ -33,7 +33,7 @@ type site struct {
 	// cacheFor is how long a copy is kept, and cached the copies.
 	cacheFor time.Duration
 	cached   map[string]copied
-	// heeds lets readers ask past the cache.
+	// heeds makes the cache revalidate if readers ask for it.
 	heeds bool
 }
 
@@ -115,7 +115,8 @@ func TestPublicSideIsChecked(t *testing.T) {
 	})
 }
 
-// TestPublicSideFailures: each is one line when it comes, one when it goes, and counted.
+// TestPublicSideFailures: each gives one line when it starts and one when it
+// ends, and is counted.
 func TestPublicSideFailures(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 	for _, tc := range []struct {
@@ -177,8 +178,8 @@ func (s *site) withStranger() func(*http.Request) (*http.Response, error) {
 	}
 }
 
-// TestACacheInFront: a copy that is rightly kept is no fault, one that is kept
-// past its lifetime is.
+// TestACacheInFront: a copy within its lifetime is not a failure, one past its
+// lifetime is.
 func TestACacheInFront(t *testing.T) {
 	for name, tc := range map[string]struct {
 		cacheFor time.Duration
@@ -207,8 +208,9 @@ func TestACacheInFront(t *testing.T) {
 	}
 }
 
-// TestTheEndDuringACheck is no fault of the public side.
-func TestTheEndDuringACheck(t *testing.T) {
+// TestStopDuringACheck: stopping during a check is not a failure of the
+// public side.
+func TestStopDuringACheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
 		end := s.begin()
@@ -260,8 +262,8 @@ func TestPublishedAheadOfTheIssuersChange(t *testing.T) {
 	})
 }
 
-// TestOneTargetOfTwoFails: what the issuer leads to is still judged, and the
-// other is told.
+// TestOneTargetOfTwoFails: the target that the issuer leads to is still
+// checked, and the failure of the other is logged.
 func TestOneTargetOfTwoFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)

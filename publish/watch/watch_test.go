@@ -123,7 +123,8 @@ func (w *world) lists(ids ...string) {
 	w.snapshot = discovery.Snapshot{Document: document, Keys: keys, Cluster: []string{"uid:one"}}
 }
 
-// begin runs the watcher in the test's bubble until end is called, or the test ends.
+// begin runs the watcher on the test's fake clock until end is called, or the
+// test ends.
 func (w *world) begin() (end func()) {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan struct{})
@@ -136,7 +137,7 @@ func (w *world) begin() (end func()) {
 	return func() { cancel(); <-done }
 }
 
-// after lets time pass in the bubble, and all that happens in it.
+// after lets fake time pass, with everything that happens in it.
 func after(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -167,7 +168,7 @@ func (w *world) want(metric string, value float64) {
 	}
 }
 
-// ago is how long ago something was by the store's metric.
+// ago returns the time since an event, according to the store's metric.
 func (w *world) ago(what string) time.Duration {
 	w.t.Helper()
 	families, err := w.registry.Gather()
@@ -248,7 +249,7 @@ func TestAnHourWithoutTheAPIServer(t *testing.T) {
 func (w *world) published() publish.Published { return w.Publisher.Published()[0] }
 
 // TestRotationToPublic: the clock of a key starts when the cluster first shows
-// it, however long its way to the target.
+// it, however long it takes to reach the target.
 func TestRotationToPublic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -307,7 +308,7 @@ func TestAKeyThatSignsAndIsNotListed(t *testing.T) {
 func TestMetricsFollowTheConventions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.want(`oidc_publisher_last_success_timestamp_seconds{target="store"}`, 0) // so that never is an alert too
+		w.want(`oidc_publisher_last_success_timestamp_seconds{target="store"}`, 0) // so that an alert also fires if it never happens
 		end := w.begin()
 		w.lists("a", "b")
 		after(time.Minute)
@@ -332,8 +333,8 @@ func TestMetricsFollowTheConventions(t *testing.T) {
 	})
 }
 
-// TestHealth: not ready before the first success, and dead only when the loop
-// stands still, however the API server is.
+// TestHealth: not ready before the first success, and dead only if the loop
+// hangs, whatever the state of the API server.
 func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -413,8 +414,9 @@ func TestWarningsAreLoggedOnce(t *testing.T) {
 	})
 }
 
-// TestTakeOverHoldsOnce: two publishers with --take-over do not take over from each other without end.
-func TestTakeOverHoldsOnce(t *testing.T) {
+// TestTakeOverAppliesOnce: two publishers with --take-over do not keep taking
+// over from each other.
+func TestTakeOverAppliesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(c *Config) { c.Publisher.Policy.TakeOver = true })
 		other := newWorld(t, func(c *Config) { c.Publisher.Policy.TakeOver = true })

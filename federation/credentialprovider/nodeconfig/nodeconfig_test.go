@@ -51,8 +51,8 @@ func TestConfigByVersion(t *testing.T) {
 	}
 }
 
-// TestPinned: what is pinned is no annotation's business, and what it leaves
-// out of reach is not asked for.
+// TestPinned: no annotation is requested for a pinned setting, or for one that
+// no longer matters.
 func TestPinned(t *testing.T) {
 	n := node(34, credentialprovider.ProviderCloudsmith)
 	n.Settings.Org.Pinned = "acme"

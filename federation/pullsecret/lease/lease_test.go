@@ -41,7 +41,7 @@ type office struct {
 	now   []string // who leads
 	ever  []string
 	tried []error
-	// standing is who was last told to stand by for whom.
+	// standing maps each candidate to the leader it last stood by for.
 	standing map[string]string
 }
 
@@ -302,7 +302,7 @@ func TestLostRaceIsNoFailure(t *testing.T) {
 	})
 }
 
-// faster is a server at which another is always first.
+// faster is a server at which another candidate always wins.
 type faster struct{}
 
 func (faster) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -339,8 +339,8 @@ func TestLeaderWithSlowAnswers(t *testing.T) {
 	}
 }
 
-// late does at once what it is asked and answers late, and after so many writes
-// it fails.
+// late executes requests at once and answers late. After a number of writes it
+// fails.
 type late struct {
 	next   http.RoundTripper
 	by     time.Duration
@@ -373,8 +373,8 @@ func (l *late) count(r *http.Request) error {
 	return nil
 }
 
-// hanging answers nothing for a while, deaf to the end of a request as a
-// credential plugin is.
+// hanging answers nothing for a while, even after a request ended, as a
+// credential plugin may.
 type hanging struct {
 	next  http.RoundTripper
 	mu    sync.Mutex
@@ -457,8 +457,8 @@ func TestStoppedCandidateReleasesTheLease(t *testing.T) {
 	}
 }
 
-// slowWrites takes its time before and after each write, which it does whoever
-// has gone meanwhile, as a server does, and may then fail to say so.
+// slowWrites delays before and after each write. It writes even if the client
+// has gone, as a server does, and may then send no answer.
 type slowWrites struct {
 	next          http.RoundTripper
 	before, after time.Duration
@@ -504,8 +504,8 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
-// TestAnswersAreExplained: what to do, nothing that a stranger sent, no password
-// of the address.
+// TestAnswersAreExplained: they say what to do, and contain neither text of the
+// remote side nor a password in the address.
 func TestAnswersAreExplained(t *testing.T) {
 	const forbidden = `{"kind":"Status","status":"Failure","reason":"Forbidden","code":403,"message":"leases is forbidden: User \"jane\" cannot get resource: stranger"}`
 	for _, c := range []struct {
