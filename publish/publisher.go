@@ -54,8 +54,7 @@ const (
 type Publisher struct {
 	Source Source
 	// First is a snapshot that was already fetched to find out the targets, if
-	// there was any need to. The first pass uses it unless it is too old by
-	// then.
+	// that was needed. The first pass uses it unless it is too old by then.
 	First   discovery.Snapshot
 	Targets []Target
 	Policy  Policy

@@ -15,7 +15,7 @@ import (
 
 // renderVerify writes a report as text, json or junit. Remote servers wrote
 // parts of it, so control characters come out escaped in every format. Text and
-// JSON end with what to configure at services so that they trust the token.
+// JSON end with the settings that make services trust the token.
 func renderVerify(w io.Writer, report verify.Report, format string, colour bool, trust ...explain.Trust) error {
 	switch format {
 	case "json":

@@ -73,9 +73,9 @@ func (s *Source) mintDue(v view, keysChanged bool) bool {
 	}
 }
 
-// mintIfDue learns the signing key from a token that is dropped at once. A token
-// that can't be minted is a warning, since the documents do not depend on it;
-// only the end of the context is an error.
+// mintIfDue mints a token to learn the signing key, and drops the token at
+// once. A token that can't be minted is a warning, since the documents do not
+// depend on it; only the end of the context is an error.
 func (s *Source) mintIfDue(ctx context.Context, at server, v *view, keysChanged bool) (minted bool, err error) {
 	if !s.mintDue(*v, keysChanged) {
 		return false, nil

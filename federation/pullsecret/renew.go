@@ -26,7 +26,7 @@ const (
 	// maxRequested, and once more lastTry before the old credential expires.
 	firstRetry, maxRetry  = time.Second, time.Minute
 	maxRequested, lastTry = time.Hour, time.Minute
-	// turn is how often a wait reads the wall clock.
+	// turn is the interval at which a wait reads the wall clock.
 	turn = 10 * time.Second
 )
 

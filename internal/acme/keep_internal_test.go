@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// TestCertificateLog: what lasts is logged once, and a certificate that gets too
-// old is logged, as autocert does not report a renewal that fails.
+// TestCertificateLog: a lasting failure is logged once. A certificate that gets
+// too old is logged, because autocert does not report a failed renewal.
 func TestCertificateLog(t *testing.T) {
 	const day = 24 * time.Hour
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

@@ -86,7 +86,7 @@ func wrongAudience() []string {
 	return []string{"--name", "wrong-audience", "--registry", "docker.example.com", "--audience", "elsewhere", "--org", "acme", "--service-slug", "puller"}
 }
 
-// services starts the two, and tells them whom to trust: at Cloudsmith whoever
+// services starts the two and configures whom they trust: at Cloudsmith whoever
 // is in the namespace team, and at Google one service account.
 func (c *chain) services() {
 	c.t.Helper()

@@ -249,7 +249,7 @@ func TestServeTunnelReadiness(t *testing.T) {
 
 	sshd.Print(t, "Forwarding HTTP traffic from https://other.example.com\n")
 	sshd.EndSessions()
-	readiness(http.StatusServiceUnavailable, "the tunnel's public URL is not the issuer's any more")
+	readiness(http.StatusServiceUnavailable, "the tunnel's public URL is no longer the issuer's")
 	sshd.Print(t, laptopSays)
 	sshd.EndSessions()
 	readiness(http.StatusOK, "")

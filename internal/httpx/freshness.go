@@ -67,7 +67,7 @@ func seconds(s string) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// Remaining is how long a cache may still hand out this very copy.
+// Remaining is how long a cache may still serve this copy.
 func (f Freshness) Remaining() time.Duration { return max(0, f.Lifetime-f.Age) }
 
 // RetryAfter parses the header (RFC 9110 section 10.2.3); 0 if it is missing or

@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// FuzzUserOf: from the API server's message comes the very name that it was
-// made of, or nothing.
+// FuzzUserOf: the name read from the API server's message is exactly the
+// original one, or empty.
 func FuzzUserOf(f *testing.F) {
 	for _, name := range []string{"jane", "system:serviceaccount:a:b", `quo"te\`, "o'neill; $(id)", "<&>", "&lt;", "new\nline", "\x1b[2J", strings.Repeat("x", 300), "日本", "\xff"} {
 		f.Add(name)

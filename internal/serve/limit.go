@@ -151,8 +151,8 @@ func (l *limiter) candidate(now int64) *limited {
 	return nil
 }
 
-// observe is the http.Server's ConnState: active means that a whole header was
-// read.
+// observe is called as the http.Server's ConnState. Active means that a whole
+// header was read.
 func (l *limiter) observe(conn net.Conn, state http.ConnState) {
 	if wrapped, ok := conn.(*tls.Conn); ok {
 		conn = wrapped.NetConn()

@@ -75,7 +75,7 @@ func shortDir(t testing.TB) string {
 }
 
 // enterSpace makes the namespaces. Their first process, a shell, reaps what
-// shims leave behind, and takes everything else along when it is killed.
+// shims leave behind, and everything else ends with it when it is killed.
 func (c *ContainerdServer) enterSpace(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -104,7 +104,7 @@ func (c *ContainerdServer) enterSpace(t testing.TB) {
 	}
 }
 
-// What the two write to fixed places stays out of the machine's own.
+// Files that the two write to fixed paths do not reach the machine's own.
 const spaceScript = `set -e
 for place in /run/containerd /var/lib/kubelet /var/log/containers; do
   mkdir -p $place

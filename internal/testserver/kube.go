@@ -52,7 +52,7 @@ type KubeKeys struct {
 
 // KubeKey is a service account key.
 type KubeKey struct {
-	// ID is what kube-apiserver calls the key.
+	// ID is the key ID that kube-apiserver gives to the key.
 	ID      string
 	private crypto.Signer
 }
@@ -218,7 +218,8 @@ func (s *KubeServer) Address() string { return s.address }
 // URL is the server as a kubeconfig names it.
 func (s *KubeServer) URL() string { return "https://" + s.address }
 
-// RestartWith is a rotation: kube-apiserver reads its keys at its start.
+// RestartWith rotates the keys by a restart, because kube-apiserver reads them
+// only when it starts.
 func (s *KubeServer) RestartWith(t testing.TB, keys KubeKeys) {
 	t.Helper()
 	s.writeKeys(t, keys)
@@ -271,12 +272,14 @@ func (s *KubeServer) write(t testing.TB, name string, data []byte) {
 	}
 }
 
-// Kubeconfig is by which a user of KubeUsers, or admin, reaches this server.
+// Kubeconfig returns a kubeconfig with which admin or a user of KubeUsers
+// reaches this server.
 func (s *KubeServer) Kubeconfig(user string) fake.Kubeconfig {
 	return fake.Kubeconfig{Server: s.URL(), CA: s.cluster.CA, Token: s.cluster.tokens[user]}
 }
 
-// CertificateKubeconfig is for any user by a client certificate.
+// CertificateKubeconfig returns a kubeconfig for any user, with a client
+// certificate.
 func (s *KubeServer) CertificateKubeconfig(t testing.TB, user string) fake.Kubeconfig {
 	t.Helper()
 	issued, err := s.cluster.ca.Client(user)
@@ -523,7 +526,7 @@ func binding(role, user, kind, name string) map[string]any {
 	}
 }
 
-// awaitRight waits until every running server judges as it should.
+// awaitRight waits until every running server decides as expected.
 func (k *KubeCluster) awaitRight(t testing.TB, user string, allowed bool, spec map[string]any) {
 	t.Helper()
 	spec["user"] = user

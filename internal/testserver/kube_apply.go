@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// Object is a Kubernetes object as JSON has it.
+// Object is a Kubernetes object in the form of its JSON.
 type Object map[string]any
 
 // Kind is the object's kind.
@@ -32,7 +32,7 @@ func (o Object) metadata(key string) string {
 	return value
 }
 
-// Apply makes an object what it should be, as kubectl apply --server-side
+// Apply creates or changes an object, as kubectl apply --server-side
 // --force-conflicts does. Unknown fields are an error.
 func (k *KubeCluster) Apply(t testing.TB, object Object) {
 	t.Helper()
@@ -157,7 +157,7 @@ func (k *KubeCluster) request(ctx context.Context, method, path, contentType str
 	}
 	if resp.StatusCode/100 != 2 {
 		var status struct{ Message string }
-		_ = json.Unmarshal(data, &status) // the code tells enough
+		_ = json.Unmarshal(data, &status) // the code says enough
 		return fmt.Errorf("kube-apiserver: %s %s: HTTP status %d: %s", method, path, resp.StatusCode, status.Message)
 	}
 	if into == nil {

@@ -175,7 +175,7 @@ func (k *KubeletServer) AwaitEvent(t testing.TB, pod Object, text string) string
 }
 
 // AwaitLog waits until the kubelet's own log has a line that holds the texts,
-// and returns it, with quotes in quotes as they were.
+// and returns it with escaped quotes unescaped.
 func (k *KubeletServer) AwaitLog(t testing.TB, texts ...string) string {
 	t.Helper()
 	ctx, cancel := contextWithin(t, podTimeout)

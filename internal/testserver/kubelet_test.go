@@ -17,7 +17,7 @@ func (d doorkeeper) Authenticates(user, password string) bool {
 }
 
 // TestKubelet pulls a private image with a plain pull secret, under the name of
-// a registry that can't be had here, and runs it.
+// a registry that does not exist here, and runs it.
 func TestKubelet(t *testing.T) {
 	account := doorkeeper{"somebody", "letmein"}
 	registry := testserver.Registry(t, account)

@@ -28,7 +28,7 @@ type PebbleServer struct {
 	Directory string
 	// CAFile certifies the directory itself.
 	CAFile string
-	// HTTPPort and TLSPort are where it looks for the answers to HTTP-01 and
+	// HTTPPort and TLSPort are the ports at which it validates HTTP-01 and
 	// TLS-ALPN-01.
 	HTTPPort, TLSPort int
 
