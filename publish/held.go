@@ -81,9 +81,7 @@ func (p *planner) readState() (salvaged []keyMemory) {
 }
 
 // seedMemory fills the memory from the state or, if there is none, from the
-// public keys, whose age is then unknown. Revocations that this process
-// remembers are added to a state that lacks them, because another replica may
-// have written it from an older memory.
+// public keys, whose age is then unknown.
 func (p *planner) seedMemory(salvaged []keyMemory) {
 	p.memory = map[string]keyMemory{}
 	if p.known != nil {
@@ -96,20 +94,31 @@ func (p *planner) seedMemory(salvaged []keyMemory) {
 	for _, k := range salvaged {
 		p.memory[k.KeyID] = k
 	}
-	if p.known == nil || p.held.remembered == nil || p.held.remembered.Issuer != p.known.Issuer {
-		return
-	}
-	for _, k := range p.held.remembered.Keys {
-		m, ok := p.memory[k.KeyID]
-		if k.Revoked == nil || m.Revoked != nil {
-			continue
+	if p.known != nil && p.held.remembered != nil && p.held.remembered.Issuer == p.known.Issuer {
+		for _, k := range p.held.remembered.Keys {
+			p.join(k)
 		}
+	}
+}
+
+// join adds a key that this process remembers to a state that lacks its
+// revocation, or the key itself while it may be public: a replica that
+// remembered less may have filled a bucket that was deleted.
+func (p *planner) join(k keyMemory) {
+	m, ok := p.memory[k.KeyID]
+	switch {
+	case k.Revoked != nil && m.Revoked == nil:
 		if !ok {
 			m = keyMemory{KeyID: k.KeyID, Thumbprint: k.Thumbprint, FirstSeen: k.FirstSeen}
 		}
 		m.Revoked, m.JWK = k.Revoked, ""
 		p.memory[k.KeyID] = m
 		p.warn("key %q was revoked, and %s does not record it: it is revoked again. Another writer replaced that object", k.KeyID, StateName)
+	case !ok && k.JWK != "":
+		p.memory[k.KeyID] = k
+		if _, listed := p.fetched.Keys.Lookup(k.KeyID); !listed {
+			p.warn("key %q was public, and %s does not record it: its grace period goes on. Another writer replaced that object", k.KeyID, StateName)
+		}
 	}
 }
 
