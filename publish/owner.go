@@ -78,6 +78,11 @@ func uid(names []string) string {
 	return ""
 }
 
+// sameUID reports whether no two UIDs are known, or they are the same.
+func sameUID(one, other []string) bool {
+	return uid(one) == uid(other) || uid(one) == "" || uid(other) == ""
+}
+
 func (s *state) hasName(name string) bool { return slices.Contains(s.Cluster, name) }
 
 // ownerGiven reports whether the user chose the owner's name.

@@ -289,6 +289,12 @@ func (p *planner) nextState() state {
 	if next.Owner == "" && len(next.Cluster) > 0 {
 		next.Owner = next.Cluster[0]
 	}
+	if kept := next; p.known != nil && p.ours && sameUID(p.known.Cluster, p.fetched.Cluster) {
+		kept.Cluster = mergeCluster(p.fetched.Cluster, p.known.Cluster)
+		if kept.same(*p.known) {
+			return kept // replicas with two CA bundles would rewrite it in turns
+		}
+	}
 	return next
 }
 

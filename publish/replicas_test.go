@@ -230,6 +230,91 @@ func TestReplicasWhoseMemoriesDiffer(t *testing.T) {
 	})
 }
 
+// TestAReplicaThatRemembersLess fills a bucket that was deleted. The other one
+// adds the retired key that it remembers, which keeps the end of its grace period.
+func TestAReplicaThatRemembersLess(t *testing.T) {
+	for name, tc := range map[string]struct {
+		restarted bool          // the first replica remembers nothing
+		ends      time.Duration // of the grace period, after the bucket was deleted
+	}{
+		"it remembers nothing":          {true, day.Grace - time.Hour},
+		"it remembers an older key set": {false, day.Grace},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, store := keyring{}, new(backendtest.Memory)
+				from := &balanced{servers: []discovery.Snapshot{r.snapshot("a")}}
+				ignorant, knowing := replica(from, store), replica(from, store)
+				mustPublish(t, ignorant)
+				from.become(r.snapshot("a", "n"))
+				mustPublish(t, knowing)
+				from.become(r.snapshot("a"))
+				if tc.restarted {
+					mustPublish(t, knowing) // n retires
+					ignorant = replica(from, store)
+				}
+				time.Sleep(time.Hour)
+				deleted := time.Now()
+				for _, name := range []string{publish.StateName, discovery.JWKSPath, discovery.ConfigurationPath} {
+					store.Remove(name)
+				}
+				mustPublish(t, ignorant)
+				wantIDs(t, "public after the first replica's pass", publicIn(t, store), "a")
+				report := mustPublish(t, knowing)
+				wantIDs(t, "public after the other's", publicIn(t, store), "a", "n")
+				if text := strings.Join(report.Targets[0].Plan.Warnings, "\n"); !strings.Contains(text, `key "n" was public, and `) || strings.Contains(text, `key "a"`) {
+					t.Errorf("warnings %q", text)
+				}
+				writes := len(store.Writes())
+				for time.Since(deleted) < tc.ends-time.Minute {
+					time.Sleep(20 * time.Minute)
+					mustPublish(t, ignorant)
+					mustPublish(t, knowing)
+					if time.Since(deleted) < tc.ends {
+						wantIDs(t, "public until the end of the grace period", publicIn(t, store), "a", "n")
+					}
+				}
+				wantIDs(t, "public after the grace period", publicIn(t, store), "a")
+				if n := len(store.Writes()) - writes; n > 2 {
+					t.Errorf("%d more writes, want the state and the keys", n)
+				}
+			})
+		})
+	}
+}
+
+// TestReplicasWithTwoCABundles, as while a CA is replaced, don't rewrite the
+// state in turns. The next write of the state records the CA of its writer.
+func TestReplicasWithTwoCABundles(t *testing.T) {
+	for name, uid := range map[string][]string{"with the UID": {"uid:1"}, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, store := keyring{}, new(backendtest.Memory)
+				with := func(ca string, keys ...string) source {
+					return fixed(cluster(r.snapshot(keys...), slices.Concat(uid, []string{ca})...))
+				}
+				p, q := replica(with("ca:1", "a"), store), replica(with("ca:2", "a"), store)
+				mustPublish(t, p)
+				before := stateWrites(store)
+				for range 30 {
+					for _, each := range []*publish.Publisher{p, q} {
+						time.Sleep(5 * time.Second)
+						mustPublish(t, each)
+					}
+				}
+				if n := stateWrites(store) - before; n > 0 {
+					t.Errorf("%d writes of the state in 30 rounds", n)
+				}
+				q.Source = with("ca:2", "a", "b")
+				mustPublish(t, q)
+				if got := stateOf(t, store)["cluster"].([]any); got[len(got)-1] != "ca:2" {
+					t.Errorf("after another write the cluster is %v", got)
+				}
+			})
+		})
+	}
+}
+
 // TestStateSharedWithANewerVersion: members that it writes into the state survive, and
 // the two do not keep rewriting the state because they format it differently.
 func TestStateSharedWithANewerVersion(t *testing.T) {

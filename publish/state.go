@@ -188,8 +188,8 @@ func (k keyMemory) droppedAt() int64 {
 	return k.Dropped.Unix()
 }
 
-// mergeCluster adds the names of the cluster that are known now to those known
-// before. A CA may be replaced, and the UID is readable to some users only.
+// mergeCluster adds known names of a cluster to those seen, except names of a
+// kind that was seen. A CA may be replaced, and only some users may read the UID.
 func mergeCluster(known, seen []string) []string {
 	kind := func(name string) string { before, _, _ := strings.Cut(name, ":"); return before }
 	merged := slices.Clone(seen)
