@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,4 +81,27 @@ func (c *cloudsmith) Exchange(ctx context.Context, subject discovery.Token) (Cre
 		claims.Expiry = time.Time{}
 	}
 	return c.credential("token", issued.Token, claims.Expiry, subject.Reveal())
+}
+
+// cloudsmithReason parses ErrorDetail of Cloudsmith's API. It ignores each
+// member of an unexpected type.
+func cloudsmithReason(body []byte) (code, text string) {
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(body, &members)
+	var detail string
+	for _, name := range []string{"error", "detail"} {
+		var given string
+		if json.Unmarshal(members[name], &given) == nil && given != "" {
+			detail = given
+		}
+	}
+	parts := []string{detail}
+	var fields map[string][]string
+	_ = json.Unmarshal(members["fields"], &fields)
+	names := slices.Sorted(maps.Keys(fields))
+	const most = 5
+	for _, name := range names[:min(len(names), most)] {
+		parts = append(parts, name+": "+strings.Join(fields[name], " "))
+	}
+	return "", joined("; ", parts...)
 }

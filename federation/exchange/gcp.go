@@ -208,3 +208,39 @@ func (c caller) googleCredential(token string, expiry time.Time, sent ...string)
 	}
 	return credential, err
 }
+
+// googleReason parses the errors of STS (RFC 6749 section 5.2) and of Google's
+// other services (google.rpc.Status).
+func googleReason(body []byte) (code, text string) {
+	var answer struct {
+		Error       json.RawMessage `json:"error"`
+		Description string          `json:"error_description"`
+	}
+	if json.Unmarshal(body, &answer) != nil {
+		return "", ""
+	}
+	if json.Unmarshal(answer.Error, &code) == nil {
+		return code, answer.Description
+	}
+	var status struct {
+		Message string `json:"message"`
+		Status  string `json:"status"`
+		Details []struct {
+			Reason   string `json:"reason"`
+			Metadata struct {
+				Permission string `json:"permission"`
+			} `json:"metadata"`
+		} `json:"details"`
+	}
+	if json.Unmarshal(answer.Error, &status) != nil {
+		return "", ""
+	}
+	text = status.Message
+	for _, detail := range status.Details {
+		if reason := joined(" ", detail.Reason, detail.Metadata.Permission); reason != "" && !strings.Contains(text, reason) {
+			text = joined(" ", text, "("+reason+")")
+			break
+		}
+	}
+	return status.Status, text
+}
