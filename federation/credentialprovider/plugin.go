@@ -62,7 +62,7 @@ func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error 
 		return writeResponse(out, response(0, nil)) // for another registry, and not cached
 	}
 	if !request.token.Given() {
-		return errNoToken
+		return errors.New("kubelet sent no service account token: the CredentialProviderConfig needs tokenAttributes.serviceAccountTokenAudience for this provider (Kubernetes 1.33 or later), and the pod needs a service account, which static pods lack")
 	}
 	if err := exchange.RefuseAPIToken(request.token, ""); err != nil {
 		return fmt.Errorf("tokenAttributes.serviceAccountTokenAudience of the CredentialProviderConfig: %w", err)
@@ -75,8 +75,6 @@ func (p *Plugin) Answer(ctx context.Context, in io.Reader, out io.Writer) error 
 		access.Key: {Username: credential.Username, Password: credential.Password.Reveal()},
 	}))
 }
-
-var errNoToken = errors.New("kubelet sent no service account token: the CredentialProviderConfig needs tokenAttributes.serviceAccountTokenAudience for this provider (Kubernetes 1.33 or later), and the pod needs a service account, which static pods lack")
 
 func (p *Plugin) exchange(ctx context.Context, access *Access, token discovery.Token, limit time.Duration) (exchange.Credential, error) {
 	within, cancel := context.WithTimeout(ctx, limit)

@@ -135,11 +135,18 @@ func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.Ref
 		found.unseen = " (there was no time to check the public issuer)"
 	}
 	for _, check := range report.Checks {
-		bad := fault{faultLine(claims, check), line(check.Cure)}
+		text := check.Cause
+		if check.Evidence != "" {
+			text += " (" + check.Evidence + ")"
+		}
+		if !strings.HasPrefix(check.ID, "token-") { // it is of the issuer's documents
+			text = "the issuer " + claims.Issuer + ": " + text
+		}
+		bad := fault{line(text), line(check.Cure)}
 		switch {
 		case check.ID == "issuer-host" && (check.Status == verify.Warn || check.Status == verify.Fail):
 			if !verify.Reaches(hostOf("//"+refused.Host), hostOf(claims.Issuer)) {
-				found.hidden = fault{bad.Cause, unpublished}
+				found.hidden = fault{bad.Cause, "publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the current one as a second while its tokens live"}
 				if opts.Service == verify.GCP {
 					found.hidden.Cure += "; or upload the keys to the provider (gcloud iam workload-identity-pools providers update-oidc --jwk-json-path)"
 				}
@@ -157,9 +164,6 @@ func inspect(ctx context.Context, claims discovery.Claims, refused *exchange.Ref
 	return found
 }
 
-// unpublished is the cure for an issuer with a host that is not public.
-const unpublished = "publish under a public https URL, and make that kube-apiserver's first --service-account-issuer, with the current one as a second while its tokens live"
-
 // ofToken reports whether a check depends only on the token, and not on the
 // issuer's documents.
 func ofToken(id string) bool {
@@ -173,18 +177,6 @@ func hostOf(address string) string {
 		return ""
 	}
 	return u.Hostname()
-}
-
-// faultLine describes a failed check; it names the issuer if its documents failed.
-func faultLine(claims discovery.Claims, check verify.Check) string {
-	text := check.Cause
-	if check.Evidence != "" {
-		text += " (" + check.Evidence + ")"
-	}
-	if !strings.HasPrefix(check.ID, "token-") {
-		text = fmt.Sprintf("the issuer %s: %s", claims.Issuer, text)
-	}
-	return line(text)
 }
 
 // cloudsmithFault returns the fault in the organisation's settings at Cloudsmith that

@@ -118,16 +118,12 @@ func (j *Job) inspect(ctx context.Context, names []string) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	fresh := func(r Result) bool { return r.Outcome != "" || r.Expiry.Sub(now) > j.MinRemaining }
-	if j.MinRemaining > 0 && !slices.ContainsFunc(results, func(r Result) bool { return !fresh(r) }) {
-		return results, j.attachOnly(ctx, results)
+	toWrite := func(r Result) bool { return r.Outcome == "" && r.Expiry.Sub(now) <= j.MinRemaining }
+	if j.MinRemaining == 0 || slices.ContainsFunc(results, toWrite) {
+		return results, nil
 	}
-	return results, nil
-}
-
-// attachOnly attaches the secrets without writing them, because all are fresh.
-func (j *Job) attachOnly(ctx context.Context, results []Result) error {
-	return each(ctx, len(results), func(i int) {
+	// All secrets are fresh and stay as they are.
+	return results, each(ctx, len(results), func(i int) {
 		r := &results[i]
 		if r.Outcome == "" {
 			r.Outcome = Unchanged

@@ -278,11 +278,6 @@ func (k *Keeper) observe(namespace string, c credential, r Result) {
 	if selected {
 		k.failures.Report("secret write", r.Err, "namespace", namespace)
 	}
-	k.log(namespace, r)
-	k.passed()
-}
-
-func (k *Keeper) log(namespace string, r Result) {
 	switch r.Outcome {
 	case Created:
 		k.Log.Info("secret created", "namespace", namespace)
@@ -296,6 +291,7 @@ func (k *Keeper) log(namespace string, r Result) {
 	for _, account := range r.Accounts {
 		k.Log.Info("service account attached", "namespace", namespace, "account", account)
 	}
+	k.passed()
 }
 
 // passed reports the state of the pass to health.

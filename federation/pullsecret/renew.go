@@ -75,7 +75,11 @@ func (k *Keeper) exchangeOnce(ctx context.Context) (next time.Duration, err erro
 	if err != nil {
 		return 0, err
 	}
-	next = renewal(c)
+	life := unknownLife
+	if !c.Expiry.IsZero() {
+		life = c.Expiry.Sub(c.at)
+	}
+	next = max(time.Duration(float64(life)*renewAt*(1-earlier*rand.Float64())), minRenewal)
 	k.Log.Info("exchanged", "expires", expiryText(c.Expiry), "next", expiryText(time.Now().Add(next)))
 	k.use(c)
 	return next, nil
@@ -86,16 +90,6 @@ func expiryText(t time.Time) string {
 		return "unknown"
 	}
 	return t.UTC().Format(time.RFC3339)
-}
-
-// renewal is the time from the exchange of a credential to its renewal.
-func renewal(c credential) time.Duration {
-	life := unknownLife
-	if !c.Expiry.IsZero() {
-		life = c.Expiry.Sub(c.at)
-	}
-	share := renewAt * (1 - earlier*rand.Float64())
-	return max(time.Duration(float64(life)*share), minRenewal)
 }
 
 // use has a new credential written to all namespaces.

@@ -6,6 +6,7 @@ package nodeconfig
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -75,36 +76,34 @@ type Node struct {
 
 // program is the name of the plugin and of its RBAC objects.
 func (n Node) program() string {
-	if n.Name != "" {
-		return n.Name
-	}
-	return credentialprovider.ProgramName + "-" + n.Provider
-}
-
-// args returns the plugin's arguments, with its provider unless its name has it.
-func (n Node) args() []string {
-	if credentialprovider.ProviderOf(n.program()) == n.Provider {
-		return n.Args
-	}
-	return append([]string{n.Provider}, n.Args...)
+	return cmp.Or(n.Name, credentialprovider.ProgramName+"-"+n.Provider)
 }
 
 // Config returns the CredentialProviderConfig. Kubelet 1.33 refuses a cacheType.
 func (n Node) Config() kubelet.CredentialProviderConfig {
-	required := true
+	args := n.Args
+	if credentialprovider.ProviderOf(n.program()) != n.Provider {
+		args = append([]string{n.Provider}, args...)
+	}
+	// Optional: for a service account without a required one kubelet pulls without
+	// a credential, and logs nothing.
+	var optional []string
+	for _, choice := range n.Settings.Choices(n.Provider) {
+		if choice.Pinned == "" {
+			optional = append(optional, choice.Annotation)
+		}
+	}
 	provider := kubelet.CredentialProvider{
 		Name:                 n.program(),
 		MatchImages:          n.matchImages(),
 		DefaultCacheDuration: &metav1.Duration{}, // the plugin always sends a duration
 		APIVersion:           "credentialprovider.kubelet.k8s.io/v1",
-		Args:                 n.args(),
+		Args:                 args,
 		Env:                  n.Env,
 		TokenAttributes: &kubelet.ServiceAccountTokenAttributes{
-			ServiceAccountTokenAudience: n.Audience,
-			RequireServiceAccount:       &required,
-			// Optional: for a service account without a required one kubelet
-			// pulls without a credential, and logs nothing.
-			OptionalServiceAccountAnnotationKeys: n.annotations(),
+			ServiceAccountTokenAudience:          n.Audience,
+			RequireServiceAccount:                new(true),
+			OptionalServiceAccountAnnotationKeys: optional,
 		},
 	}
 	if n.Version >= cacheTypeVersion {
@@ -126,15 +125,6 @@ func (n Node) matchImages() []string {
 		}
 	}
 	return hosts
-}
-
-func (n Node) annotations() (keys []string) {
-	for _, choice := range n.Settings.Choices(n.Provider) {
-		if choice.Pinned == "" {
-			keys = append(keys, choice.Annotation)
-		}
-	}
-	return keys
 }
 
 // Rights returns the RBAC that lets nodes request tokens for this audience only
