@@ -72,6 +72,11 @@ func (p *planner) currentKeys() []discovery.Key {
 // again is renewed. The grace period of the key is longer by this much.
 const renewRetiredAfter = 5 * time.Minute
 
+// MinReplicatedGrace is the shortest grace period of replicas that may fetch from
+// different API servers. A key that one of them retires must stay public until
+// another one, which still lists it, has had time for a pass.
+const MinReplicatedGrace = renewRetiredAfter
+
 // relist keeps the retirement time of a key that is listed again, and moves it
 // forward at most once per renewRetiredAfter. Two API servers behind a load balancer
 // may disagree for a long time: if the retirement time were deleted whenever

@@ -10,8 +10,8 @@ import (
 )
 
 // Published is what one target holds after the last pass that found it up to
-// date or wrote it. It is the only copy in the process of what is public, and a
-// failed pass does not change it.
+// date or wrote it. A failed pass does not change it. Whatever in the process needs
+// to know what is public takes it from here.
 type Published struct {
 	// Target is the target's name.
 	Target   string

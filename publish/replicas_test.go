@@ -158,6 +158,28 @@ func halfRolled(t *testing.T, sticky bool, grace time.Duration) {
 	pass("b")
 }
 
+// TestASlowReplicaStillListsAKey: even with the shortest grace period, it has minutes
+// to report a key that the other replica's API server no longer lists.
+func TestASlowReplicaStillListsAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		slow, quick := replica(fixed(r.snapshot("a")), store), replica(fixed(r.snapshot("b")), store)
+		for _, p := range []*publish.Publisher{slow, quick} {
+			p.Policy.Grace = publish.MinReplicatedGrace
+			mustPublish(t, p)
+		}
+		for range 5 {
+			for range 28 {
+				time.Sleep(10 * time.Second)
+				mustPublish(t, quick)
+				wantIDs(t, "public", publicIn(t, store), "a", "b")
+			}
+			mustPublish(t, slow)
+			wantIDs(t, "public", publicIn(t, store), "a", "b")
+		}
+	})
+}
+
 // TestAKeyIsRetiredOnlyByALaterFetch: another publisher adds a key after this
 // one has fetched, and before it reads the target.
 func TestAKeyIsRetiredOnlyByALaterFetch(t *testing.T) {

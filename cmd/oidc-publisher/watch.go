@@ -51,8 +51,8 @@ func watchAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if publication.policy.Grace == 0 && !publication.source.isFiles() && !publication.source.cluster.AllAPIServers {
-		return cli.Usagef("--grace 0 needs --all-api-servers: replicas that ask different API servers would drop each other's keys")
+	if publication.policy.Grace < publish.MinReplicatedGrace && !publication.source.isFiles() && !publication.source.cluster.AllAPIServers {
+		return cli.Usagef("--grace of less than %v needs --all-api-servers: replicas that ask different API servers could drop each other's keys", publish.MinReplicatedGrace)
 	}
 	publisher, err := publication.publisher(nudge.Send)
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"oidc-publisher/internal/fake"
 )
 
 // TestWatchSoak looks every second at a cluster whose keys change all the time:
@@ -20,9 +22,10 @@ func TestWatchSoak(t *testing.T) {
 	}
 	l := newLab(t)
 	api, kubeconfig := l.embedded(watched(labIssuer))
+	api.Grant("publisher", fake.RightEndpoints)
 	_, target, public := l.s3()
 	l.internet.Route("issuer.example.com", routed(public))
-	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--verify-interval", "1s", "--grace", "5s")
+	w := l.watch("--kubeconfig", kubeconfig, "--to", target, "--interval", "1s", "--verify-interval", "1s", "--grace", "5s", "--all-api-servers")
 	w.ready()
 	var memory, goroutines []float64
 	began := time.Now()

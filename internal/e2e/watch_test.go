@@ -121,7 +121,8 @@ func TestWatchEnds(t *testing.T) {
 	defer busy.Close()
 	l.ends("watch", []ending{
 		{"short interval", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--interval", "999ms"}, "--interval must be at least 1s"},
-		{"no grace and one API server", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--grace", "0s"}, "--grace 0 needs --all-api-servers"},
+		{"no grace and one API server", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--grace", "0s"}, "--grace of less than 5m0s needs --all-api-servers"},
+		{"short grace and one API server", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--grace", "4m59s"}, "--grace of less than 5m0s needs --all-api-servers"},
 		{"taking over", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--take-over"}, "no flag --take-over"},
 		{"one look", cli.ExitUsage, []string{"--kubeconfig", kubeconfig, "--to", dir, "--dry-run"}, "no flag --dry-run"},
 		{"no target", cli.ExitUsage, []string{"--kubeconfig", kubeconfig}, "--to is missing"},
