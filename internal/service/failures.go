@@ -4,25 +4,31 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"sync"
 )
 
-// Failures logs a failure when it starts, when its message changes and when it
-// ends, but not in between, so that an outage of any length gives two lines. A
-// message names the act, as in "publish failed" and "publish recovered". It is
-// safe for concurrent use.
+// Failures logs a failure when it starts, when it has a message that it did not
+// have before, and when it ends: an outage of an hour with one reason is two
+// lines. Of each failure it remembers the latest messages only. A message names
+// the act, as in "publish failed" and "publish recovered". It is safe for
+// concurrent use.
 type Failures struct {
 	log *slog.Logger
 	mu  sync.Mutex
-	// logged are the messages of failures that last, by act and attributes.
-	logged map[string]map[string]bool
+	// logged are the messages of failures that last, the latest last, by act and
+	// attributes.
+	logged map[string][]string
 	// last and current are the warnings of the last pass and of this one.
 	last, current map[string]bool
 }
 
+// maxMessages is how many messages of one failure are remembered.
+const maxMessages = 16
+
 // NewFailures returns Failures that logs to log.
 func NewFailures(log *slog.Logger) *Failures {
-	return &Failures{log: log, logged: map[string]map[string]bool{}, current: map[string]bool{}}
+	return &Failures{log: log, logged: map[string][]string{}, current: map[string]bool{}}
 }
 
 // Report logs the outcome of an act, such as "publish", unless it was already
@@ -40,19 +46,18 @@ func (f *Failures) Report(act string, err error, attributes ...any) {
 	}
 }
 
-// IsNew reports whether this message has not been logged since the act last
-// succeeded, and counts it as logged.
+// IsNew reports whether this message is none of the latest that were logged since
+// the act last succeeded, and counts it as logged.
 func (f *Failures) IsNew(act string, err error, attributes ...any) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key := key(act, attributes)
-	if f.logged[key] == nil {
-		f.logged[key] = map[string]bool{}
-	}
 	message := withoutIDs(err.Error())
-	known := f.logged[key][message]
-	f.logged[key][message] = true
-	return !known
+	before := f.logged[key]
+	others := slices.DeleteFunc(slices.Clone(before), func(m string) bool { return m == message })
+	isNew := len(others) == len(before)
+	f.logged[key] = append(others[max(0, len(others)+1-maxMessages):], message)
+	return isNew
 }
 
 // Forget forgets the failures of an act and reports whether there were any.
@@ -69,7 +74,7 @@ func (f *Failures) Forget(act string, attributes ...any) bool {
 func (f *Failures) Warn(text string, attributes ...any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	message := withoutIDs(text)
+	message := key(withoutIDs(text), attributes)
 	known := f.last[message] || f.current[message]
 	f.current[message] = true
 	if !known {
@@ -85,7 +90,9 @@ func (f *Failures) EndPass() {
 	f.last, f.current = f.current, map[string]bool{}
 }
 
-func key(act string, attributes []any) string { return act + fmt.Sprint(attributes...) }
+func key(act string, attributes []any) string {
+	return fmt.Sprintf("%q", append([]any{act}, attributes...))
+}
 
 // ids matches the parts that differ between messages with the same meaning:
 // request IDs of servers, local ports, and durations.

@@ -45,6 +45,45 @@ func TestFailures(t *testing.T) {
 	wantLines("after the second outage began", want...)
 }
 
+// TestFailureWithManyMessages: the latest are remembered, and no others.
+func TestFailureWithManyMessages(t *testing.T) {
+	f := service.NewFailures(slog.New(slog.DiscardHandler))
+	message := func(i int) error { return fmt.Errorf("reason %c", 'A'+i) }
+	for i := range 20 {
+		if !f.IsNew("publish", message(i)) {
+			t.Errorf("message %d is not new", i)
+		}
+	}
+	for _, i := range []int{19, 4, 4} {
+		if f.IsNew("publish", message(i)) {
+			t.Errorf("message %d was forgotten", i)
+		}
+	}
+	if !f.IsNew("publish", message(0)) {
+		t.Error("the oldest message is still remembered")
+	}
+	if f.IsNew("publish", message(4)) {
+		t.Error("a message that was repeated was forgotten before older ones")
+	}
+}
+
+// TestWarningOfTwoTargets is logged for both.
+func TestWarningOfTwoTargets(t *testing.T) {
+	var log logtest.Log
+	f := service.NewFailures(slog.New(slog.NewTextHandler(&log, nil)))
+	for range 3 {
+		for _, target := range []string{"a", "b"} {
+			f.Warn("odd", "target", target)
+		}
+		f.EndPass()
+	}
+	for _, line := range []string{"msg=odd target=a", "msg=odd target=b"} {
+		if got := strings.Count(log.String(), line); got != 1 {
+			t.Errorf("%q was logged %d times:\n%s", line, got, log.String())
+		}
+	}
+}
+
 // TestWarnings: a warning is logged again only after a pass without it.
 func TestWarnings(t *testing.T) {
 	var log logtest.Log
