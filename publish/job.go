@@ -38,6 +38,7 @@ func (j *job) plan(with fetched) {
 func (j *job) run(ctx context.Context, last fetched) {
 	defer func() { j.Plan.Warnings = append(j.warnings, j.Plan.Warnings...) }()
 	var err error
+	conflicts := 0
 	for race := range maxRaces {
 		if j.Err != nil {
 			return
@@ -60,6 +61,7 @@ func (j *job) run(ctx context.Context, last fetched) {
 		if !lost && !errors.Is(err, errAgain) {
 			return
 		}
+		conflicts++
 		if len(j.Written) > written {
 			j.warnings = append(j.warnings, j.Plan.Warnings...)
 		}
@@ -69,7 +71,10 @@ func (j *job) run(ctx context.Context, last fetched) {
 		}
 		last = j.publisher.plan(ctx, []*job{j}, last, lost)
 	}
-	j.Err = fmt.Errorf("gave up after %d conflicting writes: %w", maxRaces, err)
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	j.Err = fmt.Errorf("gave up after %d conflicting writes: %w", conflicts, err)
 }
 
 // keep records what the target holds now.

@@ -336,6 +336,26 @@ func TestSilentStoreIsGivenUp(t *testing.T) {
 	})
 }
 
+// TestRaceAtTheDeadline: the error has the number of conflicts and the deadline.
+func TestRaceAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		p, puts := publisher(fixed(r.snapshot("a")), store), 0
+		ctx, cancel := context.WithCancel(t.Context())
+		store.BeforePut = func(publish.Object) error {
+			if puts++; puts == 3 {
+				cancel()
+			}
+			return publish.ErrPrecondition
+		}
+		report, err := p.Publish(ctx)
+		got := report.Targets[0].Err
+		if err != nil || !errors.Is(got, context.Canceled) || !errors.Is(got, publish.ErrPrecondition) || !strings.Contains(got.Error(), "after 3 conflicting writes") {
+			t.Errorf("%v, %v", err, got)
+		}
+	})
+}
+
 func TestEndlessRaceIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, store := keyring{}, new(backendtest.Memory)
