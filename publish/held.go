@@ -62,7 +62,7 @@ func (p *planner) readState() (salvaged []keyMemory) {
 	newer := new(newerStateError)
 	switch {
 	case err == nil:
-		p.known = known
+		p.known, p.parsed = known, true
 		p.plan.openProbe = known.Probe
 		p.plan.unproved = known.Probe != ""
 	case errors.As(err, &newer):

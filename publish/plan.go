@@ -172,6 +172,7 @@ type planner struct {
 	earliest, latest time.Time
 
 	known          *state              // nil if the target has no state
+	parsed         bool                // known is what the target holds, not what this process remembers
 	public         discovery.KeySet    // what is public and well-formed
 	publicDocument *discovery.Document // nil if there is none that is well-formed
 	memory         map[string]keyMemory
@@ -247,7 +248,7 @@ func (p *planner) write(live []discovery.Key) {
 	p.diff(set)
 
 	p.plan.stateObject = p.plan.state.object()
-	if p.held.State != nil && p.known != nil && p.known.Probe == "" && len(p.known.keys()) == len(p.known.Keys) && p.plan.state.same(*p.known) {
+	if p.parsed && p.known.Probe == "" && len(p.known.keys()) == len(p.known.Keys) && p.plan.state.same(*p.known) {
 		p.plan.stateObject.Body = p.held.State.Body // another version of this program may have written it
 	}
 	p.step(p.plan.stateObject, p.held.State)
