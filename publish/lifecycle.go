@@ -77,25 +77,42 @@ const renewRetiredAfter = 5 * time.Minute
 // another one, which still lists it, has had time for a pass.
 const MinReplicatedGrace = renewRetiredAfter
 
+// forgetMissedAfter is the time without a writer that missed a key after which its
+// retirement is forgotten. Such a writer renews Missed after half of it.
+const forgetMissedAfter = time.Hour
+
 // relist keeps the retirement time of a key that is listed again, and moves it
 // forward at most once per renewRetiredAfter. Two API servers behind a load balancer
 // may disagree for a long time: if the retirement time were deleted whenever
 // the key is listed, each pass would write, and none would know when the key
-// was last listed.
+// was last listed. It is deleted once every writer has listed the key for long.
 func (p *planner) relist(m *keyMemory) {
 	if m.Retired == nil {
 		return
 	}
 	p.lowerRetired(m)
-	if !m.Relisted || p.latest.Sub(*m.Retired) >= renewRetiredAfter {
-		m.Relisted, m.Retired = true, &p.latest
+	if m.Missed == nil {
+		m.Missed, m.Retired = m.Retired, &p.latest
+	}
+	switch {
+	case p.latest.Sub(*m.Missed) >= forgetMissedAfter:
+		m.Missed, m.Retired = nil, nil
+	case p.latest.Sub(*m.Retired) >= renewRetiredAfter:
+		m.Retired = &p.latest
 	}
 }
 
 // lowerRetired corrects a retirement time that came from a clock that was ahead:
-// it would keep the key public for too long.
+// it would keep the key public for too long. Without the time of an API server,
+// it may be this machine's clock that is behind now, so a time is corrected only
+// if it is further ahead than a grace period. A clock that is behind by more than
+// that still ends a grace period too early.
 func (p *planner) lowerRetired(m *keyMemory) {
-	if m.Retired.After(p.latest) {
+	limit := p.latest
+	if p.fetched.Time.IsZero() {
+		limit = limit.Add(p.policy.Grace)
+	}
+	if m.Retired.After(limit) {
 		m.Retired = &p.latest
 	}
 }
@@ -115,11 +132,14 @@ func (p *planner) retiredKey(id string) (discovery.Key, bool) {
 	p.lowerRetired(&m)
 	ends := m.Retired.Add(p.policy.Grace)
 	switch {
-	case !m.Relisted:
+	case m.Missed == nil:
 	case p.latest.Sub(*m.Retired) < renewRetiredAfter:
 		ends = ends.Add(renewRetiredAfter) // another writer may still list it
+		if p.latest.Sub(*m.Missed) >= forgetMissedAfter/2 {
+			m.Missed = &p.latest
+		}
 	default:
-		m.Relisted, m.Retired = false, &p.latest // no other writer does, or none ran
+		m.Missed, m.Retired = nil, &p.latest // no other writer does, or none ran
 		ends = m.Retired.Add(p.policy.Grace)
 	}
 	if p.policy.Grace == 0 || !p.earliest.Before(ends) {

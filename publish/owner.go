@@ -93,7 +93,7 @@ func (s *state) ownerGiven() bool {
 // keysInCommon compares current keys only: retired ones may be a former owner's.
 func (p *planner) keysInCommon() bool {
 	for _, key := range p.fetched.Keys.Keys() {
-		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && (m.Retired == nil || m.Relisted) && m.JWK != "" {
+		if m := p.memory[key.ID]; m.Thumbprint == key.Thumbprint && (m.Retired == nil || m.Missed != nil) && m.JWK != "" {
 			return true
 		}
 	}

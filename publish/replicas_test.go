@@ -158,6 +158,49 @@ func halfRolled(t *testing.T, sticky bool, grace time.Duration) {
 	pass("b")
 }
 
+// TestATransientRetirement: a key that one fetch missed costs some writes of the
+// state in the next hour, and none later.
+func TestATransientRetirement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := keyring{}, new(backendtest.Memory)
+		from := &balanced{servers: []discovery.Snapshot{r.snapshot("a", "b")}}
+		p := replica(from, store)
+		for _, keys := range [][]string{{"a", "b"}, {"b"}, {"a", "b"}} {
+			from.become(r.snapshot(keys...))
+			mustPublish(t, p)
+		}
+		before := stateWrites(store)
+		for range 24 * 60 {
+			time.Sleep(time.Minute)
+			mustPublish(t, p)
+		}
+		if n := stateWrites(store) - before; n > 13 {
+			t.Errorf("%d writes of the state in a day", n)
+		}
+		if key := keyOf(t, store, "a"); key["retired"] != nil || key["missed"] != nil {
+			t.Errorf("the state still has %v", key)
+		}
+		from.become(r.snapshot("b"))
+		mustPublish(t, p)
+		time.Sleep(day.Grace - time.Minute)
+		mustPublish(t, p)
+		wantIDs(t, "public in the later grace period", publicIn(t, store), "a", "b")
+	})
+}
+
+// TestALocalClockThatGoesBack for a moment, without the time of an API server,
+// ends no grace period.
+func TestALocalClockThatGoesBack(t *testing.T) {
+	r, s := keyring{}, newStore(t)
+	s.apply(s.plan(r.snapshot("a"), day, 0))
+	for _, step := range []time.Duration{time.Hour, -20 * time.Hour, 2 * time.Hour, 24 * time.Hour} {
+		s.apply(s.plan(r.snapshot("b"), day, step))
+		wantIDs(t, "public after "+step.String(), s.public(), "a", "b")
+	}
+	s.apply(s.plan(r.snapshot("b"), day, 25*time.Hour))
+	wantIDs(t, "public in the end", s.public(), "b")
+}
+
 // TestASlowReplicaStillListsAKey: even with the shortest grace period, it has minutes
 // to report a key that the other replica's API server no longer lists.
 func TestASlowReplicaStillListsAKey(t *testing.T) {

@@ -52,11 +52,12 @@ type keyMemory struct {
 	Thumbprint string     `json:"thumbprint"`
 	FirstSeen  time.Time  `json:"first_seen"`
 	Retired    *time.Time `json:"retired,omitempty"`
-	// Relisted is set once the key was listed again after it was retired, as by
-	// one of two API servers. Retired is then moved forward while it is listed.
-	Relisted bool       `json:"relisted,omitempty"`
-	Revoked  *time.Time `json:"revoked,omitempty"`
-	Dropped  *time.Time `json:"dropped,omitempty"`
+	// Missed is set once the key was listed again after it was retired, as by one
+	// of two API servers: when a writer last missed it. Retired is then moved
+	// forward while it is listed.
+	Missed  *time.Time `json:"missed,omitempty"`
+	Revoked *time.Time `json:"revoked,omitempty"`
+	Dropped *time.Time `json:"dropped,omitempty"`
 	// JWK is the key itself, byte for byte, while it is public, so that a
 	// damaged public set can be restored.
 	JWK string `json:"jwk,omitempty"`
