@@ -10,6 +10,7 @@ import (
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/internal/httpx"
+	"oidc-publisher/internal/service/retry"
 )
 
 const (
@@ -78,8 +79,9 @@ func (e *WaitError) Unwrap() error { return e.Err }
 // an answer lacks the key or jwks_uri changes. A missing answer or a 5xx
 // changes nothing, but the last answer must have the key.
 //
-// It polls every 1 to 15 s, jittered, by the monotonic clock, and calls
-// progress, if not nil, after each poll. Without a deadline in ctx it may wait
+// It polls every 1 to 15 s, jittered. The key's time in public is counted by the
+// monotonic clock alone, since a wall clock that is set forward would end the
+// wait before caches have expired. It calls progress, if not nil, after each poll. Without a deadline in ctx it may wait
 // forever. When ctx ends the error is *WaitError. Of the options it uses
 // Issuer, Transport and Timeout.
 func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Progress)) error {
@@ -99,10 +101,8 @@ func WaitForKey(ctx context.Context, opts Options, kid string, progress func(Pro
 		if w.safe {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if !retry.Sleep(ctx, w.interval()) {
 			return &WaitError{Last: w.state, Err: ctx.Err()}
-		case <-time.After(w.interval()):
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"oidc-publisher/federation/pullsecret/lease"
 	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/service/retry"
 )
 
 // KeeperConfig is the configuration of a Keeper.
@@ -34,7 +35,6 @@ type Keeper struct {
 	writer  *writer
 	metrics *metrics
 	health  *service.Health
-	wall    func() time.Time // without the monotonic reading
 	// failures logs each failure once.
 	failures *service.Failures
 
@@ -93,9 +93,8 @@ func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
 		writer:       c.Job.writer(),
-		health:       service.NewHealth(2*c.Timeout+turn+slack, "not every namespace has been written yet"),
+		health:       service.NewHealth(2*c.Timeout+retry.Tick+slack, "not every namespace has been written yet"),
 		failures:     service.NewFailures(c.Log),
-		wall:         func() time.Time { return time.Now().Round(0) },
 	}
 	k.metrics = newMetrics(registry, k)
 	k.forget()

@@ -26,8 +26,6 @@ const (
 	// maxRequested, and once more lastTry before the old credential expires.
 	firstRetry, maxRetry  = time.Second, time.Minute
 	maxRequested, lastTry = time.Hour, time.Minute
-	// turn is the interval at which a wait reads the wall clock.
-	turn = 10 * time.Second
 )
 
 // renew gets one credential after another.
@@ -43,7 +41,7 @@ func (k *Keeper) renew(ctx context.Context) {
 		default:
 			backoff.Reset()
 		}
-		k.sleep(ctx, wait)
+		retry.SleepTicking(ctx, wait, k.passed)
 	}
 }
 
@@ -109,17 +107,4 @@ func (k *Keeper) current() *credential {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.now
-}
-
-// sleep waits until either clock has advanced by wait: the monotonic clock
-// stands still while a machine is suspended, and the wall clock may be set back.
-func (k *Keeper) sleep(ctx context.Context, wait time.Duration) {
-	start, wall := time.Now(), k.wall()
-	for {
-		k.passed()
-		left := wait - max(time.Since(start), k.wall().Sub(wall))
-		if left <= 0 || !retry.Sleep(ctx, min(left, turn)) {
-			return
-		}
-	}
 }

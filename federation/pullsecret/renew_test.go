@@ -230,30 +230,6 @@ func TestRepairsSlowDown(t *testing.T) {
 	})
 }
 
-// TestRenewalByEitherClock, whichever is first: the machine may have been
-// suspended, and the wall clock may have been set back.
-func TestRenewalByEitherClock(t *testing.T) {
-	for name, jump := range map[string]time.Duration{"suspended": 50 * time.Minute, "set back": -50 * time.Minute, "right": 0} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				k := NewKeeper(KeeperConfig{Timeout: 30 * time.Second, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
-				began := time.Now()
-				k.wall = func() time.Time {
-					if time.Since(began) < time.Minute {
-						return time.Now().Round(0)
-					}
-					return time.Now().Round(0).Add(jump)
-				}
-				k.sleep(t.Context(), time.Hour)
-				want := min(time.Hour, time.Hour-jump)
-				if got := time.Since(began); got < want || got > want+turn {
-					t.Errorf("it waited %v, want %v", got, want)
-				}
-			})
-		})
-	}
-}
-
 // TestBadExchanges: none of them gives a new credential or ends the loop.
 func TestBadExchanges(t *testing.T) {
 	for name, spoil := range map[string]func(*clockwork){

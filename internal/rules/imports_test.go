@@ -63,6 +63,7 @@ var rules = []rule{
 
 	{name: "discovery", mustNotLink: slices.Concat(clouds, cluster, cli)}, // and see the test
 	{name: "discovery/...", mayImport: []string{"discovery", "internal/httpx"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
+	{name: "discovery/verify", mayImport: []string{"discovery", "internal/httpx", "internal/service/retry"}, mustNotLink: slices.Concat(clouds, cluster, cli)},
 	{name: "discovery/kube", mayImport: []string{"discovery", "internal/httpx", "internal/kubeerr"}, mustNotLink: slices.Concat(clouds, clientset, cli)},
 
 	{name: "federation/exchange", mayImport: []string{"discovery", "internal/httpx", "internal/service/retry"}, mustNotLink: slices.Concat(clouds, cluster, cli, []string{"golang.org/x/oauth2"})},

@@ -43,7 +43,13 @@ func After(err error) time.Duration {
 // Sleep waits, and reports whether it waited to the end: false means that ctx
 // ended first.
 func Sleep(ctx context.Context, d time.Duration) bool {
-	wait(ctx, d, nil, wallClock)
+	return SleepTicking(ctx, d, func() {})
+}
+
+// SleepTicking is Sleep, and calls tick at least every Tick, so that a long wait
+// can report that it is alive.
+func SleepTicking(ctx context.Context, d time.Duration, tick func()) bool {
+	wait(ctx, d, nil, func() time.Time { tick(); return wallClock() })
 	return ctx.Err() == nil
 }
 
@@ -79,8 +85,8 @@ func Do(ctx context.Context, attempt func() error, permanent func(error) bool, r
 
 func wallClock() time.Time { return time.Now().Round(0) } // without the monotonic reading
 
-// wallCheck is the interval at which a wait reads the wall clock.
-const wallCheck = 10 * time.Second
+// Tick is the interval at which a wait reads the wall clock.
+const Tick = 10 * time.Second
 
 // wait ends when d is over by the monotonic or by the wall clock, whichever is
 // first: the monotonic clock stands still while a machine is suspended, and the
@@ -89,7 +95,7 @@ func wait(ctx context.Context, d time.Duration, nudge <-chan struct{}, wall func
 	end := wall().Add(d)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	check := time.NewTicker(wallCheck)
+	check := time.NewTicker(Tick)
 	defer check.Stop()
 	for {
 		select {

@@ -69,6 +69,24 @@ func TestWaitEndsByEitherClock(t *testing.T) {
 	}
 }
 
+// TestSleepTicking: a long wait reports in time that it is alive.
+func TestSleepTicking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		last := time.Now()
+		if !SleepTicking(t.Context(), time.Hour, func() {
+			if time.Since(last) > Tick {
+				t.Errorf("no tick for %v, want at most %v", time.Since(last), Tick)
+			}
+			last = time.Now()
+		}) {
+			t.Error("the context ended the wait")
+		}
+		if time.Since(last) > Tick {
+			t.Errorf("no tick in the last %v", time.Since(last))
+		}
+	})
+}
+
 func TestWaitEndsEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nudge, began := make(chan struct{}, 1), time.Now()
@@ -82,7 +100,7 @@ func TestWaitEndsEarly(t *testing.T) {
 			t.Errorf("the context did not end the wait, which took %v", time.Since(began))
 		}
 		if !Sleep(t.Context(), time.Minute) {
-			t.Error("a whole wait counts as cut short")
+			t.Error("a complete wait was reported as ended by the context")
 		}
 	})
 }
