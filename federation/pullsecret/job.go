@@ -112,7 +112,7 @@ func (j *Job) inspect(ctx context.Context, names []string) ([]Result, error) {
 			_, r.Err = w.plan(f)
 			r.Expiry = j.Secret.freshUntil(*f)
 		}
-		results[i] = r.judged()
+		results[i] = r.outcome()
 		results[i].seen = &seen{f}
 	})
 	if err != nil {
@@ -187,7 +187,7 @@ func (j *Job) Detach(ctx context.Context, accounts []string) (Report, error) {
 		if r.Err == nil {
 			r.Unattached = failed
 		}
-		report.Results[i] = r.judged()
+		report.Results[i] = r.outcome()
 	})
 }
 

@@ -58,7 +58,7 @@ func (r Result) attached(changed []string, failed []*AccountError) Result {
 	r.Accounts, r.Unattached, r.Err = changed, failed, joined(failed)
 	if terminating(r.Err) {
 		r.Unattached = nil
-		return r.judged()
+		return r.outcome()
 	}
 	return r
 }
@@ -83,14 +83,14 @@ const maxRaces = 5
 func (w *writer) write(ctx context.Context, namespace string, c credential, known *seen, written version) Result {
 	r := Result{Namespace: namespace, Expiry: c.Expiry}
 	r.Outcome, r.version, r.Err = w.put(ctx, namespace, c, known, written)
-	if r = r.judged(); r.Err != nil || r.Outcome == Skipped {
+	if r = r.outcome(); r.Err != nil || r.Outcome == Skipped {
 		return r
 	}
 	return r.attached(w.cluster.changeAccounts(ctx, namespace, w.attach, withSecret(w.secret.Name), w.dryRun))
 }
 
-// judged sets the outcome according to the error.
-func (r Result) judged() Result {
+// outcome sets the outcome according to the error.
+func (r Result) outcome() Result {
 	switch {
 	case r.Err == nil:
 	case terminating(r.Err):
