@@ -215,7 +215,7 @@ func (v view) audiences() []string {
 
 const (
 	noAudience   = "neither a token nor an audience was given"
-	noTokenGiven = "no token was given"
+	noTokenGiven = "no token was given" //nolint:gosec // G101: a text about tokens
 )
 
 func (v view) audienceAtMost(most int) Check {

@@ -92,7 +92,7 @@ const (
 func NewKeeper(c KeeperConfig, registry prometheus.Registerer) *Keeper {
 	k := &Keeper{
 		KeeperConfig: c,
-		writer:       c.Job.writer(),
+		writer:       c.writer(),
 		health:       service.NewHealth(2*c.Timeout+retry.Tick+slack, "not every namespace has been written yet"),
 		failures:     service.NewFailures(c.Log),
 	}

@@ -177,7 +177,7 @@ func (w *writer) plan(f *found) (Outcome, error) {
 	case f.kind != secretType:
 		return Replaced, nil
 	case refusal != nil:
-		return TakenOver, nil
+		return TakenOver, nil //nolint:nilerr // --take-over overrules the refusal
 	default:
 		return Updated, nil
 	}

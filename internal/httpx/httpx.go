@@ -25,7 +25,7 @@ const maxHeaderBytes = 64 << 10
 // keep-alive, so that HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE work as usual.
 func Anonymous(transport http.RoundTripper, timeout time.Duration) *http.Client {
 	if transport == nil {
-		own := http.DefaultTransport.(*http.Transport).Clone()
+		own := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // the standard library's own type; nothing here replaces it
 		own.DisableKeepAlives, own.MaxResponseHeaderBytes = true, maxHeaderBytes
 		transport = own
 	}
