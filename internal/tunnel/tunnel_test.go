@@ -231,7 +231,7 @@ func TestReconnect(t *testing.T) {
 			}
 			return errors.New("no error in the log")
 		})
-		if reason := b.tunnel.Unready(); !strings.Contains(reason, "public URL is not the issuer's") {
+		if reason := b.tunnel.Unready(); !strings.Contains(reason, "public URL is no longer the issuer's") {
 			t.Errorf("it is %q", reason)
 		}
 		if url, err := b.tunnel.URL(t.Context()); err != nil || url != "https://one.example.com" {
