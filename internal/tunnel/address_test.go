@@ -72,6 +72,7 @@ func TestCheckOption(t *testing.T) {
 		"IdentityFile": "KEY=VALUE", "=x": "KEY=VALUE", "": "KEY=VALUE", "-oX=y": "KEY=VALUE", "A B=c": "KEY=VALUE", "A=": "KEY=VALUE", "A=b\nControlMaster=yes": "KEY=VALUE",
 		"ControlMaster=yes": "tunnel itself", "controlpath=/tmp/x": "tunnel itself", "BATCHMODE=no": "tunnel itself", "ExitOnForwardFailure=no": "tunnel itself",
 		"RemoteCommand=id": "tunnel itself", "ForkAfterAuthentication=yes": "tunnel itself", "RemoteForward=1 a:2": "tunnel itself", "SessionType=none": "tunnel itself",
+		"NoHostAuthenticationForLocalhost=yes": "tunnel itself", "VerifyHostKeyDNS=yes": "tunnel itself", "KnownHostsCommand=/bin/keys": "tunnel itself", "PermitLocalCommand=yes": "tunnel itself", "LocalCommand=id": "tunnel itself", "LogVerbose=x": "tunnel itself",
 		"StrictHostKeyChecking=no": "must be checked", "stricthostkeychecking=accept-new": "must be checked", `StrictHostKeyChecking="no"`: "must be checked", "StrictHostKeyChecking= off": "must be checked",
 	} {
 		err := tunnel.CheckOption(option)

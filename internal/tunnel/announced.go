@@ -37,6 +37,8 @@ type output struct {
 	host string
 	// line gets every line, cleaned. These functions are called one at a time.
 	line func(text string)
+	// forwards is called once the server forwards.
+	forwards func()
 	// announced is called once with each public URL. settled is called with all
 	// of them once ssh has been quiet, because some services print several for
 	// one tunnel.
@@ -121,9 +123,13 @@ func (o *output) end() []string {
 }
 
 func (s *stream) endLine() {
-	o, text := s.output, clean(s.partial)
+	o, text := s.output, logPlace.ReplaceAllString(clean(s.partial), "")
 	s.partial = s.partial[:0]
 	if text == "" {
+		return
+	}
+	if s.isStderr && strings.HasPrefix(text, "remote forward success ") {
+		o.forwards()
 		return
 	}
 	if s.isStderr {

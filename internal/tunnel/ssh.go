@@ -15,12 +15,20 @@ var fixed = []string{
 	"ControlMaster=no", "ControlPath=none", // a shared connection would outlive this process
 	"RemoteCommand=none", "ForkAfterAuthentication=no", "StdinNull=no",
 	"ExitOnForwardFailure=yes", "ClearAllForwardings=no",
+	"NoHostAuthenticationForLocalhost=no", // an unknown local server may be a tunnel to another
+	"PermitLocalCommand=no",               // its output would be read as the server's
+	"LogVerbose=*" + confirmForward + "*", // logs at any level that the forward succeeded
 }
+
+// confirmForward is the function of ssh that logs how the server answered the
+// request for a forward, and logPlace what LogVerbose puts before its lines.
+const confirmForward = "ssh_confirm_remote_forward"
+
+var logPlace = regexp.MustCompile(`^(debug\d: )?[a-z0-9.]+:` + confirmForward + `\(\):\d+ \(pid=\d+\): `)
 
 // defaults come after the user's options, which win. They replace what ssh's
 // configuration says.
 var defaults = []string{
-	"StrictHostKeyChecking=ask", // with BatchMode an unknown host key is refused
 	"ServerAliveInterval=5", "ServerAliveCountMax=2", "ConnectTimeout=20",
 	"LogLevel=INFO", // at this level ssh says why it failed
 }
@@ -29,6 +37,7 @@ var defaults = []string{
 var reserved = []string{
 	"controlmaster", "controlpath", "controlpersist", "remotecommand", "forkafterauthentication", "stdinnull",
 	"exitonforwardfailure", "clearallforwardings", "remoteforward", "batchmode", "requesttty", "sessiontype",
+	"logverbose", "nohostauthenticationforlocalhost", "verifyhostkeydns", "knownhostscommand", "permitlocalcommand", "localcommand",
 }
 
 var optionForm = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9]*)=([^\pC]+)$`)
@@ -67,10 +76,12 @@ func (c Config) arguments(interactive bool) []string {
 	} else {
 		args = append(args, "-N")
 	}
+	check := "StrictHostKeyChecking=ask"
 	if !interactive {
 		options = append(options, "BatchMode=yes")
+		check = "StrictHostKeyChecking=yes"
 	}
-	for _, option := range slices.Concat(options, c.Options, defaults) {
+	for _, option := range slices.Concat(options, c.Options, []string{check}, defaults) {
 		args = append(args, "-o", option)
 	}
 	args = append(args, "-R", c.Bind.String()+":"+c.Target)
@@ -100,6 +111,11 @@ func quoted(arg string) string {
 	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 }
 
+// forwardRefused reports whether the server refused to forward.
+func forwardRefused(stderr []string) bool {
+	return slices.ContainsFunc(stderr, func(line string) bool { return strings.Contains(line, "remote port forwarding failed") })
+}
+
 // explain returns an error that says why ssh ended, with the command that fixes
 // it. lasting is set if another attempt would fail in the same way.
 func (c Config) explain(ended error, stderr []string) (lasting bool, err error) {
@@ -122,7 +138,7 @@ func (c Config) explain(ended error, stderr []string) (lasting bool, err error) 
 	case line("Permission denied") != "":
 		return true, fmt.Errorf("%s refuses the login (%s): if your key has a passphrase, add it to an agent once with `ssh-add`; `%s` shows whether the login works",
 			c.Server, line("Permission denied"), c.loginCommand())
-	case line("remote port forwarding failed") != "":
+	case forwardRefused(stderr):
 		return true, fmt.Errorf("%s refuses to forward port %s: it may be in use (by a connection that the server still holds, for example), below 1024 or not allowed (AllowTcpForwarding and PermitListen of sshd); --tunnel-bind asks for another",
 			c.Server, c.Bind)
 	case line("Bad configuration option") != "":

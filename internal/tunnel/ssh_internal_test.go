@@ -15,14 +15,14 @@ func TestArguments(t *testing.T) {
 		Options: []string{"ServerAliveInterval=60"},
 	}
 	args := strings.Join(c.arguments(false), " ")
-	const options = "-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ForkAfterAuthentication=no -o StdinNull=no -o ExitOnForwardFailure=yes -o ClearAllForwardings=no"
-	const rest = " -o ServerAliveInterval=60 -o StrictHostKeyChecking=ask -o ServerAliveInterval=5 -o ServerAliveCountMax=2 -o ConnectTimeout=20 -o LogLevel=INFO -R *:80:127.0.0.1:8080 -p 2222 -- ada@tunnel.example.com"
-	if want := "-T -N " + options + " -o BatchMode=yes" + rest; args != want {
+	const options = "-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ForkAfterAuthentication=no -o StdinNull=no -o ExitOnForwardFailure=yes -o ClearAllForwardings=no -o NoHostAuthenticationForLocalhost=no -o PermitLocalCommand=no -o LogVerbose=*ssh_confirm_remote_forward*"
+	const rest = " -o ServerAliveInterval=60 -o StrictHostKeyChecking=CHECK -o ServerAliveInterval=5 -o ServerAliveCountMax=2 -o ConnectTimeout=20 -o LogLevel=INFO -R *:80:127.0.0.1:8080 -p 2222 -- ada@tunnel.example.com"
+	if want := "-T -N " + options + " -o BatchMode=yes" + strings.Replace(rest, "CHECK", "yes", 1); args != want {
 		t.Errorf("arguments are\n%s\nwant\n%s", args, want)
 	}
 	c.Session = true
 	args = strings.Join(c.arguments(true), " ")
-	if want := "-T " + options + " -o SessionType=default" + rest; args != want {
+	if want := "-T " + options + " -o SessionType=default" + strings.Replace(rest, "CHECK", "ask", 1); args != want {
 		t.Errorf("arguments are\n%s\nwant\n%s", args, want)
 	}
 	c.Server, c.Options = Server{Host: "2001:db8::1"}, nil

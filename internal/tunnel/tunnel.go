@@ -1,12 +1,15 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -35,9 +38,9 @@ type Config struct {
 const (
 	firstWait   = 500 * time.Millisecond
 	longestWait = 15 * time.Second
-	// startTime is the time within which a failure of the first ssh is final.
-	// Later failures may be those of the network.
-	startTime = 30 * time.Second
+	// portRefusals is how often a server may refuse the port that it chose itself
+	// before it is asked to choose again: it may still hold the lost connection.
+	portRefusals = 3
 	// stopTime is how long ssh may take to end before it is killed.
 	stopTime = 3 * time.Second
 	// firstCheck and longestCheck are the shortest and longest times between two
@@ -62,6 +65,11 @@ type Tunnel struct {
 	// running is set while ssh runs, checked once the public documents were read
 	// since it started.
 	running, checked bool
+	// forwarded is set once an ssh has forwarded.
+	forwarded bool
+	// port is the port that the server chose, or 0, and refused how often in a
+	// row it refused to forward.
+	port, refused int
 	// wasUp is set once checked was set for the first time.
 	wasUp bool
 	// url is the first URL that the server announced, and moved the one that it
@@ -80,19 +88,18 @@ func New(c Config) (*Tunnel, error) {
 }
 
 // Run keeps the tunnel up until ctx ends, and then returns nil. It returns an
-// error if the first ssh fails at once or for a reason that lasts.
+// error if the first ssh fails for a reason that lasts or before it forwards.
 func (t *Tunnel) Run(ctx context.Context) error {
 	defer close(t.ended)
 	backoff := retry.Backoff{First: firstWait, Longest: longestWait}
 	for first := true; ; first = false {
-		began := time.Now()
 		wasUp, lasting, err := t.connect(ctx, first)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case wasUp:
 			backoff.Reset()
-		case first && (lasting || time.Since(began) < startTime) && t.firstURL() == "":
+		case first && (lasting || !t.wasOpen()):
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			t.err = err
@@ -114,8 +121,9 @@ func (t *Tunnel) connect(ctx context.Context, first bool) (wasUp, lasting bool, 
 	if first {
 		level = slog.LevelInfo
 	}
-	out := t.output(ctx, level)
-	cmd := exec.CommandContext(ctx, t.ssh, t.config.arguments(inForeground())...) //nolint:gosec // arguments that ssh could read as options were refused
+	out, config := t.output(ctx, level), t.config
+	config.Bind = t.bind()
+	cmd := exec.CommandContext(ctx, t.ssh, config.arguments(inForeground())...) //nolint:gosec // arguments that ssh could read as options were refused
 	cmd.Stdout, cmd.Stderr = out.stream(false), out.stream(true)
 	cmd.Cancel, cmd.WaitDelay = func() error { return end(cmd) }, stopTime
 	endWithParent(cmd)
@@ -138,8 +146,9 @@ func (t *Tunnel) connect(ctx context.Context, first bool) (wasUp, lasting bool, 
 	err = cmd.Wait()
 	stopChecking()
 	check.Wait()
-	wasUp = t.stop()
-	lasting, err = t.config.explain(err, out.end())
+	stderr := out.end() // before stop: its last line may be of the forward
+	wasUp = t.stop(stderr)
+	lasting, err = config.explain(err, stderr)
 	return wasUp, lasting, err
 }
 
@@ -156,10 +165,12 @@ func (t *Tunnel) output(ctx context.Context, level slog.Level) *output {
 	return &output{
 		host: t.config.Server.Host,
 		line: func(text string) {
+			t.readPort(text)
 			if lines++; lines <= logLimit {
 				t.config.Log.Log(ctx, level, "ssh: "+text)
 			}
 		},
+		forwards:  t.forwards,
 		announced: t.announce,
 		settled:   t.settle,
 	}
@@ -218,10 +229,13 @@ func (t *Tunnel) start() {
 	t.running = true
 }
 
-func (t *Tunnel) stop() (wasUp bool) {
+func (t *Tunnel) stop(stderr []string) (wasUp bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	wasUp = t.checked
+	if forwardRefused(stderr) {
+		t.refused++
+	}
 	t.running, t.checked = false, false
 	return wasUp
 }
@@ -230,17 +244,65 @@ func (t *Tunnel) setChecked() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.wasUp {
-		t.config.Log.Info("tunnel up", "server", t.config.Server, "bind", t.config.Bind)
+		t.config.Log.Info("tunnel up", "server", t.config.Server, "bind", Bind{t.config.Bind.Address, cmp.Or(t.port, t.config.Bind.Port)})
 	}
 	t.checked, t.wasUp = true, true
 	t.failures.Report("public check", nil, "server", t.config.Server)
 	t.failures.Report("tunnel", nil, "server", t.config.Server)
 }
 
-func (t *Tunnel) firstURL() string {
+// wasOpen reports whether the tunnel was open once: it forwarded or, where the
+// server announces the public URL, that URL is known.
+func (t *Tunnel) wasOpen() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.url
+	if t.config.Session {
+		return t.url != ""
+	}
+	return t.forwarded
+}
+
+var chosenPort = regexp.MustCompile(`^Allocated port (\d+) for remote forward`)
+
+// forwards counts an ssh that forwards.
+func (t *Tunnel) forwards() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forwarded, t.refused = true, 0
+}
+
+// readPort finds in a line of ssh the port that the server chose.
+func (t *Tunnel) readPort(line string) {
+	found := chosenPort.FindStringSubmatch(line)
+	if found == nil || t.config.Bind.Port != 0 {
+		return
+	}
+	if port, err := strconv.ParseUint(found[1], 10, 16); err == nil && port != 0 {
+		t.choose(int(port))
+	}
+}
+
+// choose keeps the port that the server chose.
+func (t *Tunnel) choose(port int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before, now := Bind{t.config.Bind.Address, t.port}, Bind{t.config.Bind.Address, port}
+	if t.port != 0 && t.port != port {
+		t.config.Log.Error("the server listens at another port now: what forwards to it must be changed", "before", before, "now", now)
+	}
+	t.port = port
+}
+
+// bind is where the next ssh asks the server to listen: at the port that it
+// chose before, unless it keeps refusing that.
+func (t *Tunnel) bind() Bind {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	bind := t.config.Bind
+	if bind.Port == 0 && t.refused < portRefusals {
+		bind.Port = t.port
+	}
+	return bind
 }
 
 // URL waits until the server announces the tunnel's public URL, at most until

@@ -11,8 +11,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,7 +69,13 @@ func (b *bench) in(t *testing.T) *bench {
 // start runs the tunnel until the end of the test, and returns how Run ends.
 func (b *bench) start() (ended <-chan error) {
 	b.Helper()
-	b.config.Check = b.get
+	return b.run(b.get)
+}
+
+// run is start with another check of what is public.
+func (b *bench) run(check func(context.Context) error) (ended <-chan error) {
+	b.Helper()
+	b.config.Check = check
 	var err error
 	if b.tunnel, err = tunnel.New(b.config); err != nil {
 		b.Fatal(err)
@@ -85,16 +94,22 @@ func (b *bench) start() (ended <-chan error) {
 // isUp waits until the tunnel is ready, which must be true.
 func (b *bench) isUp() time.Duration {
 	b.Helper()
-	took := b.eventually("up", func() error {
+	took := b.ready()
+	if err := b.get(b.Context()); err != nil {
+		b.Errorf("it is ready, and %v", err)
+	}
+	return took
+}
+
+// ready waits until the tunnel reports that it is.
+func (b *bench) ready() time.Duration {
+	b.Helper()
+	return b.eventually("up", func() error {
 		if reason := b.tunnel.Unready(); reason != "" {
 			return errors.New(reason)
 		}
 		return nil
 	})
-	if err := b.get(b.Context()); err != nil {
-		b.Errorf("it is ready, and %v", err)
-	}
-	return took
 }
 
 // fails runs the tunnel, which must not succeed, and wants these words.
@@ -117,8 +132,12 @@ func (b *bench) fails(words ...string) {
 
 // get asks through the server's side of the forward.
 func (b *bench) get(ctx context.Context) error {
+	return b.getAt(ctx, strconv.Itoa(b.config.Bind.Port))
+}
+
+func (b *bench) getAt(ctx context.Context, port string) error {
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/x", b.config.Bind.Port), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+port+"/x", nil)
 	if err != nil {
 		return err
 	}
@@ -281,6 +300,88 @@ func TestPortIsHeld(t *testing.T) {
 	t.Logf("up %v after it is free", b.isUp())
 }
 
+// TestServerChoosesThePort: it is asked for the same port again, and for another
+// only once it keeps refusing that.
+func TestServerChoosesThePort(t *testing.T) {
+	b := newBench(t, testserver.SSHDOptions{})
+	chosen := regexp.MustCompile(`msg="ssh: Allocated port (\d+) for remote forward`)
+	ports := func() (ports []string) {
+		for _, found := range chosen.FindAllStringSubmatch(b.log.String(), -1) {
+			ports = append(ports, found[1])
+		}
+		return ports
+	}
+	get := func(ctx context.Context) error {
+		all := ports()
+		if len(all) == 0 {
+			return errors.New("there is no port yet")
+		}
+		return b.getAt(ctx, all[len(all)-1])
+	}
+	b.config.Bind.Port = 0
+	b.run(get)
+	b.ready()
+	if err := get(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.logs(`msg="tunnel up"`)
+	b.logs("bind=" + ports()[0] + "\n")
+	for range 3 {
+		b.sshd.EndSessions()
+		b.down()
+		b.ready()
+		if got := ports(); len(got) != 1 {
+			t.Fatalf("the server chose again: %v", got)
+		}
+		if err := get(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	b.sshd.Stop()
+	var holder net.Listener
+	b.eventually("left", func() (err error) {
+		holder, err = net.Listen("tcp", "127.0.0.1:"+ports()[0])
+		return err
+	})
+	defer holder.Close()
+	if err := b.sshd.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.logs("refuses to forward port " + ports()[0])
+	b.logs("the server listens at another port now")
+	b.ready()
+	now := ports()
+	if len(now) != 2 {
+		t.Fatalf("the server chose %v", now)
+	}
+	b.logs("before=" + now[0] + " now=" + now[1] + "\n")
+}
+
+// TestFirstConnectionIsLost: a connection that is lost soon after the start, and
+// before the documents were public, is made again.
+func TestFirstConnectionIsLost(t *testing.T) {
+	b := newBench(t, testserver.SSHDOptions{})
+	var published atomic.Bool
+	ended := b.run(func(ctx context.Context) error {
+		if !published.Load() {
+			return errors.New("there are no documents yet")
+		}
+		return b.get(ctx)
+	})
+	b.eventually("forwarded", func() error { return b.get(t.Context()) })
+	if b.sshd.EndSessions() == 0 {
+		t.Fatal("nothing to kill")
+	}
+	b.logs(`msg="tunnel failed"`)
+	published.Store(true)
+	b.isUp()
+	select {
+	case err := <-ended:
+		t.Errorf("it ended: %v", err)
+	default:
+	}
+}
+
 // TestBlackHole: packets vanish without an error.
 func TestBlackHole(t *testing.T) {
 	b := newBench(t, testserver.SSHDOptions{})
@@ -361,6 +462,11 @@ func TestHostKey(t *testing.T) {
 		if _, err := os.Stat(empty); err == nil {
 			t.Error("it was accepted")
 		}
+	})
+	t.Run("unknown at this machine", func(t *testing.T) { // as ssh's configuration could set it
+		c := with(t, filepath.Join(t.TempDir(), "known_hosts"))
+		c.config.Options = append(c.config.Options, "NoHostAuthenticationForLocalhost=yes")
+		c.fails("is unknown")
 	})
 	t.Run("known", func(t *testing.T) { opens(t, known) })
 	t.Run("known by one key of two", func(t *testing.T) { opens(t, b.sshd.KnownHosts(t, "ecdsa")) })
