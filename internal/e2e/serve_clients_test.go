@@ -35,8 +35,8 @@ func (l *lab) ask(stdin string, name string, args ...string) string {
 	return string(out)
 }
 
-// TestServeCurl: another client gets the documents, compressed where it may be,
-// and asks again with what it got.
+// TestServeCurl: another client gets the documents, and asks again with what it
+// got.
 func TestServeCurl(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

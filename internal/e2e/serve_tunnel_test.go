@@ -265,7 +265,7 @@ func (l *lab) publicKey() string {
 	return path
 }
 
-// TestServeTunnelSays that the issuer is known in JSON too.
+// TestServeTunnelJSON: the events report the issuer too.
 func TestServeTunnelJSON(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

@@ -6,11 +6,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"oidc-publisher/discovery"
 	"oidc-publisher/discovery/kube"
+	"oidc-publisher/internal/service"
+	"oidc-publisher/internal/service/retry"
 	"oidc-publisher/publish"
 	"oidc-publisher/publish/watch"
 )
@@ -26,6 +29,8 @@ type cluster struct {
 	// saved reads the documents of an earlier run; its store is nil without
 	// --state-dir.
 	saved loader
+	// serving is held while the site is filled.
+	serving sync.Mutex
 }
 
 // newCluster opens the source. Its target is the memory of this process unless
@@ -61,23 +66,47 @@ func (f *cluster) live() http.Handler { return f.watcher.Handler(http.NotFoundHa
 
 func (f *cluster) run(ctx context.Context) error {
 	defer func() { _ = f.target.Backend.Close() }() // every write is durable already
-	f.serveSaved(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	var loading sync.WaitGroup
+	defer loading.Wait()
+	defer stop()
+	if err := f.serveSaved(ctx); err != nil {
+		loading.Go(func() { f.retrySaved(ctx, err) })
+	}
 	err := f.watcher.Run(ctx)
 	f.warnOfForgotten()
 	return err
 }
 
-// serveSaved serves the documents of an earlier run at once.
-func (f *cluster) serveSaved(ctx context.Context) {
-	if f.saved.store == nil {
-		return
+// serveSaved serves what an earlier run left, if there is something and nothing
+// newer is served.
+func (f *cluster) serveSaved(ctx context.Context) error {
+	if f.saved.store == nil || f.site.Issuer() != "" {
+		return nil
 	}
 	saved, _, err := f.saved.load(ctx)
-	if err == nil {
-		err = f.events.serve(f.site, saved)
+	if errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
+		return nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
-		f.log.Error("load of the last documents failed", "dir", f.target.Name, "error", err)
+	if err != nil {
+		return err
+	}
+	f.serving.Lock()
+	defer f.serving.Unlock()
+	if f.site.Issuer() != "" {
+		return nil
+	}
+	return f.events.serve(f.site, saved)
+}
+
+// retrySaved goes on after the first failure: the cluster may be away for long.
+func (f *cluster) retrySaved(ctx context.Context, err error) {
+	failures := service.NewFailures(f.log)
+	report := func(err error) { failures.Report("load of the last documents", err, "dir", f.target.Name) }
+	report(err)
+	never := func(error) bool { return false }
+	if err := retry.Do(ctx, func() error { return f.serveSaved(ctx) }, never, report); err == nil && ctx.Err() == nil {
+		report(nil)
 	}
 }
 
@@ -96,6 +125,8 @@ func (f *cluster) Found(snapshot discovery.Snapshot) { f.events.found(snapshot) 
 
 // Published implements watch.Follower.
 func (f *cluster) Published(now publish.Published) {
+	f.serving.Lock()
+	defer f.serving.Unlock()
 	if err := f.events.serve(f.site, now); err != nil {
 		f.log.Error("serve failed", "error", err)
 	}

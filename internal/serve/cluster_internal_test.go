@@ -71,3 +71,52 @@ func TestStateDir(t *testing.T) {
 		})
 	}
 }
+
+// failingSource is a cluster that is away.
+type failingSource struct{}
+
+func (failingSource) Fetch(context.Context) (discovery.Snapshot, error) {
+	return discovery.Snapshot{}, errors.New("connection refused")
+}
+
+// TestStateDirIsTriedAgain: what could not be read at the start is served soon
+// after it can be, although the cluster does not answer.
+func TestStateDirIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, _ := newShelf()
+		failure := errors.New("input/output error")
+		store.broken.Store(&failure)
+		var stdout, stderr logtest.Log
+		log := slog.New(slog.NewTextHandler(&stderr, nil))
+		events, err := NewEvents(&stdout, true, "", log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		registry := prometheus.NewRegistry()
+		site := NewSite(log, NewMetrics(registry))
+		f, err := newCluster(Config{
+			Source:   func(discovery.Issuer) (publish.Source, error) { return failingSource{}, nil },
+			StateDir: &publish.Target{Name: "state", Backend: store, Local: true},
+			Interval: 10 * time.Second, Timeout: 30 * time.Second, Events: events, Log: log,
+		}, "", site, registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		during(t, f.run, func() {
+			time.Sleep(time.Minute)
+			if site.Issuer() != "" || strings.Contains(stdout.String(), `"event":"serving"`) {
+				t.Errorf("it serves what it can't read: %s", &stdout)
+			}
+			store.broken.Store(nil)
+			time.Sleep(time.Minute)
+			if site.Issuer() != testIssuer || strings.Count(stdout.String(), `"event":"serving"`) != 1 || strings.Contains(stdout.String(), "_changed") {
+				t.Errorf("it serves %q and reports %s", site.Issuer(), &stdout)
+			}
+			for _, once := range []string{`msg="load of the last documents failed"`, `msg="load of the last documents recovered"`} {
+				if strings.Count(stderr.String(), once) != 1 {
+					t.Errorf("the log has not %s once:\n%s", once, &stderr)
+				}
+			}
+		})
+	})
+}

@@ -15,9 +15,3 @@ func (m *Memory) Remove(name string) {
 	defer m.mu.Unlock()
 	delete(m.objects, name)
 }
-
-// Both are the two bodies as a client sees them at one moment.
-func (s *Site) Both() (document, keys []byte) {
-	now := s.current.Load()
-	return now.document.body, now.keys.body
-}

@@ -1,12 +1,10 @@
 package serve_test
 
 import (
-	"bytes"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,36 +113,4 @@ func TestLastModified(t *testing.T) {
 			}
 		}
 	})
-}
-
-// TestNoTornPair: while the pair goes back and forth between two issuers with
-// one path, each read shows documents that belong together as of one moment.
-func TestNoTornPair(t *testing.T) {
-	site := newSite()
-	one, two := pair(t, "https://one.example.com/a", keyA), pair(t, "https://two.example.com/a", keyB)
-	place(t, site, one)
-	stop := make(chan struct{})
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				document, keys := site.Both()
-				if bytes.Contains(document, []byte("one.example.com")) != bytes.Contains(keys, []byte(`"kid":"a"`)) {
-					t.Error("a torn pair")
-					return
-				}
-			}
-		})
-	}
-	for range 100 {
-		place(t, site, two)
-		place(t, site, one)
-	}
-	close(stop)
-	all.Wait()
 }

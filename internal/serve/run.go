@@ -65,7 +65,7 @@ type Config struct {
 }
 
 // gcPercent makes garbage collections rarer. The live heap is 2 MiB: by default
-// there would be one every few hundred requests, and a tenth fewer requests.
+// there would be one every few hundred requests.
 const gcPercent = 400
 
 // Run serves until ctx ends, and then returns nil.
