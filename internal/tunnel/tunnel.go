@@ -97,7 +97,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case wasUp:
+		case wasUp && (!first || t.wasOpen()):
 			backoff.Reset()
 		case first && (lasting || !t.wasOpen()):
 			t.mu.Lock()
