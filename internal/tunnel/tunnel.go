@@ -97,7 +97,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case wasUp && (!first || t.wasOpen()):
+		case wasUp:
 			backoff.Reset()
 		case first && (lasting || !t.wasOpen()):
 			t.mu.Lock()
