@@ -140,7 +140,7 @@ func (j *Job) write(ctx context.Context, report *Report) error {
 	}
 	report.Exchanged, report.Expiry = true, c.Expiry
 	if !c.Expiry.IsZero() {
-		report.Life = c.Expiry.Sub(c.at)
+		report.Life = time.Until(c.Expiry) // not from c.at: the exchange itself takes time
 	}
 	w, results := j.writer(), report.Results
 	var done atomic.Int64
