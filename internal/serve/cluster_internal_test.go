@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -28,6 +29,26 @@ func (fixedSource) Fetch(context.Context) (s discovery.Snapshot, err error) {
 	return s, err
 }
 
+// withStateDir returns a cluster that keeps its documents in store and writes its
+// events to stdout.
+func withStateDir(t *testing.T, source publish.Source, store publish.Backend, stdout io.Writer, log *slog.Logger) *cluster {
+	t.Helper()
+	events, err := NewEvents(stdout, true, "", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	f, err := newCluster(Config{
+		Source:   func(discovery.Issuer) (publish.Source, error) { return source, nil },
+		StateDir: &publish.Target{Name: "state", Backend: store, Local: true},
+		Interval: 10 * time.Second, Timeout: 30 * time.Second, Events: events, Log: log,
+	}, "", NewSite(log, NewMetrics(registry)), registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // TestStateDir: what an earlier run left is served at once or, where it could not
 // be read, with the first pass that can. It is reported once.
 func TestStateDir(t *testing.T) {
@@ -40,21 +61,8 @@ func TestStateDir(t *testing.T) {
 					store.broken.Store(&failure)
 				}
 				var stdout logtest.Log
-				log := slog.New(slog.DiscardHandler)
-				events, err := NewEvents(&stdout, true, "", log)
-				if err != nil {
-					t.Fatal(err)
-				}
-				registry := prometheus.NewRegistry()
-				site := NewSite(log, NewMetrics(registry))
-				f, err := newCluster(Config{
-					Source:   func(discovery.Issuer) (publish.Source, error) { return fixedSource{}, nil },
-					StateDir: &publish.Target{Name: "state", Backend: store, Local: true},
-					Interval: 10 * time.Second, Timeout: 30 * time.Second, Events: events, Log: log,
-				}, "", site, registry)
-				if err != nil {
-					t.Fatal(err)
-				}
+				f := withStateDir(t, fixedSource{}, store, &stdout, slog.New(slog.DiscardHandler))
+				site := f.site
 				during(t, f.run, func() {
 					time.Sleep(time.Millisecond)
 					if served := site.Issuer() != ""; served == broken {
@@ -87,21 +95,8 @@ func TestStateDirIsTriedAgain(t *testing.T) {
 		failure := errors.New("input/output error")
 		store.broken.Store(&failure)
 		var stdout, stderr logtest.Log
-		log := slog.New(slog.NewTextHandler(&stderr, nil))
-		events, err := NewEvents(&stdout, true, "", log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		registry := prometheus.NewRegistry()
-		site := NewSite(log, NewMetrics(registry))
-		f, err := newCluster(Config{
-			Source:   func(discovery.Issuer) (publish.Source, error) { return failingSource{}, nil },
-			StateDir: &publish.Target{Name: "state", Backend: store, Local: true},
-			Interval: 10 * time.Second, Timeout: 30 * time.Second, Events: events, Log: log,
-		}, "", site, registry)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := withStateDir(t, failingSource{}, store, &stdout, slog.New(slog.NewTextHandler(&stderr, nil)))
+		site := f.site
 		during(t, f.run, func() {
 			time.Sleep(time.Minute)
 			if site.Issuer() != "" || strings.Contains(stdout.String(), `"event":"serving"`) {
